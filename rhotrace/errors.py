@@ -1,0 +1,27 @@
+"""The errors that a user can cause; each message says where, what was got, what was expected and the remedy."""
+
+from __future__ import annotations
+
+
+class RhoTraceError(Exception):
+    """A mistake or a state of the world that the user can mend; the command line prints it and exits with 2."""
+
+
+class RecipeError(RhoTraceError):
+    """A recipe that cannot be read or does not validate."""
+
+
+class DataError(RhoTraceError):
+    """A dataset that is absent, damaged or too small for what the recipe asks."""
+
+
+class TraceError(RhoTraceError):
+    """A run file that is missing, foreign, damaged or in the way."""
+
+
+class AnalysisError(RhoTraceError):
+    """An analysis that the given run or runs cannot support."""
+
+
+class DeviceError(RhoTraceError):
+    """A device that was asked for and is not there."""

@@ -1,0 +1,343 @@
+"""A run as a YAML file: read strictly, validated against the components' own signatures, kept with the run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from annotated_types import Ge, Gt, MinLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from rhotrace import data
+from rhotrace.errors import DataError, RecipeError
+from rhotrace.networks import INITS, NETWORKS
+from rhotrace.optimizers import OPTIMIZERS
+
+MAX_BYTES = 1_000_000
+MAX_NESTING = 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _options(component: Callable[..., Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A component's keyword-only parameters as pydantic fields: its signature is its schema."""
+    parameters = inspect.signature(component, eval_str=True).parameters.values()
+    return {
+        p.name: (p.annotation, p.default if p.default is not p.empty else ...)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in without
+    }
+
+
+def _one_of(registry: Mapping[str, Callable[..., Any]], title: str, **shared: Any) -> Any:  # noqa: ANN401 - a type
+    """A union of sections, one per registered component, told apart by ``kind``."""
+    models = [
+        create_model(f"{title}: {kind}", __base__=_Section, kind=(Literal[kind], ...), **shared, **_options(component))  # type: ignore[valid-type]
+        for kind, component in registry.items()
+    ]
+    union: Any = models[0]
+    for model in models[1:]:
+        union |= model
+    return Annotated[union, Field(discriminator="kind")] if len(models) > 1 else union
+
+
+DataSection = create_model("data", __base__=_Section, **_options(data.load, without=("dtype",)))
+Positive = Annotated[float, Gt(0)]
+Seed = Annotated[int, Ge(0), Field(lt=2**63)]
+
+
+class Members(_Section):
+    """The networks trained side by side; each list has one entry per member."""
+
+    seeds: Annotated[int, Ge(1), Field(le=100_000)] | Annotated[list[Seed], MinLen(1)] = Field(
+        default=1, description="seed of each member's weights and batches; a number n means 0 to n-1"
+    )
+    batch_seeds: list[Seed] | None = Field(default=None, description="seed of each member's batches, where not the same")
+    rho_k: list[Positive] | None = Field(default=None, description="initial layer norm of each member")
+    scale: list[Positive] | None = Field(default=None, description="He factor of each member")
+    lr: list[Positive] | None = Field(default=None, description="learning rate of each member")
+
+
+class Record(_Section):
+    """How often the quantities that cost something are evaluated, in steps."""
+
+    full_every: Annotated[int, Ge(1)] = Field(default=1, description="full training set under minibatches; every step by default")
+    test_every: Annotated[int, Ge(1)] = Field(default=100, description="test set")
+    snapshots: Annotated[int, Ge(0), Field(le=1000)] = Field(default=12, description="log-spaced copies of all weights")
+
+
+class Recipe(_Section):
+    """A validated recipe; every component's options are those of its function's signature."""
+
+    claim: str = Field(default="", description="what the run shows and what to expect")
+    data: DataSection  # type: ignore[valid-type]
+    network: _one_of(NETWORKS, "network", dtype=(Literal["float32", "float64"], "float32"))  # type: ignore[valid-type]
+    init: _one_of(INITS, "init")  # type: ignore[valid-type]
+    optimizer: _one_of(OPTIMIZERS, "optimizer", lr=(Positive, ...))  # type: ignore[valid-type]
+    members: Members = Members()
+    steps: Annotated[int, Ge(1), Field(le=10**9)]
+    record: Record = Record()
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each member's weights, length M."""
+        seeds = self.members.seeds
+        return list(range(seeds)) if isinstance(seeds, int) else seeds
+
+    @property
+    def batch_seeds(self) -> list[int]:
+        """Seed of each member's minibatches, length M."""
+        return self.members.batch_seeds or self.seeds
+
+    @property
+    def lr(self) -> list[float]:
+        """Learning rate of each member, length M."""
+        return self.members.lr or [self.optimizer.lr] * len(self.seeds)
+
+    @property
+    def init_options(self) -> list[dict[str, float]]:
+        """Keyword arguments of the initialiser for each member, length M."""
+        base = options(self.init)
+        name = next(iter(base))
+        return [{**base, name: value} for value in getattr(self.members, name) or [base[name]] * len(self.seeds)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the numbers (the claim's wording and the data's place do not)."""
+        content = self.model_dump(exclude={"claim": True, "data": {"root"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default spelled out."""
+        return str(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=100))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        members = len(self.seeds)
+        for name in ("batch_seeds", "rho_k", "scale", "lr"):
+            values = getattr(self.members, name)
+            if values is not None and len(values) != members:
+                raise _fault(f"members.{name}", f"got {len(values)} values, expected one for each of the {members} seeds")
+            if values is not None and name in ("rho_k", "scale") and name not in type(self.init).model_fields:
+                raise _fault(f"members.{name}", f"init.kind {self.init.kind} has no {name}; remove the list or change init.kind")
+        if isinstance(self.network.width, list) and len(self.network.width) != self.network.depth - 1:
+            raise _fault("network.width", f"got {len(self.network.width)} widths, expected depth - 1 = {self.network.depth - 1}")
+        try:
+            data.class_groups(self.data.dataset, self.data.classes)
+        except DataError as error:
+            raise _fault(*str(error).split(": ", 1)) from None
+        batch = getattr(self.optimizer, "batch_size", None)
+        if batch is not None and self.data.train is not None and batch > self.data.train:
+            raise _fault("optimizer.batch_size", f"got {batch}, expected at most data.train = {self.data.train}")
+        return self
+
+
+def _fault(path: str, message: str) -> ValueError:
+    return ValueError(f"{path}: {message}")
+
+
+def options(section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A section's values as the keyword arguments of its component."""
+    return section.model_dump(exclude={"kind", *without})
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe file and applies ``a.b=c`` overrides.
+
+    Raises:
+        RecipeError: the file cannot be read, is not plain YAML, or does not validate; the message
+            has the file, the line and the path of the key.
+    """
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe{_suggest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RecipeError(f"{path}: cannot be read as a recipe ({problem})") from None
+    if size > MAX_BYTES:
+        raise RecipeError(f"{path}: got {size} bytes, expected a recipe of at most {MAX_BYTES}")
+    return parse(text, overrides, where=str(path))
+
+
+def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe") -> Recipe:
+    """A recipe from its text; ``where`` begins every error message. See ``load``."""
+    content, lines = _read_yaml(text, where)
+    if not isinstance(content, dict):
+        raise RecipeError(f"{where}: got {type(content).__name__}, expected a mapping with the keys {', '.join(Recipe.model_fields)}")
+    for override in overrides or []:
+        _override(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as invalid:
+        errors = invalid.errors()
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise RecipeError(_explain(errors[0], content, lines, where) + more) from None
+
+
+def _suggest_file(path: Path) -> str:
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+# --- YAML --------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: ``1e-3`` is a number, ``yes`` and ``010`` are not what YAML 1.1 makes of them."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("null", r"null|~|", ["n", "~", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > 30:
+        raise yaml.constructor.ConstructorError(None, None, f"a whole number of {len(node.value)} digits", node.start_mark)
+    return int(str(loader.construct_scalar(node)), 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+Lines = dict[tuple[str | int, ...], int]
+
+
+def _read_yaml(text: str, where: str) -> tuple[Any, Lines]:
+    """The content, and the line of each key; duplicate keys, anchors and tags are refused."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                raise RecipeError(f"{where}:{event.start_mark.line + 1}: nested more than {MAX_NESTING} deep; no recipe is")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise RecipeError(f"{where}:{event.start_mark.line + 1}: got an anchor, alias or tag, expected plain YAML; write the value out")
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            lines: Lines = dict(_key_lines(node, (), where)) if node is not None else {}
+            return (loader.construct_document(node) if node is not None else {}), lines  # type: ignore[no-untyped-call]
+        finally:
+            loader.dispose()  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as problem:
+        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
+        raise RecipeError(f"{where}:{line}: not valid YAML: {problem.problem}") from None
+    except (yaml.YAMLError, ValueError) as problem:
+        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+
+
+def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
+            if name in seen:
+                raise RecipeError(f"{where}:{line}: {_dotted((*path, name))}: this key stands already in line {seen[name]}; keep one")
+            seen[name] = line
+            yield (*path, name), line
+            yield from _key_lines(value, (*path, name), where)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield from _key_lines(value, (*path, number), where)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set: got {override!r}, expected key.path=value, such as optimizer.lr=0.05")
+    where = f"--set {path}"
+    place: Any = content
+    for key in keys[:-1]:
+        place = place.setdefault(key, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise RecipeError(f"{where}: {path.rpartition('.')[0]} holds a value, not a section")
+    place[keys[-1]] = _read_yaml(value, where)[0] if value.strip() else None
+
+
+# --- messages ----------------------------------------------------------------------------------------------
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(str(p) for p in path)
+
+
+def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
+    """One line for one fault: file, line, key, what was got, what was expected."""
+    path = _own_path(error["loc"], content)
+    got = error.get("input")
+    if error["type"] == "value_error":  # ours, with its own path
+        named, _, message = str(error["ctx"]["error"]).partition(": ")
+        path = tuple(named.split("."))
+    elif error["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], content)
+        near = difflib.get_close_matches(str(path[-1]), known, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        message = f"unknown key; {hint}"
+    elif error["type"] == "missing":
+        message = "missing; every recipe needs it"
+    elif error["type"].startswith("union_tag"):
+        path = (*path, "kind")
+        expected = error["ctx"].get("expected_tags", "a kind")
+        tag = error["ctx"].get("tag")
+        message = f"got {tag!r}, expected one of {expected}" if tag is not None else "missing; it chooses the component"
+    else:
+        message = f"got {_short(got)}, {_expectation(error['msg'])}"
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    return f"{where}{f':{line}' if line else ''}: {_dotted(path)}: {message}"
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expectation(message: str) -> str:
+    return re.sub(r"^(Input|Value) should (be )?", "expected ", message)
+
+
+def _own_path(loc: tuple[Any, ...], content: Any) -> tuple[str | int, ...]:  # noqa: ANN401 - as read
+    """pydantic's location without the names of union branches, which are not keys of the file."""
+    path: list[str | int] = []
+    place = content
+    for number, part in enumerate(loc):
+        last = number == len(loc) - 1
+        if isinstance(place, dict) and (part in place or (last and not _is_branch(part))):
+            path.append(part)
+            place = place.get(part)
+        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+            path.append(part)
+            place = place[part]
+    return tuple(path)
+
+
+def _is_branch(part: Any) -> bool:  # noqa: ANN401 - pydantic's
+    return part in {*OPTIMIZERS, *NETWORKS, *INITS}
+
+
+def _known_keys(path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
+    model: Any = Recipe
+    place = content
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        place = place[part]
+        kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
+        model = next((m for m in kinds if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)), kinds[0])
+    return list(model.model_fields)
