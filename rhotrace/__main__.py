@@ -1,0 +1,5 @@
+"""``python -m rhotrace``."""
+
+from rhotrace.cli import main
+
+main()

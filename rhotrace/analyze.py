@@ -1,0 +1,131 @@
+"""One run examined: what it was, its transient, and the audit of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rhotrace import transient
+from rhotrace.audit import Audit, audit
+from rhotrace.errors import AnalysisError
+from rhotrace.trace import Trace
+from rhotrace.transient import Series, TransientFit
+
+
+@dataclass(frozen=True)
+class Final:
+    """A member's last recorded values."""
+
+    member: int
+    seed: int
+    log_rho: float
+    log_rho_eq: float
+    rho_eq_over_rho: float
+    loss: float
+    error: float
+    test_error: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All of ``rhotrace analyze``'s answer."""
+
+    path: str
+    summary: dict[str, Any]
+    final: tuple[Final, ...]
+    transient: TransientFit
+    audit: Audit | None
+
+
+def analyze(trace: Trace, *, fit: bool = False, theta: float = transient.THETA) -> Analysis:
+    """Examines one run.
+
+    Args:
+        trace: the run.
+        fit: also fit the closed form to each member.
+        theta: the transient ends at rho = theta rho_eq.
+
+    Raises:
+        AnalysisError: the run has no committed steps.
+    """
+    require_steps(trace)
+    optimizer = trace.recipe["optimizer"]["kind"]
+    checked = audit(
+        trace["rho_k"], trace["grad_norm"], trace["batch_a"], trace["batch_q"], trace["lr"],
+        dtype=trace.attributes["dtype"], weight_norm=optimizer == "weight-norm",
+    )
+    return Analysis(str(trace.path), summary(trace), _final(trace), fit_transient(trace, fit=fit, theta=theta), checked)
+
+
+def fit_transient(trace: Trace, *, fit: bool = True, theta: float = transient.THETA) -> TransientFit:
+    """T of every member and over members; see ``transient`` for the definitions."""
+    steps, every = trace.step_of("a"), trace.strides["forward"]
+    log_rho, rho_k = trace["log_rho"][::every], trace["rho_k"][::every]
+    series = {name: trace[name] for name in ("rho_eq_over_rho", "a", "q", "loss")}
+    lr = trace["lr"]
+    each = [
+        transient.measure(
+            m,
+            Series(steps=steps, log_rho=log_rho[:, m], rho_k=rho_k[:, m], lr=float(lr[m]), **{n: v[:, m] for n, v in series.items()}),
+            theta=theta,
+            fit=fit,
+        )
+        for m in range(trace.members)
+    ]
+    return TransientFit(theta, tuple(each), transient.pool(each, member_labels(trace)))
+
+
+def member_labels(trace: Trace) -> list[str]:
+    """What distinguishes a member apart from its seeds: initial scale and learning rate."""
+    name = next(n for n in ("init_rho_k", "init_scale") if n in trace)
+    shown = {"init_rho_k": "rho_k(0)", "init_scale": "He scale"}[name]
+    return [f"{shown} {start:g}, lr {lr:g}" for start, lr in zip(trace[name], trace["lr"], strict=True)]
+
+
+def require_steps(trace: Trace) -> None:
+    """Raises AnalysisError where nothing has been committed yet."""
+    if trace.steps < 2:
+        raise AnalysisError(f"{trace.path}: got {trace.steps} committed steps, expected at least 2; let the run train for longer")
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """What was run, in the words of ``rhotrace info``."""
+    recipe, attributes = trace.recipe, trace.attributes
+    planned = int(recipe["steps"])
+    state = attributes.get("ended", "finished") if trace.complete else "not finished (interrupted, or still training)"
+    optimizer = dict(recipe["optimizer"])
+    return {
+        "state": state,
+        "steps": trace.steps,
+        "planned_steps": planned,
+        "members": trace.members,
+        "depth": trace.depth,
+        "width": recipe["network"].get("width"),
+        "dtype": attributes["dtype"],
+        "optimizer": optimizer.pop("kind"),
+        "optimizer_options": optimizer,
+        "dataset": recipe["data"]["dataset"],
+        "classes": attributes["data_classes"],
+        "samples": int(attributes["samples"]),
+        "label_noise": recipe["data"]["label_noise"],
+        "device": attributes["device"],
+        "wall_seconds": trace.wall_seconds,
+        "bytes": trace.path.stat().st_size,
+    }
+
+
+def _final(trace: Trace) -> tuple[Final, ...]:
+    last = {name: trace[name][-1] for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error", "test_error")}
+    seeds = trace["seed"]
+    return tuple(
+        Final(member=m, seed=int(seeds[m]), **{name: float(values[m]) for name, values in last.items()}) for m in range(trace.members)
+    )
+
+
+def delta(trace: Trace) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(steps, log(rho/rho_eq) of each member, NaN where a <= 0)."""
+    ratio = trace["rho_eq_over_rho"]
+    with np.errstate(all="ignore"):
+        return trace.step_of("rho_eq_over_rho"), -np.log(np.where(ratio > 0, ratio, np.nan))

@@ -1,0 +1,107 @@
+"""The audit: what one discrete step must do exactly, held against every step that was recorded.
+
+For gradient descent on ``L = mean ||g - y||^2`` of a bias-free ReLU network, ``<W_k, dL/dW_k> = 2 (q - a)``
+(homogeneity, CBMM Memo 112, equation (2)), so a step of size eta obeys, without any approximation,
+
+    rho_k^2(t+1) = rho_k^2(t) + 4 eta (a_b - q_b) + eta^2 ||G_k||^2
+
+and weight normalisation ``gamma_k(t+1) = gamma_k + (2 eta / gamma_k)(a_b - q_b)``, gamma_k = rho_k.
+The first two terms are the memo's flow, equation (3) and Lemma 1; the last is what finite steps add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Largest residual relative to rho_k^2 that the rounding of weights and gradients explains.
+ROUNDING = {"float32": 2e-6, "float64": 4e-14}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The identity and the balance over a whole run, worst member and layer.
+
+    Attributes:
+        residual: largest |left - right| / rho_k^2 of the identity over all steps.
+        where: (step, member, layer) of it, layers counted from 1.
+        rounding: what rounding explains in this floating-point type.
+        holds: residual within rounding.
+        flow: share of the growth of rho_k^2 due to the memo's flow term, summed over the run; the
+            finite-step term has the rest. NaN under weight normalisation, which has no such term.
+        balance: largest |rho_k^2 - rho_j^2 - (their start)| / rho_k^2 over the run (Lemma 1 says 0).
+        balance_start: largest relative difference of layer norms at the start.
+        checked: number of (step, member, layer) identities checked.
+    """
+
+    residual: float
+    where: tuple[int, int, int]
+    rounding: float
+    holds: bool
+    flow: float
+    balance: float
+    balance_start: float
+    checked: int
+
+
+def audit(
+    rho_k: Floats, grad_norm: Floats, batch_a: Floats, batch_q: Floats, lr: Floats, *, dtype: str, weight_norm: bool
+) -> Audit | None:
+    """Checks the discrete identity at every recorded step.
+
+    Args:
+        rho_k: (steps, M, L).
+        grad_norm: ||G_k||, (steps, M, L).
+        batch_a: (steps, M).
+        batch_q: (steps, M).
+        lr: (M,).
+        dtype: of the weights; the step was taken with lr rounded to it.
+        weight_norm: whether the steps were weight normalisation's.
+
+    Returns:
+        The audit, or None where fewer than two steps are finite.
+    """
+    eta = np.asarray(lr).astype(dtype).astype(np.float64)[:, None]
+    square = rho_k**2
+    with np.errstate(all="ignore"):
+        drive = (batch_a - batch_q)[:-1, :, None]
+        if weight_norm:
+            grown = (rho_k[:-1] + 2 * eta / rho_k[:-1] * drive) ** 2
+        else:
+            finite_step = (eta * grad_norm[:-1]) ** 2
+            grown = square[:-1] + 4 * eta * drive + finite_step
+        residual = np.abs(square[1:] - grown) / square[:-1]
+    good = np.isfinite(residual)
+    if not good.any():
+        return None
+    worst = np.unravel_index(int(np.argmax(np.where(good, residual, -1))), residual.shape)
+    largest = float(residual[worst])
+    flow = np.nan
+    if not weight_norm:
+        moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (4 * eta * drive + 0 * finite_step, finite_step))
+        flow = moved / (moved + added) if moved + added else np.nan
+    drift, start = _balance(square)
+    return Audit(
+        residual=largest,
+        where=(int(worst[0]), int(worst[1]), int(worst[2]) + 1),
+        rounding=ROUNDING[dtype],
+        holds=largest <= ROUNDING[dtype],
+        flow=flow,
+        balance=drift,
+        balance_start=start,
+        checked=int(good.sum()),
+    )
+
+
+def _balance(square: Floats) -> tuple[float, float]:
+    """Largest change of rho_k^2 - rho_j^2 over the run, and the largest difference at its start, relative."""
+    first = square[0]
+    with np.errstate(all="ignore"):
+        moved = square - first  # (steps, M, L); the spread over layers is what Lemma 1 holds at 0
+        drift = (moved.max(axis=2) - moved.min(axis=2)) / square.mean(axis=2)
+        start = (first.max(axis=1) - first.min(axis=1)) / first.mean(axis=1)
+    return float(np.nanmax(drift)), float(np.nanmax(start))

@@ -1,0 +1,183 @@
+"""The command line: thin commands, heavy imports inside them, and the only place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rhotrace.errors import RhoTraceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train deep ReLU networks with the square loss, record the norms of every layer at every step, and hold the "
+    "theory of their dynamics (Poggio and Liao, CBMM Memo 112) against the record.",
+    epilog="Exit codes: 0 done; 1 a bug in RhoTrace; 2 something for you to mend; 130 training stopped by Ctrl-C.",
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, and print their schema.")
+app.add_typer(recipe_app, name="recipe")
+
+RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except RhoTraceError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"rhotrace {version('rhotrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _show: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: rhotrace train recipes/deep8.yaml --set members.seeds=2 -o runs/two.h5")
+def train(
+    recipe: RecipeFile,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run file; runs/NAME.h5 by default.", show_default=False)] = None,
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace a run file that is there already.")] = False,
+) -> None:
+    """Train a recipe's networks and record every step."""
+    if device not in {"auto", "cpu", "cuda"}:
+        raise RhoTraceError(f"--device: got {device!r}, expected auto, cpu or cuda")
+    from rhotrace import recipe as recipes
+
+    content = recipes.load(recipe, overrides)
+    path = output or Path("runs") / f"{recipe.stem}.h5"
+    from rich.console import Console
+
+    from rhotrace.progress import TrainingView
+    from rhotrace.report import training_start, training_end
+    from rhotrace.train import train as run
+
+    console = Console(stderr=True)
+    training_start(console, content, path)
+    with TrainingView(console) as view:
+        outcome = run(content, path, device=device, force=force, watch=view)
+    training_end(console, outcome, path, view.transient.words())
+    if outcome.ended == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(epilog="Example: rhotrace analyze runs/deep8.h5 --fit-transient")
+def analyze(
+    run: RunFile,
+    fit_transient: Annotated[bool, typer.Option("--fit-transient", help="Also fit the memo's closed form to each member.")] = False,
+    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the transient time T of a run and audit its steps."""
+    if not 0 < theta < 1:
+        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
+    from rhotrace.analyze import analyze as examine
+    from rhotrace.trace import open_trace
+
+    with open_trace(run) as trace:
+        result = examine(trace, fit=fit_transient, theta=theta)
+    from rich.console import Console
+
+    from rhotrace import report
+
+    if as_json:
+        typer.echo(report.to_json(result))
+    else:
+        report.print_analysis(Console(), result, fits=fit_transient)
+
+
+@app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5")
+def compare(
+    first: RunFile,
+    second: RunFile,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the fluctuation of rho around rho_eq in two runs on the same data."""
+    from rhotrace.compare import compare as side_by_side
+    from rhotrace.trace import open_trace
+
+    with open_trace(first) as a, open_trace(second) as b:
+        result = side_by_side(a, b)
+    from rich.console import Console
+
+    from rhotrace import report
+
+    if as_json:
+        typer.echo(report.to_json(result))
+    else:
+        report.print_comparison(Console(), result)
+
+
+@app.command(epilog="Example: rhotrace info runs/deep8.h5")
+def info(run: RunFile, as_json: AsJson = False) -> None:
+    """Show what a run file holds and where it came from."""
+    from rich.console import Console
+
+    from rhotrace import report
+    from rhotrace.analyze import summary
+    from rhotrace.trace import open_trace
+
+    with open_trace(run) as trace:
+        if as_json:
+            typer.echo(report.to_json({**summary(trace), "attributes": trace.attributes}))
+        else:
+            report.print_info(Console(), trace, summary(trace))
+
+
+@app.command(epilog="Example: rhotrace quantities --json")
+def quantities(as_json: AsJson = False) -> None:
+    """List everything that a run records, with symbols, units and equations."""
+    from rich.console import Console
+
+    from rhotrace import report
+
+    if as_json:
+        typer.echo(report.to_json(report.quantity_rows()))
+    else:
+        report.print_quantities(Console())
+
+
+@recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")
+def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Validate a recipe and print it with every default spelled out."""
+    from rhotrace import recipe as recipes
+
+    content = recipes.load(recipe, overrides)
+    _say(f"{recipe}: valid")
+    typer.echo(content.to_yaml(), nl=False)
+
+
+@recipe_app.command("schema", epilog="Example: rhotrace recipe schema > recipe.schema.json")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    import json
+
+    from rhotrace.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))

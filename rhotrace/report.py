@@ -1,0 +1,285 @@
+"""Results as a person reads them in a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from rhotrace import memo
+from rhotrace.quantities import QUANTITIES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from rhotrace.analyze import Analysis
+    from rhotrace.audit import Audit
+    from rhotrace.compare import Comparison, Side
+    from rhotrace.recipe import Recipe
+    from rhotrace.trace import Trace
+    from rhotrace.train import Outcome as RunOutcome
+    from rhotrace.transient import Interval, MemberTransient, Pool, TransientFit
+
+
+def to_json(result: Any) -> str:  # noqa: ANN401 - any result dataclass or plain value
+    """A result as JSON; what is not a finite number becomes null."""
+    content = dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number to some significant digits; a dash where there is none."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    if value and abs(value) < 10**digits and abs(value) >= 1e-3:
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.0f}" if digits <= math.log10(max(abs(value), 1)) < 7 or value == 0 else f"{value:.{digits - 1}e}"
+
+
+def ranged(interval: Interval, digits: int = 3) -> str:
+    """A value with its 95 % interval."""
+    if not math.isfinite(interval.low):
+        return number(interval.value, digits)
+    return f"{number(interval.value, digits)} [{number(interval.low, digits)}, {number(interval.high, digits)}]"
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in {"outcome", "setting", "says", "quantity", "key"} else "right", overflow="fold")
+    return table
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """What was run, in two lines."""
+    options = ", ".join(f"{k.replace('_', ' ')} {v:g}" if isinstance(v, float | int) else f"{k} {v}" for k, v in summary["optimizer_options"].items() if v is not None)
+    noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
+    width = "" if summary["depth"] == 1 else f", width {summary['width']}"
+    members = f"{summary['members']} member{'s' if summary['members'] > 1 else ''}"
+    return (
+        f"{summary['state']}: {summary['steps']} of {summary['planned_steps']} steps, {members}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
+        f"L = {summary['depth']}{width}, {summary['dtype']}; {summary['optimizer']}, {options}; "
+        f"{summary['dataset']} {summary['classes']}, N = {summary['samples']}{noise}"
+    )
+
+
+# --- train -------------------------------------------------------------------------------------------------
+
+
+def training_start(console: Console, recipe: Recipe, path: Path) -> None:
+    """What is about to be trained, and where it goes."""
+    members = len(recipe.seeds)
+    console.print(
+        f"training {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
+        f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}",
+        highlight=False, soft_wrap=True,
+    )
+
+
+def training_end(console: Console, outcome: RunOutcome, path: Path, transient: str) -> None:
+    """How it ended, what it cost, and what to do next."""
+    took = f"{outcome.steps} steps in {outcome.seconds:.1f} s"
+    if outcome.seconds_full:
+        share = 100 * outcome.seconds_full / outcome.seconds
+        took += f", {share:.0f} % of it for full-set sums (record.full_every spaces them out)"
+    words = {
+        "finished": f"done: {took}; {transient}",
+        "interrupted": f"stopped: {took} are recorded; {transient}",
+        "diverged": f"diverged: no member is finite after {took}; lower optimizer.lr or the initial scale",
+    }[outcome.ended]
+    console.print(words, highlight=False, soft_wrap=True)
+    console.print(f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient", highlight=False, soft_wrap=True)
+
+
+# --- analyze -----------------------------------------------------------------------------------------------
+
+
+def print_analysis(console: Console, result: Analysis, *, fits: bool) -> None:
+    """All of ``analyze``'s answer."""
+    console.print(f"[bold]{result.path}[/bold]\n{headline(result.summary)}\n", highlight=False)
+    _print_transient(console, result)
+    if fits:
+        _print_fits(console, result.transient)
+    for pool in result.transient.pools:
+        console.print(_pool_words(pool, several=len(result.transient.pools) > 1), highlight=False)
+    console.print()
+    _print_audit(console, result.audit)
+
+
+def _print_transient(console: Console, result: Analysis) -> None:
+    table = _table("member", "seed", "T", "loss < 1/2", "fastest growth", "rho_eq/rho", "loss", "error", "test error", title="Transient, in steps, and the end of the run")
+    theta = result.transient.theta
+    failed = []
+    for each, final in zip(result.transient.each, result.final, strict=True):
+        table.add_row(
+            str(each.member), str(final.seed), number(each.T, 4), number(each.T_loss, 4), number(each.T_inflection, 4),
+            number(final.rho_eq_over_rho, 4), number(final.loss), number(final.error), number(final.test_error),
+        )
+        if math.isnan(each.T):
+            failed.append(f"member {each.member}: no T, {each.outcome}")
+    console.print(table)
+    dwell = "held for 10 steps or 5 % of T, whichever is longer"
+    console.print(f"T: first step from which rho >= {theta:g} rho_eq, {dwell}.", highlight=False)
+    for line in failed:
+        console.print(line, highlight=False)
+
+
+def _pool_words(pool: Pool, *, several: bool) -> str:
+    where = f" at {pool.label}" if several else ""
+    if pool.left == 0:
+        return f"[bold]No T[/bold]{where}: none of {pool.members} members left the transient in this run."
+    some = "" if pool.left == pool.members else " that left; the others would be later, so this is a lower bound"
+    if pool.left == 1:
+        return f"[bold]T = {number(pool.T.value, 4)} steps[/bold]{where}; one member of {pool.members} has a T: no interval over members."
+    return (
+        f"[bold]T = {number(pool.T.value, 4)} steps[/bold]{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
+        f"(geometric mean of {pool.left} of {pool.members} members{some}; mean {number(pool.mean, 4)} ± {number(pool.std, 3)})."
+    )
+
+
+def _print_fits(console: Console, transient: TransientFit) -> None:
+    table = _table("member", "window", "T fitted", "A fitted", "log rho_eq fitted", "residual", "A max/min", "holds", title=f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T")
+    skipped = []
+    for each in transient.each:
+        if each.fit is None:
+            skipped.append(f"member {each.member}: not fitted, {each.no_fit}")
+            continue
+        fit = each.fit
+        table.add_row(
+            str(each.member), f"{fit.window[0]}–{fit.window[1]}", ranged(fit.T, 4), ranged(fit.A), ranged(fit.log_rho_eq, 4),
+            f"{100 * fit.residual:.2g} %", number(fit.A_drift), "yes" if fit.holds else "no",
+        )
+    console.print()
+    if table.row_count:
+        console.print(table)
+        console.print("residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.", highlight=False)
+        if any(_beside(each) for each in transient.each):
+            console.print("Where the fit does not hold, A was not constant in the window and the fitted interval must not be used: T above is the measurement.", highlight=False)
+    for line in skipped:
+        console.print(line, highlight=False)
+    console.print()
+
+
+def _beside(each: MemberTransient) -> bool:
+    return each.fit is not None and not each.fit.holds
+
+
+def _print_audit(console: Console, audit: Audit | None) -> None:
+    console.print("[bold]Audit[/bold]")
+    if audit is None:
+        console.print("fewer than two finite steps: nothing to check")
+        return
+    step, member, layer = audit.where
+    verdict = "[green]holds[/green] to rounding" if audit.holds else "[red]does NOT hold[/red]"
+    console.print(
+        f"discrete step identity ({memo.cite('eq3')}, with its finite-step term): {verdict} in {audit.checked} checks; "
+        f"largest residual {number(audit.residual, 2)} of rho_k² (step {step}, member {member}, layer {layer}; rounding explains {audit.rounding:g})",
+        highlight=False,
+    )
+    if math.isfinite(audit.flow):
+        console.print(f"gradient flow's share of all changes of rho_k²: {100 * audit.flow:.4g} %; the rest comes from finite steps", highlight=False)
+    console.print(
+        f"balance ({memo.cite('lemma1')}): rho_k² - rho_j² moved by at most {number(audit.balance, 2)} of rho_k²; at the start they differ by {number(audit.balance_start, 2)}",
+        highlight=False,
+    )
+
+
+# --- compare -----------------------------------------------------------------------------------------------
+
+
+def print_comparison(console: Console, result: Comparison) -> None:
+    """All of ``compare``'s answer."""
+    for letter, side in zip("AB", (result.first, result.second), strict=True):
+        console.print(f"[bold]{letter}  {side.path}[/bold]\n{headline(side.summary)}\n", highlight=False)
+    if result.differs:
+        console.print("They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()), highlight=False)
+    else:
+        console.print("Their recipes are the same.")
+    table = _table("run", "member", "window", "offset", "fluctuation", "tau", "independent", title="delta = log(rho/rho_eq) after the transient")
+    for letter, side in zip("AB", (result.first, result.second), strict=True):
+        for f in side.each:
+            table.add_row(
+                letter, str(f.member), f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"), number(f.offset),
+                f"{number(f.std)} [{number(f.low)}, {number(f.high)}]" if math.isfinite(f.low) else number(f.std), number(f.tau), number(f.effective),
+            )
+    console.print()
+    console.print(table)
+    console.print("offset: mean; fluctuation: standard deviation about a line, with a 95 % block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size.", highlight=False)
+    console.print()
+    for letter, side in zip("AB", (result.first, result.second), strict=True):
+        if side.each:
+            console.print(_side_words(letter, side), highlight=False)
+    paired = f", paired over {result.paired} seeds" if result.paired else ""
+    if math.isfinite(result.ratio.value):
+        console.print(f"ratio of fluctuations B/A: {ranged(result.ratio)}{paired}", highlight=False)
+    for caution in result.cautions:
+        console.print(f"caution: {caution}", highlight=False)
+    console.print(f"\n[bold]{result.verdict}[/bold]", highlight=False)
+
+
+def _side_words(letter: str, side: Side) -> str:
+    offset = side.offset
+    at = f"rho = {number(math.exp(offset.value), 4)} rho_eq on average"
+    return f"{letter}: fluctuation {ranged(side.std)} over {len(side.each)} members; {at}"
+
+
+# --- info and quantities -----------------------------------------------------------------------------------
+
+
+def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
+    """What a run file holds and where it came from."""
+    console.print(f"[bold]{trace.path}[/bold], {summary['bytes'] / 1e6:.2f} MB\n{headline(summary)}\n", highlight=False)
+    table = _table("key", "says")
+    for key in ("started", "finished", "command", "folder", "versions", "python", "platform", "threads", "git_revision", "recipe_digest", "data_digest"):
+        if trace.attributes.get(key) not in (None, ""):
+            table.add_row(key.replace("_", " "), str(trace.attributes[key]))
+    table.add_row("git diff", "none" if not trace.attributes.get("git_diff") else f"{len(trace.attributes['git_diff'].splitlines())} lines, kept in the attribute git_diff")
+    table.add_row("snapshots", "at steps " + ", ".join(str(s) for s, _ in trace.snapshots()) if trace.snapshots() else "none")
+    table.add_row("quantities", ", ".join(q.name for q in trace.quantities))
+    console.print(table)
+    console.print("[bold]Recipe[/bold]")
+    console.print(trace.attributes["recipe"], highlight=False, markup=False)
+
+
+def quantity_rows() -> list[dict[str, str]]:
+    """The quantities table as plain rows."""
+    return [
+        {
+            "quantity": q.name, "symbol": q.symbol, "axes": ", ".join(("time", *q.axes)), "units": q.units,
+            "memo": memo.STATEMENTS[q.equation].place if q.equation else "", "cost": q.cost, "says": q.says,
+        }
+        for q in QUANTITIES
+    ]
+
+
+def print_quantities(console: Console) -> None:
+    """The table of everything that a run records."""
+    rows = quantity_rows()
+    table = _table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    console.print(f"memo: {memo.CITATION}.", highlight=False)
+    console.print("cost: free = at every step; forward = every record.full_every steps (every step under full batch); test = every record.test_every steps.", highlight=False)
+
+
+def quantities_markdown() -> str:
+    """The same table for the README."""
+    rows = quantity_rows()
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(f"`{v}`" if k == "quantity" else v.replace("|", "\\|") for k, v in row.items()) + " |" for row in rows]
+    return "\n".join(lines)

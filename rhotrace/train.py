@@ -1,0 +1,359 @@
+"""The training loop: one for every optimizer, network and device, recording every step.
+
+Read top down: ``train`` is the experiment, ``_steps`` the loop, ``_Recorder`` the only bookkeeping.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace import provenance
+from rhotrace.data import Dataset
+from rhotrace.data import load as load_dataset
+from rhotrace.errors import DeviceError, TraceError
+from rhotrace.networks import INITS, NETWORKS, Network
+from rhotrace.optimizers import OPTIMIZERS, Optimizer, batch_indices
+from rhotrace.quantities import QUANTILES, Cost, Evaluation, Moment, Quantity, traced
+from rhotrace.recipe import Recipe, options
+from rhotrace.trace import Layout, TraceWriter, create, open_trace, snapshot_steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from rhotrace.optimizers import State
+
+BLOCK_STEPS = 1024
+BLOCK_BYTES = 1 << 26
+BLOCK_SECONDS = 1.0
+
+Block = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a block tells the watcher of a run: the steps done and the block's rows of every quantity."""
+
+    first: int
+    last: int
+    steps: int
+    seconds: float
+    block: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: ``finished``, ``interrupted`` by the user, or ``diverged`` in every member."""
+
+    ended: str
+    steps: int
+    seconds: float
+    seconds_full: float  # spent on full-set passes that training itself did not need
+
+
+def train(
+    recipe: Recipe,
+    path: Path,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Trains a recipe's networks and records every step in a run file.
+
+    Args:
+        recipe: what to train.
+        path: of the run file.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        force: replace a run that is there already.
+        watch: called after each block of steps (at least once a second where steps are quicker than that).
+
+    Raises:
+        TraceError: a run is there already and ``force`` is not set, or the file cannot be written.
+        DataError: the data is absent or does not hold what the recipe asks.
+        DeviceError: the device is not there.
+    """
+    _refuse_to_overwrite(path, force=force)
+    place = find_device(device)
+    dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
+    network = NETWORKS[recipe.network.kind](
+        dataset.x.shape[1], dataset.y.shape[1], **options(recipe.network, without=("dtype",))
+    )
+    optimizer = OPTIMIZERS[recipe.optimizer.kind](**options(recipe.optimizer, without=("lr",)))
+    run = _Run(recipe, dataset, network, optimizer, place)
+    writer = create(path, run.layout, run.attributes(), run.per_member())
+    try:
+        ended, seconds = run.go(writer, watch)
+    except BaseException:
+        writer.close()
+        raise
+    outcome = Outcome(ended, writer.committed, seconds, run.seconds_full)
+    if ended == "interrupted":
+        writer.close()
+    else:
+        writer.seal({"ended": ended, "finished": provenance.now(), "wall_seconds": seconds})
+    return outcome
+
+
+def find_device(name: str) -> str:
+    """The device to run on: ``auto`` takes CUDA where torch finds it.
+
+    Raises:
+        DeviceError: CUDA was asked for and torch finds none.
+    """
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DeviceError("--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver")
+    return "cuda"
+
+
+def _refuse_to_overwrite(path: Path, *, force: bool) -> None:
+    if not path.exists() or force:
+        return
+    with open_trace(path) as trace:
+        state = f"a finished run of {trace.steps} steps" if trace.complete else f"a run that was stopped, or still trains, at step {trace.steps}"
+    raise TraceError(f"{path}: {state} is there already; --force replaces it, -o FILE writes elsewhere")
+
+
+def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
+    """The weights before the first step, one (M, out, in) array per layer, in float64."""
+    each = [INITS[recipe.init.kind](network.shapes, seed, **how) for seed, how in zip(recipe.seeds, recipe.init_options, strict=True)]
+    return [np.stack(layer) for layer in zip(*each, strict=True)]
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step in hand; a second one kills.
+
+    A context manager. Outside the main thread, where Python allows no signal handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.requested = True
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    """The tensors of one training run on its device."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, network: Network, optimizer: Optimizer, device: str) -> None:
+        import torch
+
+        self.recipe, self.dataset, self.network, self.optimizer, self.device = recipe, dataset, network, optimizer, device
+        dtype = getattr(torch, recipe.network.dtype)
+
+        def send(values: NDArray[Any]) -> torch.Tensor:
+            return torch.as_tensor(values, device=device, dtype=dtype)
+
+        self.x, self.y, self.x_test, self.y_test = map(send, (dataset.x, dataset.y, dataset.x_test, dataset.y_test))
+        self.targets, self.targets_test = self.y.T.double(), self.y_test.T.double()  # (C, N)
+        self.lr = send(np.array(recipe.lr)).view(-1, 1, 1)
+        self.state: State = optimizer.init(tuple(send(W) for W in initial_weights(recipe, network)))
+        self.full_batch = optimizer.batch_size is None
+        self.quantities = traced(self.state)
+        record = recipe.record
+        self.strides: dict[Cost, int] = {
+            "free": 1,
+            "forward": 1 if self.full_batch else min(record.full_every, recipe.steps),
+            "test": min(record.test_every, recipe.steps),
+        }
+        self.layout = Layout(
+            steps=recipe.steps,
+            members=len(recipe.seeds),
+            shapes=network.shapes,
+            dtype=recipe.network.dtype,
+            strides=self.strides,
+            snapshots=snapshot_steps(recipe.steps, record.snapshots),
+            quantities=self.quantities,
+            state={key: [tuple(t.shape[1:]) for t in tensors] for key, tensors in self.state.items()},
+        )
+        self.seconds_full = 0.0
+
+    def attributes(self) -> dict[str, str | int | float]:
+        import torch
+
+        recipe = self.recipe
+        return {
+            "recipe": recipe.to_yaml(),
+            "recipe_json": json.dumps(recipe.model_dump()),
+            "recipe_digest": recipe.digest,
+            "data_digest": self.dataset.digest,
+            "data_classes": ", ".join(self.dataset.classes),
+            "samples": len(self.dataset.x),
+            "samples_test": len(self.dataset.x_test),
+            "outputs": self.dataset.y.shape[1],
+            "dtype": recipe.network.dtype,
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            "threads": torch.get_num_threads(),
+            **provenance.collect(),
+        }
+
+    def per_member(self) -> dict[str, NDArray[Any]]:
+        recipe = self.recipe
+        starts = {name: np.array([how[name] for how in recipe.init_options]) for name in recipe.init_options[0]}
+        return {
+            "seed": np.array(recipe.seeds, dtype=np.int64),
+            "batch_seed": np.array(recipe.batch_seeds, dtype=np.int64),
+            "lr": np.array(recipe.lr),
+            **{f"init_{name}": values for name, values in starts.items()},
+        }
+
+    def go(self, writer: TraceWriter, watch: Callable[[Progress], None]) -> tuple[str, float]:
+        """Trains to the end, to an interruption, or until no member is finite; returns which, and the seconds."""
+        import torch
+
+        began = time.perf_counter()
+        recorder = _Recorder(self.quantities, self.strides, self.layout, self.device)
+        ended = "finished"
+        with torch.no_grad(), StopRequest() as stop:
+            for done in self._steps(recorder, writer, stop):
+                block = self._flush(recorder, writer, done)
+                watch(Progress(done - recorder.count(), done, self.recipe.steps, time.perf_counter() - began, block))
+                recorder.clear(done)
+                if done < self.recipe.steps and not np.isfinite(block["log_rho"][-1]).any():
+                    ended = "diverged"
+                    break
+                if stop.requested and done < self.recipe.steps:
+                    ended = "interrupted"
+                    break
+        return ended, time.perf_counter() - began
+
+    def _steps(self, recorder: _Recorder, writer: TraceWriter, stop: StopRequest) -> Iterator[int]:
+        """The loop. Yields the number of steps done each time a block is full."""
+        network, optimizer, state = self.network, self.optimizer, self.state
+        planned = set(self.layout.snapshots)
+        batches = self._batches()
+        block_ends = time.monotonic() + BLOCK_SECONDS
+        for step in range(self.recipe.steps):
+            if step in planned:
+                writer.snapshot(step, _numpy(state["weights"]))
+            x, y, targets = next(batches)
+            outputs, gradients = network.gradients(state["weights"], x, y)
+            batch = Evaluation(outputs, targets)
+            full = batch if self.full_batch else self._evaluate_full(step)
+            recorder.record(step, Moment(state, gradients, batch, full, self._evaluate_test(step)))
+            optimizer.step(state, gradients, self.lr)
+            full_block = recorder.count() == recorder.size or time.monotonic() > block_ends
+            if full_block or stop.requested or step + 1 == self.recipe.steps:
+                yield step + 1
+                block_ends = time.monotonic() + BLOCK_SECONDS
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Inputs, targets, and targets as an Evaluation wants them, of each step in turn."""
+        import torch
+
+        size = self.optimizer.batch_size
+        if size is None:
+            while True:
+                yield self.x, self.y, self.targets
+        for first in range(0, self.recipe.steps, BLOCK_STEPS):
+            last = min(first + BLOCK_STEPS, self.recipe.steps)
+            drawn = batch_indices(
+                self.recipe.batch_seeds, first, last, samples=len(self.x), batch_size=size, sampling=self.optimizer.sampling
+            )
+            for index in torch.as_tensor(drawn, device=self.device):  # (M, batch)
+                y = self.y[index]
+                yield self.x[index], y, y.mT.double()
+
+    def _evaluate_full(self, step: int) -> Evaluation | None:
+        if step % self.strides["forward"]:
+            return None
+        began = time.perf_counter()
+        full = Evaluation(self.network.forward(self.state["weights"], self.x), self.targets)
+        self.seconds_full += time.perf_counter() - began
+        return full
+
+    def _evaluate_test(self, step: int) -> Evaluation | None:
+        if step % self.strides["test"]:
+            return None
+        return Evaluation(self.network.forward(self.state["weights"], self.x_test), self.targets_test)
+
+    def _flush(self, recorder: _Recorder, writer: TraceWriter, done: int) -> Block:
+        first = done - recorder.count()
+        block = recorder.block()
+        writer.append(first, done, block)
+        if self.layout.snapshots and (done == self.recipe.steps or not np.isfinite(block["log_rho"][-1]).any()):
+            writer.snapshot(done, _numpy(self.state["weights"]))
+        writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
+        return block
+
+
+class _Recorder:
+    """Rows of the measured quantities, kept on the device until a block of steps is full."""
+
+    def __init__(self, quantities: tuple[Quantity, ...], strides: Mapping[Cost, int], layout: Layout, device: str) -> None:
+        import torch
+
+        self.quantities, self.strides = quantities, strides
+        sizes = {"member": layout.members, "layer": len(layout.shapes), "quantile": len(QUANTILES)}
+        widths = {q.name: [sizes[a] for a in q.axes] for q in quantities}
+        row_bytes = 8 * sum(int(np.prod(w)) for w in widths.values())
+        self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // row_bytes, layout.steps))
+        self.measured = [(q.name, q.cost, q.measure) for q in quantities if q.measure]
+        self.rows = {
+            name: torch.empty([self.size if cost == "free" else -(-self.size // strides[cost]) + 1, *widths[name]], dtype=torch.float64, device=device)
+            for name, cost, _ in self.measured
+        }
+        self.first = self.last = 0
+
+    def count(self) -> int:
+        """Steps recorded since the last ``clear``."""
+        return self.last - self.first
+
+    def record(self, step: int, moment: Moment) -> None:
+        full, test = moment.full is not None, moment.test is not None
+        for name, cost, measure in self.measured:
+            if cost == "free" or (cost == "forward" and full) or (cost == "test" and test):
+                self.rows[name][self._row(cost, step)] = measure(moment)
+        self.last = step + 1
+
+    def _row(self, cost: Cost, step: int) -> int:
+        stride = self.strides[cost]
+        return step // stride - -(-self.first // stride)
+
+    def block(self) -> Block:
+        """The recorded rows as numpy arrays, with the derived quantities."""
+        rows = {cost: -(-self.last // s) - -(-self.first // s) for cost, s in self.strides.items()}
+        out: Block = {name: self.rows[name][: rows[cost]].cpu().numpy() for name, cost, _ in self.measured}
+        with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
+            for quantity in self.quantities:
+                if quantity.derive:
+                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cost, out))
+        return out
+
+    def _rows_at(self, cost: Cost, block: Block) -> Block:
+        """A block in which the quantities of every step keep only the steps at which ``cost`` is evaluated."""
+        stride = self.strides[cost]
+        every_step = {q.name for q in self.quantities if q.cost == "free"}
+        return {name: rows[-self.first % stride :: stride] if name in every_step else rows for name, rows in block.items()}
+
+    def clear(self, done: int) -> None:
+        self.first = self.last = done
+
+
+def _numpy(tensors: tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
+    return [t.detach().cpu().numpy() for t in tensors]

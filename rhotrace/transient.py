@@ -1,0 +1,338 @@
+"""The transient time T: how long rho stays far below rho_eq, by several definitions, with what is known of each.
+
+Plain functions of arrays, no files: rows are evaluations in time, columns are members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from rhotrace import theory
+from rhotrace.fluctuation import integrated_time
+
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+THETA = 0.5
+DWELL_STEPS = 10
+DWELL_FRACTION = 0.05
+_FIT_POINTS = 400
+_FIT_HOLDS = 0.02
+
+
+class Outcome(StrEnum):
+    """What became of a member's transient; only ``LEFT`` has a T."""
+
+    LEFT = "left the transient"
+    NONE = "no transient: started at or above theta rho_eq"
+    NEVER = "never left the transient"
+    TOO_SHORT = "too short: crossed, but the run ends within the dwell"
+    UNSETTLED = "unsettled: crossed, but never for the whole dwell"
+    DECAYED = "decayed towards zero"
+    DEAD = "dead: every output is zero"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval; NaN ends where none can be given."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClosedFormFit:
+    """The constant-A, constant-B solution fitted to one member's log rho on a window.
+
+    Attributes:
+        T: step at which the fitted rho reaches theta times the fitted equilibrium.
+        A: fitted mean(y f), in layer-norm units; B follows from rho_eq = A/B.
+        log_rho_eq: fitted equilibrium of log rho.
+        window: first and last step used.
+        residual: root mean square of log rho minus fit, as a fraction of the rise of log rho in the window.
+        A_drift: largest over smallest measured A in the window, the reason why a fit fails.
+        holds: residual below 2 % of the rise.
+    """
+
+    T: Interval
+    A: Interval
+    log_rho_eq: Interval
+    window: tuple[int, int]
+    residual: float
+    A_drift: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class MemberTransient:
+    """T of one member by each definition, in steps; NaN where a definition has none.
+
+    Attributes:
+        member: its number.
+        outcome: what became of the transient.
+        T: first step from which rho >= theta rho_eq for the dwell, interpolated in log(rho/rho_eq).
+        dwell: steps for which the crossing had to hold.
+        T_loss: first step from which the loss is below half its value for g = 0, for the same dwell.
+        T_inflection: step of the fastest growth of log rho, 2 S (a - q) at its largest.
+        fit: the closed form, or None where it cannot be fitted.
+        no_fit: why not.
+    """
+
+    member: int
+    outcome: Outcome
+    T: float
+    dwell: int
+    T_loss: float
+    T_inflection: float
+    fit: ClosedFormFit | None = None
+    no_fit: str = ""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """T over the members that share learning rate and initial scale.
+
+    Attributes:
+        label: what they share.
+        members: how many there are.
+        left: how many have a T.
+        T: geometric mean over those, with Student's t interval on log T.
+        mean: arithmetic mean of T.
+        std: sample standard deviation of T.
+    """
+
+    label: str
+    members: int
+    left: int
+    T: Interval
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class TransientFit:
+    """All of ``analyze``'s answer about the transient."""
+
+    theta: float
+    each: tuple[MemberTransient, ...]
+    pools: tuple[Pool, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One member's series, as a run file holds them.
+
+    Attributes:
+        steps: step of each row, (n,).
+        log_rho: (n,).
+        rho_eq_over_rho: a/q, (n,).
+        a: mean(y g), (n,).
+        q: mean(g^2), (n,).
+        loss: mean((g - y)^2), (n,).
+        rho_k: layer norms, (n, L).
+        lr: learning rate.
+    """
+
+    steps: Steps
+    log_rho: Floats
+    rho_eq_over_rho: Floats
+    a: Floats
+    q: Floats
+    loss: Floats
+    rho_k: Floats
+    lr: float
+
+
+def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = True) -> MemberTransient:
+    """T of one member by every definition, with the outcome's name where there is none."""
+    reached = (series.rho_eq_over_rho > 0) & (series.rho_eq_over_rho <= 1 / theta)
+    row, dwell = first_lasting(reached, series.steps)
+    outcome = _outcome(series, reached, row, dwell)
+    T = np.nan
+    if outcome is Outcome.LEFT:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            T = _interpolated(series.steps, np.log(series.rho_eq_over_rho), row, -np.log(theta))
+    loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
+    T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if 0 <= loss_row else np.nan
+    found, why = None, f"needs a T; {outcome}"
+    if fit and outcome is Outcome.LEFT:
+        found, why = fit_closed_form(series, T, theta=theta)
+    return MemberTransient(member, outcome, float(T), dwell, float(T_loss), _inflection(series), found, why)
+
+
+def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]:
+    """First row from which a condition holds without a break for the dwell, and that dwell in steps.
+
+    The dwell is 10 steps or 5 % of the step itself, whichever is longer, so that the chance passage
+    of a/q through (0, 2) while A changes sign at a random start does not count.
+
+    Returns:
+        (row, dwell); row is -1 where there is none.
+    """
+    rows = len(steps)
+    breaks = np.where(condition, rows, np.arange(rows))
+    next_break = np.minimum.accumulate(breaks[::-1])[::-1] if rows else breaks
+    step_after = np.append(steps, steps[-1] + 1 if rows else 0)
+    lasts = step_after[next_break] - steps
+    dwell = np.maximum(DWELL_STEPS, np.ceil(DWELL_FRACTION * steps)).astype(int)
+    good = np.flatnonzero(condition & (lasts >= dwell))
+    if len(good):
+        return int(good[0]), int(dwell[good[0]])
+    return -1, int(dwell[-1]) if rows else DWELL_STEPS
+
+
+def _outcome(series: Series, reached: NDArray[np.bool_], row: int, dwell: int) -> Outcome:
+    finite = np.isfinite(series.q) & np.isfinite(series.log_rho)
+    if row == 0:
+        return Outcome.NONE
+    if row > 0:
+        return Outcome.LEFT
+    if not finite.all():
+        return Outcome.DIVERGED
+    if (series.q == 0).all():
+        return Outcome.DEAD
+    if reached[-1] and len(reached) - 1 - int(np.flatnonzero(np.append(True, ~reached))[-1]) < dwell:
+        return Outcome.TOO_SHORT
+    if reached.any() and reached[-len(reached) // 4 :].any():
+        return Outcome.UNSETTLED
+    if series.log_rho[-1] - series.log_rho[0] < -np.log(100):
+        return Outcome.DECAYED
+    return Outcome.NEVER
+
+
+def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float:
+    """Where a falling series crosses a level just before ``row``; the row's own step where it cannot be told."""
+    if row <= 0 or not values[row - 1] > level:
+        return float(steps[max(row, 0)])
+    share = (values[row - 1] - level) / (values[row - 1] - values[row])
+    return float(steps[row - 1] + share * (steps[row] - steps[row - 1]))
+
+
+def growth_rate(series: Series) -> Floats:
+    """d log rho/dt = 2 S (a - q), S = sum_k rho_k^-2, per unit of learning rate x steps (equation (3) summed)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(2 * (series.rho_k**-2.0).sum(axis=1) * (series.a - series.q))
+
+
+def _inflection(series: Series) -> float:
+    rate = growth_rate(series)
+    if not (rate > 0).any():
+        return np.nan
+    return float(series.steps[np.nanargmax(np.where(np.isfinite(rate), rate, -np.inf))])
+
+
+# --- closed form -------------------------------------------------------------------------------------------
+
+
+def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[ClosedFormFit | None, str]:
+    """Fits equation (5) with constant A and B to log rho between T/2 and 2 T.
+
+    The parameters are log A, log r_eq and the norm at the window's start; residuals are of a smooth
+    curve and hence correlated, so the number of points is divided by their autocorrelation time.
+
+    Returns:
+        (fit, "") or (None, reason).
+    """
+    inside = np.flatnonzero((series.steps >= T / 2) & (series.steps <= 2 * T))
+    if len(inside) < 20:
+        return None, f"only {len(inside)} evaluations between T/2 and 2T, expected at least 20"
+    rows = inside[np.unique(np.linspace(0, len(inside) - 1, _FIT_POINTS).astype(int))]
+    depth = series.rho_k.shape[1]
+    log_r = series.log_rho[rows] / depth
+    t = (series.steps[rows] - series.steps[rows[0]]) * series.lr
+    rise = float(log_r.max() - log_r.min())
+    if log_r[-1] <= log_r[0] or rise < 1e-3:
+        return None, f"log rho rises by {rise * depth:.2g} between T/2 and 2T, too little to fit"
+
+    def unpack(p: Floats) -> tuple[float, float, float]:
+        r_eq = np.exp(p[1])
+        return np.exp(p[0]), r_eq, r_eq / (1 + np.exp(p[2]))  # the start stays below equilibrium
+
+    def curve(p: Floats) -> Floats:
+        A, r_eq, start = unpack(p)
+        return np.log(theory.norm_trajectory(t, start, A=A, B=A / r_eq**depth, depth=depth))
+
+    def T_of(p: Floats) -> float:
+        A, r_eq, start = unpack(p)
+        reach = theta ** (1 / depth) * r_eq
+        sign = 1 if reach > start else -1  # T may lie before the window, where the closed form runs backwards
+        early, late = sorted((reach, start))
+        span = theory.time_to_reach(late, early, A=A, B=A / r_eq**depth, depth=depth)
+        return float(series.steps[rows[0]] + sign * span / series.lr)
+
+    r_end = float(log_r.max()) + 0.05 * rise
+    speed = max(float(np.max(np.gradient(log_r, t))), 1e-12)
+    guess = np.array([np.log(speed) - (depth - 2) * r_end, r_end, np.log(np.expm1(max(r_end - log_r[0], 1e-3)))])
+    try:
+        solved = optimize.least_squares(lambda p: curve(p) - log_r, guess, x_scale=[1.0, max(rise, 0.01), 1.0], max_nfev=200)
+    except (ValueError, FloatingPointError) as problem:
+        return None, f"the least squares failed ({problem})"
+    if not solved.success:
+        return None, "the least squares did not converge"
+    covariance, freedom = _covariance(solved)
+    residual = float(np.sqrt(np.mean(solved.fun**2)) / rise)
+    A = np.exp(series.log_rho[rows] * -1) * series.a[rows]
+    return ClosedFormFit(
+        T=_propagated(T_of, solved.x, covariance, freedom),
+        A=_propagated(lambda p: float(np.exp(p[0])), solved.x, covariance, freedom),
+        log_rho_eq=_propagated(lambda p: float(depth * p[1]), solved.x, covariance, freedom),
+        window=(int(series.steps[rows[0]]), int(series.steps[rows[-1]])),
+        residual=residual,
+        A_drift=float(A.max() / A.min()) if (A > 0).all() else np.inf,
+        holds=residual < _FIT_HOLDS,
+    ), ""
+
+
+def _covariance(solved: Any) -> tuple[Floats, float]:  # noqa: ANN401 - scipy's OptimizeResult
+    """Covariance of the parameters and degrees of freedom, for residuals with an autocorrelation time."""
+    n, parameters = solved.jac.shape
+    tau = max(1.0, integrated_time(solved.fun))
+    freedom = max(1.0, n / tau - parameters)
+    variance = 2 * solved.cost / n * (n / tau) / freedom
+    return np.linalg.pinv(solved.jac.T @ solved.jac) * variance * tau, freedom
+
+
+def _propagated(of: Any, at: Floats, covariance: Floats, freedom: float) -> Interval:  # noqa: ANN401 - a function of p
+    value = of(at)
+    slope = optimize.approx_fprime(at, of, 1e-6)
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(max(slope @ covariance @ slope, 0)))
+    return Interval(float(value), float(value - half), float(value + half))
+
+
+# --- over members ------------------------------------------------------------------------------------------
+
+
+def pool(each: Sequence[MemberTransient], labels: Sequence[str]) -> tuple[Pool, ...]:
+    """T over the members with the same label; members that never left are counted, not averaged."""
+    pools = []
+    for label in dict.fromkeys(labels):
+        group = [m for m, own in zip(each, labels, strict=True) if own == label]
+        T = np.array([m.T for m in group if m.outcome is Outcome.LEFT])
+        std = float(T.std(ddof=1)) if len(T) > 1 else np.nan
+        pools.append(Pool(label, len(group), len(T), geometric_mean(T), float(T.mean()) if len(T) else np.nan, std))
+    return tuple(pools)
+
+
+def geometric_mean(values: Floats) -> Interval:
+    """Geometric mean of positive values with Student's t interval on their logarithm.
+
+    Transient times scatter by factors, not by differences, and a handful of seeds is too few for a
+    percentile bootstrap, whose intervals are then too short.
+    """
+    if len(values) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    logs = np.log(values)
+    centre = float(logs.mean())
+    if len(logs) < 2:
+        return Interval(float(np.exp(centre)), np.nan, np.nan)
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
+    return Interval(float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half)))
