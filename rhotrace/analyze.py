@@ -53,8 +53,13 @@ def analyze(trace: Trace, *, fit: bool = False, theta: float = transient.THETA) 
     require_steps(trace)
     optimizer = trace.recipe["optimizer"]["kind"]
     checked = audit(
-        trace["rho_k"], trace["grad_norm"], trace["batch_a"], trace["batch_q"], trace["lr"],
-        dtype=trace.attributes["dtype"], weight_norm=optimizer == "weight-norm",
+        trace["rho_k"],
+        trace["grad_norm"],
+        trace["batch_a"],
+        trace["batch_q"],
+        trace["lr"],
+        dtype=trace.attributes["dtype"],
+        weight_norm=optimizer == "weight-norm",
     )
     return Analysis(str(trace.path), summary(trace), _final(trace), fit_transient(trace, fit=fit, theta=theta), checked)
 
@@ -68,7 +73,13 @@ def fit_transient(trace: Trace, *, fit: bool = True, theta: float = transient.TH
     each = [
         transient.measure(
             m,
-            Series(steps=steps, log_rho=log_rho[:, m], rho_k=rho_k[:, m], lr=float(lr[m]), **{n: v[:, m] for n, v in series.items()}),
+            Series(
+                steps=steps,
+                log_rho=log_rho[:, m],
+                rho_k=rho_k[:, m],
+                lr=float(lr[m]),
+                **{n: v[:, m] for n, v in series.items()},
+            ),
             theta=theta,
             fit=fit,
         )
@@ -87,7 +98,9 @@ def member_labels(trace: Trace) -> list[str]:
 def require_steps(trace: Trace) -> None:
     """Raises AnalysisError where nothing has been committed yet."""
     if trace.steps < 2:
-        raise AnalysisError(f"{trace.path}: got {trace.steps} committed steps, expected at least 2; let the run train for longer")
+        raise AnalysisError(
+            f"{trace.path}: got {trace.steps} committed steps, expected at least 2; let the run train for longer"
+        )
 
 
 def summary(trace: Trace) -> dict[str, Any]:
@@ -117,10 +130,13 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 
 def _final(trace: Trace) -> tuple[Final, ...]:
-    last = {name: trace[name][-1] for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error", "test_error")}
+    last = {
+        name: trace[name][-1] for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error", "test_error")
+    }
     seeds = trace["seed"]
     return tuple(
-        Final(member=m, seed=int(seeds[m]), **{name: float(values[m]) for name, values in last.items()}) for m in range(trace.members)
+        Final(member=m, seed=int(seeds[m]), **{name: float(values[m]) for name, values in last.items()})
+        for m in range(trace.members)
     )
 
 

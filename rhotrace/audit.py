@@ -49,7 +49,14 @@ class Audit:
 
 
 def audit(
-    rho_k: Floats, grad_norm: Floats, batch_a: Floats, batch_q: Floats, lr: Floats, *, dtype: str, weight_norm: bool
+    rho_k: Floats,
+    grad_norm: Floats,
+    batch_a: Floats,
+    batch_q: Floats,
+    lr: Floats,
+    *,
+    dtype: str,
+    weight_norm: bool,
 ) -> Audit | None:
     """Checks the discrete identity at every recorded step.
 
@@ -82,7 +89,9 @@ def audit(
     largest = float(residual[worst])
     flow = np.nan
     if not weight_norm:
-        moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (4 * eta * drive + 0 * finite_step, finite_step))
+        moved, added = (
+            float(np.abs(np.where(good, x, 0)).sum()) for x in (4 * eta * drive + 0 * finite_step, finite_step)
+        )
         flow = moved / (moved + added) if moved + added else np.nan
     drift, start = _balance(square)
     return Audit(

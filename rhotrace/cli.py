@@ -23,7 +23,10 @@ app.add_typer(recipe_app, name="recipe")
 
 RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
 
 INTERRUPTED = 130
@@ -42,7 +45,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
+def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
@@ -52,7 +55,9 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
 
 @app.callback()
 def _top(
-    _show: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)] = False,
+    _show: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     pass
 
@@ -60,7 +65,10 @@ def _top(
 @app.command(epilog="Example: rhotrace train recipes/deep8.yaml --set members.seeds=2 -o runs/two.h5")
 def train(
     recipe: RecipeFile,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run file; runs/NAME.h5 by default.", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Run file; runs/NAME.h5 by default.", show_default=False),
+    ] = None,
     overrides: Overrides = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a run file that is there already.")] = False,
@@ -75,7 +83,7 @@ def train(
     from rich.console import Console
 
     from rhotrace.progress import TrainingView
-    from rhotrace.report import training_start, training_end
+    from rhotrace.report import training_end, training_start
     from rhotrace.train import train as run
 
     console = Console(stderr=True)
@@ -90,7 +98,9 @@ def train(
 @app.command(epilog="Example: rhotrace analyze runs/deep8.h5 --fit-transient")
 def analyze(
     run: RunFile,
-    fit_transient: Annotated[bool, typer.Option("--fit-transient", help="Also fit the memo's closed form to each member.")] = False,
+    fit_transient: Annotated[
+        bool, typer.Option("--fit-transient", help="Also fit the memo's closed form to each member.")
+    ] = False,
     theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
     as_json: AsJson = False,
 ) -> None:

@@ -102,7 +102,15 @@ def _side(trace: Trace) -> Side:
     std = geometric_mean(np.maximum(stds, _STILL))
     if len(each) == 1:
         std = Interval(each[0].std, each[0].low, each[0].high)
-    return Side(str(trace.path), summary(trace), tuple(map(int, trace["seed"])), tuple(each), left_out, std, _mean(offsets))
+    return Side(
+        str(trace.path),
+        summary(trace),
+        tuple(map(int, trace["seed"])),
+        tuple(each),
+        left_out,
+        std,
+        _mean(offsets),
+    )
 
 
 def _mean(values: np.ndarray[Any, Any]) -> Interval:
@@ -117,7 +125,11 @@ def _ratio(first: Side, second: Side) -> tuple[Interval, int]:
     if not first.each or not second.each:
         return Interval(np.nan, np.nan, np.nan), 0
     by_seed = [{side.seeds[f.member]: np.log(max(f.std, _STILL)) for f in side.each} for side in (first, second)]
-    shared = sorted(set(by_seed[0]) & set(by_seed[1])) if all(len(b) == len(s.each) for b, s in zip(by_seed, (first, second), strict=True)) else []
+    shared = (
+        sorted(set(by_seed[0]) & set(by_seed[1]))
+        if all(len(b) == len(s.each) for b, s in zip(by_seed, (first, second), strict=True))
+        else []
+    )
     if len(shared) >= 3:
         return geometric_mean(np.exp([by_seed[1][s] - by_seed[0][s] for s in shared])), len(shared)
     centre = np.log(max(second.std.value, _STILL)) - np.log(max(first.std.value, _STILL))
@@ -152,13 +164,19 @@ def _cautions(sides: Sequence[Side], differs: dict[str, tuple[Any, Any]]) -> lis
             said.append(f"{side.path}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})")
         drifting = sum(not f.stationary for f in side.each)
         if drifting:
-            said.append(f"{side.path}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the last half after T")
+            said.append(
+                f"{side.path}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the last half after T"
+            )
         short = sum(not f.long_enough for f in side.each)
         if short:
-            said.append(f"{side.path}: the window is under 50 autocorrelation times in {short} of {n} members; tau and the intervals are too optimistic there")
+            said.append(
+                f"{side.path}: the window is under 50 autocorrelation times in {short} of {n} members; tau and the intervals are too optimistic there"
+            )
         stepping = sum(f.period_two > 0.5 for f in side.each)
         if stepping:
-            said.append(f"{side.path}: delta alternates from step to step in {stepping} of {n} members: an oscillation at the edge of stability, not noise")
+            said.append(
+                f"{side.path}: delta alternates from step to step in {stepping} of {n} members: an oscillation at the edge of stability, not noise"
+            )
     return said
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import platformdirs
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
 from rhotrace.errors import DataError
@@ -35,9 +35,7 @@ class Source:
     classes: tuple[str, ...]
 
 
-_IDX = tuple(
-    f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
+_IDX = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 _CIFAR = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 SOURCES: dict[str, Source] = {
@@ -46,7 +44,18 @@ SOURCES: dict[str, Source] = {
         "FashionMNIST",
         "FashionMNIST/raw",
         _IDX,
-        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        (
+            "t-shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
     ),
     "cifar-10": Source(
         "CIFAR10",
@@ -159,8 +168,7 @@ def _class_number(dataset: str, label: ClassLabel) -> int:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label
     raise DataError(
-        f"data.classes: got {label!r}, expected a class of {dataset}: 0 to {len(names) - 1} "
-        f"({', '.join(names)})"
+        f"data.classes: got {label!r}, expected a class of {dataset}: 0 to {len(names) - 1} ({', '.join(names)})"
     )
 
 
@@ -256,7 +264,7 @@ def _subset(
     labels: NDArray[np.int64],
     groups: list[list[int]],
     size: int | None,
-    balanced: bool,  # noqa: FBT001 - private, and called with the recipe's value
+    balanced: bool,
     rng: np.random.Generator,
     part: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -272,7 +280,9 @@ def _subset(
         size = most if size is None else size
         share = [size // len(groups) + (number < size % len(groups)) for number in range(len(groups))]
         if any(s > len(m) for s, m in zip(share, members, strict=True)):
-            raise DataError(f"data: got {size} {part} samples, but the chosen classes hold {most} balanced ones at most")
+            raise DataError(
+                f"data: got {size} {part} samples, but the chosen classes hold {most} balanced ones at most"
+            )
         order = rng.permutation(np.concatenate([m[:s] for s, m in zip(share, members, strict=True)]))
     elif size is not None and size > len(order):
         raise DataError(f"data: got {size} {part} samples, but the chosen classes hold {len(order)} at most")
@@ -287,7 +297,7 @@ def _with_noise(target: NDArray[np.int64], fraction: float, groups: int, rng: np
     return noisy
 
 
-def _inputs(pixels: NDArray[np.uint8], unit_norm: bool, dtype: str) -> NDArray[Any]:  # noqa: FBT001 - as _subset
+def _inputs(pixels: NDArray[np.uint8], unit_norm: bool, dtype: str) -> NDArray[Any]:
     x = pixels.astype(dtype)
     if unit_norm:
         x /= np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64)).astype(dtype)[:, None]

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CITATION = (
-    "T. Poggio and Q. Liao, Implicit dynamic regularization in deep networks, "
-    "CBMM Memo 112, 17 August 2020"
-)
+CITATION = "T. Poggio and Q. Liao, Implicit dynamic regularization in deep networks, CBMM Memo 112, 17 August 2020"
 
 
 @dataclass(frozen=True)
@@ -32,15 +29,21 @@ STATEMENTS: dict[str, Statement] = {
     "eq3": Statement("equation (3)", "growth of one layer's norm", "d rho_k/dt = (2/rho_k)(a - q)"),
     "eq4": Statement("equation (4)", "motion of the directions", "dV_k/dt = -(1/rho_k)(I - V_k V_k^T) dL/dW_k"),
     "lemma1": Statement("Lemma 1", "all layers' squared norms grow alike", "d(rho_k^2)/dt = 4(a - q) for every k"),
-    "eq5": Statement("equation (5)", "growth of the product of equal norms", "d rho/dt = 2 L rho^((2L-2)/L) (A - rho B)"),
+    "eq5": Statement(
+        "equation (5)", "growth of the product of equal norms", "d rho/dt = 2 L rho^((2L-2)/L) (A - rho B)"
+    ),
     "eq6": Statement("equation (6)", "equilibrium of the product norm", "rho_eq = A/B = rho a/q"),
     "eq7": Statement("equation (7)", "motion of the directions, equal norms", "dV_k/dt as (4), rho_k = rho^(1/L)"),
     "eq8": Statement("equation (8)", "stationary directions", "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y"),
     "eq9": Statement("equation (9)", "the transient as Ivanov regularisation", "min mean((rho f - y)^2) s.t. rho <= C"),
     "fig1": Statement("Figure 1", "sqrt(rho) against time at L = 4, constant A and B", "(5) integrated"),
-    "fig2": Statement("Figure 2", "lambda of the Tikhonov problem hypothetically equivalent", "lambda = (A - rho B)/rho"),
+    "fig2": Statement(
+        "Figure 2", "lambda of the Tikhonov problem hypothetically equivalent", "lambda = (A - rho B)/rho"
+    ),
     "transient": Statement(
-        "section 3", "rho stays small for a time T, longer for smaller starts and deeper nets", "rho(T) = theta rho_eq(T)"
+        "section 3",
+        "rho stays small for a time T, longer for smaller starts and deeper nets",
+        "rho(T) = theta rho_eq(T)",
     ),
     "weightnorm": Statement("remark 4", "weight normalisation has the same norm dynamics", "d gamma_k/dt as (3)"),
     "sgd": Statement("remark 5", "under SGD rho fluctuates around rho_eq", "rho_eq is critical for GD, not for SGD"),

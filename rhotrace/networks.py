@@ -35,7 +35,14 @@ class Network:
     gradients: Callable[[Weights, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Weights]]
 
 
-def mlp(inputs: int, outputs: int, /, *, depth: Annotated[int, Ge(1)], width: Width | Annotated[list[Width], MinLen(1)] = 32) -> Network:
+def mlp(
+    inputs: int,
+    outputs: int,
+    /,
+    *,
+    depth: Annotated[int, Ge(1)],
+    width: Width | Annotated[list[Width], MinLen(1)] = 32,
+) -> Network:
     """A bias-free ReLU multilayer perceptron, ``g(x) = W_L relu(W_(L-1) ... relu(W_1 x))``.
 
     Args:
@@ -120,7 +127,9 @@ def autograd_gradients(
 # --- initial weights ---------------------------------------------------------------------------------------
 
 
-def equal_norms(shapes: Sequence[tuple[int, int]], seed: int, /, *, rho_k: Annotated[float, Gt(0)]) -> list[NDArray[np.float64]]:
+def equal_norms(
+    shapes: Sequence[tuple[int, int]], seed: int, /, *, rho_k: Annotated[float, Gt(0)]
+) -> list[NDArray[np.float64]]:
     """Gaussian directions, each layer scaled to the same Frobenius norm (the memo's assumption, section 2.2).
 
     Args:
@@ -131,7 +140,9 @@ def equal_norms(shapes: Sequence[tuple[int, int]], seed: int, /, *, rho_k: Annot
     return [rho_k * W / np.linalg.norm(W) for W in _gaussian(shapes, seed)]
 
 
-def he(shapes: Sequence[tuple[int, int]], seed: int, /, *, scale: Annotated[float, Gt(0)] = 1.0) -> list[NDArray[np.float64]]:
+def he(
+    shapes: Sequence[tuple[int, int]], seed: int, /, *, scale: Annotated[float, Gt(0)] = 1.0
+) -> list[NDArray[np.float64]]:
     """Gaussian entries of variance ``scale^2 2/in`` (He et al., arXiv:1502.01852, equation (10), times a factor).
 
     Args:

@@ -54,7 +54,11 @@ class TrainingView:
         self.console = console
         self.transient = TransientWatch()
         self._bar = Progress(
-            BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
         )
         self._task = self._bar.add_task("", total=None, rate="")
         self._text = Text("")
@@ -66,11 +70,14 @@ class TrainingView:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         if self.console.is_terminal:
             self._live.stop()
 
     def __call__(self, block: Block) -> None:
+        """Shows one block."""
         self.transient.update(block)
         state = self._state(block)
         rate = f"{block.last / max(block.seconds, 1e-9):.0f} steps/s"
@@ -79,7 +86,11 @@ class TrainingView:
             self._text.plain = state
         elif time.monotonic() >= self._next_line or block.last == block.steps:
             left = block.seconds * (block.steps - block.last) / block.last
-            self.console.print(f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {state}", soft_wrap=True, highlight=False)
+            self.console.print(
+                f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {state}",
+                soft_wrap=True,
+                highlight=False,
+            )
             self._next_line = time.monotonic() + _LINE_SECONDS
 
     def _state(self, block: Block) -> str:

@@ -47,7 +47,11 @@ def _git(folder: Path, *words: str) -> str:
     try:
         answer = subprocess.run(  # noqa: S603 - fixed words
             ["git", "-C", str(folder), *words],  # noqa: S607 - the user's git
-            capture_output=True, text=True, errors="replace", timeout=10, check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -137,7 +137,7 @@ def _quantiles(full: Evaluation) -> torch.Tensor:
 
 
 def _log_rho(block: Block) -> NDArray[np.float64]:
-    return np.log(block["rho_k"]).sum(axis=-1)
+    return np.asarray(np.log(block["rho_k"]).sum(axis=-1))
 
 
 def _log_rho_eq(block: Block) -> NDArray[np.float64]:
@@ -149,45 +149,44 @@ def _rho_eq_over_rho(block: Block) -> NDArray[np.float64]:
 
 
 MEMBER = ("member",)
+LAYER = ("member", "layer")
+
+# fmt: off
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity(
-        "rho_k", "rho_k", ("member", "layer"), "1", "eq3", "free", "Frobenius norm of each layer's weights",
-        measure=lambda m: layer_norms(m.state["weights"]),
-    ),
-    Quantity(
-        "grad_norm", "||G_k||", ("member", "layer"), "1", "eq1", "free", "Frobenius norm of the batch gradient of each layer",
-        measure=lambda m: layer_norms(m.gradients),
-    ),
-    Quantity(
-        "v_norm", "||v_k||", ("member", "layer"), "1", "weightnorm", "free",
-        "norm of weight normalisation's direction parameter (that optimizer only)",
-        measure=lambda m: layer_norms(m.state["v"]), only="v",
-    ),
-    Quantity("batch_a", "a_b", MEMBER, "output", "eq3", "free", "mean(y g) over the step's batch", measure=lambda m: m.batch.correlation),
-    Quantity("batch_q", "q_b", MEMBER, "output^2", "eq3", "free", "mean(g^2) over the step's batch", measure=lambda m: m.batch.power),
-    Quantity("log_rho", "log rho", MEMBER, "1", "eq5", "free", "logarithm of the product of the layer norms", derive=_log_rho),
-    Quantity("a", "a", MEMBER, "output", "eq3", "forward", "mean(y g) = rho A over the training set", measure=lambda m: m.full.correlation),
-    Quantity("q", "q", MEMBER, "output^2", "eq3", "forward", "mean(g^2) = rho^2 B over the training set", measure=lambda m: m.full.power),
-    Quantity(
-        "log_rho_eq", "log rho_eq", MEMBER, "1", "eq6", "forward",
-        "logarithm of the equilibrium of rho, log rho + log(a/q); NaN where a <= 0", derive=_log_rho_eq,
-    ),
-    Quantity(
-        "rho_eq_over_rho", "rho_eq/rho", MEMBER, "1", "eq6", "forward",
-        "a/q: 1 at equilibrium, large in the transient, negative where a < 0", derive=_rho_eq_over_rho,
-    ),
-    Quantity("loss", "L", MEMBER, "output^2", "eq1", "forward", "mean((g - y)^2) over the training set", measure=lambda m: m.full.loss),
-    Quantity("error", "err", MEMBER, "1", None, "forward", "fraction of the training set misclassified", measure=lambda m: m.full.error),
-    Quantity(
-        "margin_min", "min y g", MEMBER, "output", None, "forward", "smallest margin (y g; g_true - max g_other for several outputs)",
-        measure=lambda m: m.full.sorted_margins[:, 0],
-    ),
-    Quantity(
-        "margin_quantile", "y g", ("member", "quantile"), "output", None, "forward", "order statistics of the margins", measure=lambda m: _quantiles(m.full)
-    ),
-    Quantity("test_loss", "L_test", MEMBER, "output^2", None, "test", "mean((g - y)^2) over the test set", measure=lambda m: m.test.loss),
-    Quantity("test_error", "err_test", MEMBER, "1", None, "test", "fraction of the test set misclassified", measure=lambda m: m.test.error),
+    Quantity("rho_k", "rho_k", LAYER, "1", "eq3", "free", "Frobenius norm of each layer's weights",
+             measure=lambda m: layer_norms(m.state["weights"])),
+    Quantity("grad_norm", "||G_k||", LAYER, "1", "eq1", "free", "Frobenius norm of each layer's batch gradient",
+             measure=lambda m: layer_norms(m.gradients)),
+    Quantity("v_norm", "||v_k||", LAYER, "1", "weightnorm", "free", "norm of v_k (weight normalisation only)",
+             measure=lambda m: layer_norms(m.state["v"]), only="v"),
+    Quantity("batch_a", "a_b", MEMBER, "output", "eq3", "free", "mean(y g) over the step's batch",
+             measure=lambda m: m.batch.correlation),
+    Quantity("batch_q", "q_b", MEMBER, "output^2", "eq3", "free", "mean(g^2) over the step's batch",
+             measure=lambda m: m.batch.power),
+    Quantity("log_rho", "log rho", MEMBER, "1", "eq5", "free", "logarithm of the product of the layer norms",
+             derive=_log_rho),
+    Quantity("a", "a", MEMBER, "output", "eq3", "forward", "mean(y g) = rho A over the training set",
+             measure=lambda m: m.full.correlation),
+    Quantity("q", "q", MEMBER, "output^2", "eq3", "forward", "mean(g^2) = rho^2 B over the training set",
+             measure=lambda m: m.full.power),
+    Quantity("log_rho_eq", "log rho_eq", MEMBER, "1", "eq6", "forward", "log rho + log(a/q); NaN where a <= 0",
+             derive=_log_rho_eq),
+    Quantity("rho_eq_over_rho", "rho_eq/rho", MEMBER, "1", "eq6", "forward",
+             "a/q: 1 at equilibrium, large in the transient, negative where a < 0", derive=_rho_eq_over_rho),
+    Quantity("loss", "L", MEMBER, "output^2", "eq1", "forward", "mean((g - y)^2) over the training set",
+             measure=lambda m: m.full.loss),
+    Quantity("error", "err", MEMBER, "1", None, "forward", "fraction of the training set misclassified",
+             measure=lambda m: m.full.error),
+    Quantity("margin_min", "min y g", MEMBER, "output", None, "forward",
+             "smallest margin: y g, or g_true - max g_other", measure=lambda m: m.full.sorted_margins[:, 0]),
+    Quantity("margin_quantile", "y g", ("member", "quantile"), "output", None, "forward",
+             "order statistics of the margins", measure=lambda m: _quantiles(m.full)),
+    Quantity("test_loss", "L_test", MEMBER, "output^2", None, "test", "mean((g - y)^2) over the test set",
+             measure=lambda m: m.test.loss),
+    Quantity("test_error", "err_test", MEMBER, "1", None, "test", "fraction of the test set misclassified",
+             measure=lambda m: m.test.error),
 )
+# fmt: on
 
 
 def traced(state: Mapping[str, Any]) -> tuple[Quantity, ...]:

@@ -40,17 +40,17 @@ def _options(component: Callable[..., Any], *, without: tuple[str, ...] = ()) ->
 
 def _one_of(registry: Mapping[str, Callable[..., Any]], title: str, **shared: Any) -> Any:  # noqa: ANN401 - a type
     """A union of sections, one per registered component, told apart by ``kind``."""
-    models = [
-        create_model(f"{title}: {kind}", __base__=_Section, kind=(Literal[kind], ...), **shared, **_options(component))  # type: ignore[valid-type]
-        for kind, component in registry.items()
-    ]
-    union: Any = models[0]
+    models: list[Any] = []
+    for kind, component in registry.items():
+        fields: dict[str, Any] = {"kind": (Literal[kind], ...), **shared, **_options(component)}
+        models.append(create_model(f"{title}: {kind}", __base__=_Section, **fields))
+    union = models[0]
     for model in models[1:]:
         union |= model
     return Annotated[union, Field(discriminator="kind")] if len(models) > 1 else union
 
 
-DataSection = create_model("data", __base__=_Section, **_options(data.load, without=("dtype",)))
+DataSection: Any = create_model("data", __base__=_Section, **_options(data.load, without=("dtype",)))
 Positive = Annotated[float, Gt(0)]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]
 
@@ -61,7 +61,9 @@ class Members(_Section):
     seeds: Annotated[int, Ge(1), Field(le=100_000)] | Annotated[list[Seed], MinLen(1)] = Field(
         default=1, description="seed of each member's weights and batches; a number n means 0 to n-1"
     )
-    batch_seeds: list[Seed] | None = Field(default=None, description="seed of each member's batches, where not the same")
+    batch_seeds: list[Seed] | None = Field(
+        default=None, description="seed of each member's batches, where not the same"
+    )
     rho_k: list[Positive] | None = Field(default=None, description="initial layer norm of each member")
     scale: list[Positive] | None = Field(default=None, description="He factor of each member")
     lr: list[Positive] | None = Field(default=None, description="learning rate of each member")
@@ -70,19 +72,26 @@ class Members(_Section):
 class Record(_Section):
     """How often the quantities that cost something are evaluated, in steps."""
 
-    full_every: Annotated[int, Ge(1)] = Field(default=1, description="full training set under minibatches; every step by default")
+    full_every: Annotated[int, Ge(1)] = Field(
+        default=1, description="full training set under minibatches; every step by default"
+    )
     test_every: Annotated[int, Ge(1)] = Field(default=100, description="test set")
     snapshots: Annotated[int, Ge(0), Field(le=1000)] = Field(default=12, description="log-spaced copies of all weights")
+
+
+NetworkSection: Any = _one_of(NETWORKS, "network", dtype=(Literal["float32", "float64"], "float32"))
+InitSection: Any = _one_of(INITS, "init")
+OptimizerSection: Any = _one_of(OPTIMIZERS, "optimizer", lr=(Positive, ...))
 
 
 class Recipe(_Section):
     """A validated recipe; every component's options are those of its function's signature."""
 
     claim: str = Field(default="", description="what the run shows and what to expect")
-    data: DataSection  # type: ignore[valid-type]
-    network: _one_of(NETWORKS, "network", dtype=(Literal["float32", "float64"], "float32"))  # type: ignore[valid-type]
-    init: _one_of(INITS, "init")  # type: ignore[valid-type]
-    optimizer: _one_of(OPTIMIZERS, "optimizer", lr=(Positive, ...))  # type: ignore[valid-type]
+    data: DataSection
+    network: NetworkSection
+    init: InitSection
+    optimizer: OptimizerSection
     members: Members = Members()
     steps: Annotated[int, Ge(1), Field(le=10**9)]
     record: Record = Record()
@@ -126,11 +135,20 @@ class Recipe(_Section):
         for name in ("batch_seeds", "rho_k", "scale", "lr"):
             values = getattr(self.members, name)
             if values is not None and len(values) != members:
-                raise _fault(f"members.{name}", f"got {len(values)} values, expected one for each of the {members} seeds")
+                raise _fault(
+                    f"members.{name}",
+                    f"got {len(values)} values, expected one for each of the {members} seeds",
+                )
             if values is not None and name in ("rho_k", "scale") and name not in type(self.init).model_fields:
-                raise _fault(f"members.{name}", f"init.kind {self.init.kind} has no {name}; remove the list or change init.kind")
+                raise _fault(
+                    f"members.{name}",
+                    f"init.kind {self.init.kind} has no {name}; remove the list or change init.kind",
+                )
         if isinstance(self.network.width, list) and len(self.network.width) != self.network.depth - 1:
-            raise _fault("network.width", f"got {len(self.network.width)} widths, expected depth - 1 = {self.network.depth - 1}")
+            raise _fault(
+                "network.width",
+                f"got {len(self.network.width)} widths, expected depth - 1 = {self.network.depth - 1}",
+            )
         try:
             data.class_groups(self.data.dataset, self.data.classes)
         except DataError as error:
@@ -173,9 +191,13 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
     """A recipe from its text; ``where`` begins every error message. See ``load``."""
     content, lines = _read_yaml(text, where)
     if not isinstance(content, dict):
-        raise RecipeError(f"{where}: got {type(content).__name__}, expected a mapping with the keys {', '.join(Recipe.model_fields)}")
+        raise RecipeError(
+            f"{where}: got {type(content).__name__}, expected a mapping with the keys {', '.join(Recipe.model_fields)}"
+        )
     for override in overrides or []:
-        _override(content, override)
+        changed = _override(content, override)
+        lines = {path: line for path, line in lines.items() if path[: len(changed)] != changed}
+        lines[changed] = 0
     try:
         return Recipe.model_validate(content)
     except ValidationError as invalid:
@@ -206,9 +228,15 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
 def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
     if len(node.value) > 30:
-        raise yaml.constructor.ConstructorError(None, None, f"a whole number of {len(node.value)} digits", node.start_mark)
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a whole number of {len(node.value)} digits", node.start_mark
+        )
     return int(str(loader.construct_scalar(node)), 10)
 
 
@@ -224,16 +252,18 @@ def _read_yaml(text: str, where: str) -> tuple[Any, Lines]:
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
-                raise RecipeError(f"{where}:{event.start_mark.line + 1}: nested more than {MAX_NESTING} deep; no recipe is")
+                raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep; no recipe is")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise RecipeError(f"{where}:{event.start_mark.line + 1}: got an anchor, alias or tag, expected plain YAML; write the value out")
+                raise RecipeError(
+                    f"{where}:{_line(event)}: got an anchor, alias or tag, expected plain YAML; write the value out"
+                )
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
             lines: Lines = dict(_key_lines(node, (), where)) if node is not None else {}
-            return (loader.construct_document(node) if node is not None else {}), lines  # type: ignore[no-untyped-call]
+            return (loader.construct_document(node) if node is not None else {}), lines
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 1
         raise RecipeError(f"{where}:{line}: not valid YAML: {problem.problem}") from None
@@ -249,7 +279,9 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
             if name in seen:
-                raise RecipeError(f"{where}:{line}: {_dotted((*path, name))}: this key stands already in line {seen[name]}; keep one")
+                raise RecipeError(
+                    f"{where}:{line}: {_dotted((*path, name))}: this key stands already in line {seen[name]}; keep one"
+                )
             seen[name] = line
             yield (*path, name), line
             yield from _key_lines(value, (*path, name), where)
@@ -258,7 +290,8 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
             yield from _key_lines(value, (*path, number), where)
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Sets one key from the command line; returns its path."""
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -270,6 +303,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not isinstance(place, dict):
         raise RecipeError(f"{where}: {path.rpartition('.')[0]} holds a value, not a section")
     place[keys[-1]] = _read_yaml(value, where)[0] if value.strip() else None
+    return tuple(keys)
 
 
 # --- messages ----------------------------------------------------------------------------------------------
@@ -301,7 +335,10 @@ def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa
     else:
         message = f"got {_short(got)}, {_expectation(error['msg'])}"
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    return f"{where}{f':{line}' if line else ''}: {_dotted(path)}: {message}"
+    if line == 0:
+        where, line = f"{where}, --set", None
+    place = f"{where}:{line}" if line else where
+    return f"{place}: {_dotted(path)}: {message}"
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
@@ -310,6 +347,8 @@ def _short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
 
 
 def _expectation(message: str) -> str:
+    if "valid dictionary" in message:
+        return "expected a section, a mapping of keys to values"
     return re.sub(r"^(Input|Value) should (be )?", "expected ", message)
 
 
@@ -339,5 +378,12 @@ def _known_keys(path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa
         annotation = model.model_fields[part].annotation
         place = place[part]
         kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
-        model = next((m for m in kinds if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)), kinds[0])
+        model = next(
+            (
+                m
+                for m in kinds
+                if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)
+            ),
+            kinds[0],
+        )
     return list(model.model_fields)

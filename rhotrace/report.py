@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 def to_json(result: Any) -> str:  # noqa: ANN401 - any result dataclass or plain value
     """A result as JSON; what is not a finite number becomes null."""
-    content = dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+    content = (
+        dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+    )
     return json.dumps(_finite(content), indent=2, ensure_ascii=False)
 
 
@@ -60,13 +62,21 @@ def ranged(interval: Interval, digits: int = 3) -> str:
 def _table(*columns: str, title: str = "") -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in {"outcome", "setting", "says", "quantity", "key"} else "right", overflow="fold")
+        table.add_column(
+            column,
+            justify="left" if column in {"outcome", "setting", "says", "quantity", "key"} else "right",
+            overflow="fold",
+        )
     return table
 
 
 def headline(summary: dict[str, Any]) -> str:
     """What was run, in two lines."""
-    options = ", ".join(f"{k.replace('_', ' ')} {v:g}" if isinstance(v, float | int) else f"{k} {v}" for k, v in summary["optimizer_options"].items() if v is not None)
+    options = ", ".join(
+        f"{k.replace('_', ' ')} {v:g}" if isinstance(v, float | int) else f"{k} {v}"
+        for k, v in summary["optimizer_options"].items()
+        if v is not None
+    )
     noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
     width = "" if summary["depth"] == 1 else f", width {summary['width']}"
     members = f"{summary['members']} member{'s' if summary['members'] > 1 else ''}"
@@ -86,7 +96,8 @@ def training_start(console: Console, recipe: Recipe, path: Path) -> None:
     console.print(
         f"training {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
         f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}",
-        highlight=False, soft_wrap=True,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -102,7 +113,11 @@ def training_end(console: Console, outcome: RunOutcome, path: Path, transient: s
         "diverged": f"diverged: no member is finite after {took}; lower optimizer.lr or the initial scale",
     }[outcome.ended]
     console.print(words, highlight=False, soft_wrap=True)
-    console.print(f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient", highlight=False, soft_wrap=True)
+    console.print(
+        f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 # --- analyze -----------------------------------------------------------------------------------------------
@@ -121,13 +136,31 @@ def print_analysis(console: Console, result: Analysis, *, fits: bool) -> None:
 
 
 def _print_transient(console: Console, result: Analysis) -> None:
-    table = _table("member", "seed", "T", "loss < 1/2", "fastest growth", "rho_eq/rho", "loss", "error", "test error", title="Transient, in steps, and the end of the run")
+    table = _table(
+        "member",
+        "seed",
+        "T",
+        "loss < 1/2",
+        "fastest growth",
+        "rho_eq/rho",
+        "loss",
+        "error",
+        "test error",
+        title="Transient, in steps, and the end of the run",
+    )
     theta = result.transient.theta
     failed = []
     for each, final in zip(result.transient.each, result.final, strict=True):
         table.add_row(
-            str(each.member), str(final.seed), number(each.T, 4), number(each.T_loss, 4), number(each.T_inflection, 4),
-            number(final.rho_eq_over_rho, 4), number(final.loss), number(final.error), number(final.test_error),
+            str(each.member),
+            str(final.seed),
+            number(each.T, 4),
+            number(each.T_loss, 4),
+            number(each.T_inflection, 4),
+            number(final.rho_eq_over_rho, 4),
+            number(final.loss),
+            number(final.error),
+            number(final.test_error),
         )
         if math.isnan(each.T):
             failed.append(f"member {each.member}: no T, {each.outcome}")
@@ -152,7 +185,17 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
 
 
 def _print_fits(console: Console, transient: TransientFit) -> None:
-    table = _table("member", "window", "T fitted", "A fitted", "log rho_eq fitted", "residual", "A max/min", "holds", title=f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T")
+    table = _table(
+        "member",
+        "window",
+        "T fitted",
+        "A fitted",
+        "log rho_eq fitted",
+        "residual",
+        "A max/min",
+        "holds",
+        title=f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T",
+    )
     skipped = []
     for each in transient.each:
         if each.fit is None:
@@ -160,15 +203,27 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
             continue
         fit = each.fit
         table.add_row(
-            str(each.member), f"{fit.window[0]}–{fit.window[1]}", ranged(fit.T, 4), ranged(fit.A), ranged(fit.log_rho_eq, 4),
-            f"{100 * fit.residual:.2g} %", number(fit.A_drift), "yes" if fit.holds else "no",
+            str(each.member),
+            f"{fit.window[0]}–{fit.window[1]}",
+            ranged(fit.T, 4),
+            ranged(fit.A),
+            ranged(fit.log_rho_eq, 4),
+            f"{100 * fit.residual:.2g} %",
+            number(fit.A_drift),
+            "yes" if fit.holds else "no",
         )
     console.print()
     if table.row_count:
         console.print(table)
-        console.print("residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.", highlight=False)
+        console.print(
+            "residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.",
+            highlight=False,
+        )
         if any(_beside(each) for each in transient.each):
-            console.print("Where the fit does not hold, A was not constant in the window and the fitted interval must not be used: T above is the measurement.", highlight=False)
+            console.print(
+                "Where the fit does not hold, A was not constant in the window and the fitted interval must not be used: T above is the measurement.",
+                highlight=False,
+            )
     for line in skipped:
         console.print(line, highlight=False)
     console.print()
@@ -191,7 +246,10 @@ def _print_audit(console: Console, audit: Audit | None) -> None:
         highlight=False,
     )
     if math.isfinite(audit.flow):
-        console.print(f"gradient flow's share of all changes of rho_k²: {100 * audit.flow:.4g} %; the rest comes from finite steps", highlight=False)
+        console.print(
+            f"gradient flow's share of all changes of rho_k²: {100 * audit.flow:.4g} %; the rest comes from finite steps",
+            highlight=False,
+        )
     console.print(
         f"balance ({memo.cite('lemma1')}): rho_k² - rho_j² moved by at most {number(audit.balance, 2)} of rho_k²; at the start they differ by {number(audit.balance_start, 2)}",
         highlight=False,
@@ -206,19 +264,39 @@ def print_comparison(console: Console, result: Comparison) -> None:
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         console.print(f"[bold]{letter}  {side.path}[/bold]\n{headline(side.summary)}\n", highlight=False)
     if result.differs:
-        console.print("They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()), highlight=False)
+        console.print(
+            "They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()),
+            highlight=False,
+        )
     else:
         console.print("Their recipes are the same.")
-    table = _table("run", "member", "window", "offset", "fluctuation", "tau", "independent", title="delta = log(rho/rho_eq) after the transient")
+    table = _table(
+        "run",
+        "member",
+        "window",
+        "offset",
+        "fluctuation",
+        "tau",
+        "independent",
+        title="delta = log(rho/rho_eq) after the transient",
+    )
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         for f in side.each:
             table.add_row(
-                letter, str(f.member), f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"), number(f.offset),
-                f"{number(f.std)} [{number(f.low)}, {number(f.high)}]" if math.isfinite(f.low) else number(f.std), number(f.tau), number(f.effective),
+                letter,
+                str(f.member),
+                f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),
+                number(f.offset),
+                f"{number(f.std)} [{number(f.low)}, {number(f.high)}]" if math.isfinite(f.low) else number(f.std),
+                number(f.tau),
+                number(f.effective),
             )
     console.print()
     console.print(table)
-    console.print("offset: mean; fluctuation: standard deviation about a line, with a 95 % block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size.", highlight=False)
+    console.print(
+        "offset: mean; fluctuation: standard deviation about a line, with a 95 % block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size.",
+        highlight=False,
+    )
     console.print()
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         if side.each:
@@ -244,11 +322,31 @@ def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     """What a run file holds and where it came from."""
     console.print(f"[bold]{trace.path}[/bold], {summary['bytes'] / 1e6:.2f} MB\n{headline(summary)}\n", highlight=False)
     table = _table("key", "says")
-    for key in ("started", "finished", "command", "folder", "versions", "python", "platform", "threads", "git_revision", "recipe_digest", "data_digest"):
+    for key in (
+        "started",
+        "finished",
+        "command",
+        "folder",
+        "versions",
+        "python",
+        "platform",
+        "threads",
+        "git_revision",
+        "recipe_digest",
+        "data_digest",
+    ):
         if trace.attributes.get(key) not in (None, ""):
             table.add_row(key.replace("_", " "), str(trace.attributes[key]))
-    table.add_row("git diff", "none" if not trace.attributes.get("git_diff") else f"{len(trace.attributes['git_diff'].splitlines())} lines, kept in the attribute git_diff")
-    table.add_row("snapshots", "at steps " + ", ".join(str(s) for s, _ in trace.snapshots()) if trace.snapshots() else "none")
+    table.add_row(
+        "git diff",
+        "none"
+        if not trace.attributes.get("git_diff")
+        else f"{len(trace.attributes['git_diff'].splitlines())} lines, kept in the attribute git_diff",
+    )
+    table.add_row(
+        "snapshots",
+        "at steps " + ", ".join(str(s) for s, _ in trace.snapshots()) if trace.snapshots() else "none",
+    )
     table.add_row("quantities", ", ".join(q.name for q in trace.quantities))
     console.print(table)
     console.print("[bold]Recipe[/bold]")
@@ -259,8 +357,13 @@ def quantity_rows() -> list[dict[str, str]]:
     """The quantities table as plain rows."""
     return [
         {
-            "quantity": q.name, "symbol": q.symbol, "axes": ", ".join(("time", *q.axes)), "units": q.units,
-            "memo": memo.STATEMENTS[q.equation].place if q.equation else "", "cost": q.cost, "says": q.says,
+            "quantity": q.name,
+            "symbol": q.symbol,
+            "axes": ", ".join(("time", *q.axes)),
+            "units": q.units,
+            "memo": memo.STATEMENTS[q.equation].place if q.equation else "",
+            "cost": q.cost,
+            "says": q.says,
         }
         for q in QUANTITIES
     ]
@@ -274,12 +377,18 @@ def print_quantities(console: Console) -> None:
         table.add_row(*row.values())
     console.print(table)
     console.print(f"memo: {memo.CITATION}.", highlight=False)
-    console.print("cost: free = at every step; forward = every record.full_every steps (every step under full batch); test = every record.test_every steps.", highlight=False)
+    console.print(
+        "cost: free = at every step; forward = every record.full_every steps (every step under full batch); test = every record.test_every steps.",
+        highlight=False,
+    )
 
 
 def quantities_markdown() -> str:
     """The same table for the README."""
     rows = quantity_rows()
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(f"`{v}`" if k == "quantity" else v.replace("|", "\\|") for k, v in row.items()) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(f"`{v}`" if k == "quantity" else v.replace("|", "\\|") for k, v in row.items()) + " |"
+        for row in rows
+    ]
     return "\n".join(lines)

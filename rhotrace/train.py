@@ -1,13 +1,11 @@
 """The training loop: one for every optimizer, network and device, recording every step.
 
-Read top down: ``train`` is the experiment, ``_steps`` the loop, ``_Recorder`` the only bookkeeping.
+Read top down: ``train`` is the experiment, ``_steps`` the loop, ``Recorder`` the only bookkeeping.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,20 +21,20 @@ from rhotrace.data import load as load_dataset
 from rhotrace.errors import DeviceError, TraceError
 from rhotrace.networks import INITS, NETWORKS, Network
 from rhotrace.optimizers import OPTIMIZERS, Optimizer, batch_indices
-from rhotrace.quantities import QUANTILES, Cost, Evaluation, Moment, Quantity, traced
+from rhotrace.quantities import Cost, Evaluation, Moment, traced
 from rhotrace.recipe import Recipe, options
-from rhotrace.trace import Layout, TraceWriter, create, open_trace, snapshot_steps
+from rhotrace.recorder import BLOCK_STEPS, Block, Recorder
+from rhotrace.stop import StopRequest
+from rhotrace.trace import open_trace
+from rhotrace.trace_layout import Layout, snapshot_steps
+from rhotrace.trace_writer import TraceWriter, create
 
 if TYPE_CHECKING:
     import torch
 
     from rhotrace.optimizers import State
 
-BLOCK_STEPS = 1024
-BLOCK_BYTES = 1 << 26
 BLOCK_SECONDS = 1.0
-
-Block = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,9 @@ def find_device(name: str) -> str:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
-        raise DeviceError("--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver")
+        raise DeviceError(
+            "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver"
+        )
     return "cuda"
 
 
@@ -123,38 +123,21 @@ def _refuse_to_overwrite(path: Path, *, force: bool) -> None:
     if not path.exists() or force:
         return
     with open_trace(path) as trace:
-        state = f"a finished run of {trace.steps} steps" if trace.complete else f"a run that was stopped, or still trains, at step {trace.steps}"
+        state = (
+            f"a finished run of {trace.steps} steps"
+            if trace.complete
+            else f"a run that was stopped, or still trains, at step {trace.steps}"
+        )
     raise TraceError(f"{path}: {state} is there already; --force replaces it, -o FILE writes elsewhere")
 
 
 def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
     """The weights before the first step, one (M, out, in) array per layer, in float64."""
-    each = [INITS[recipe.init.kind](network.shapes, seed, **how) for seed, how in zip(recipe.seeds, recipe.init_options, strict=True)]
+    each = [
+        INITS[recipe.init.kind](network.shapes, seed, **how)
+        for seed, how in zip(recipe.seeds, recipe.init_options, strict=True)
+    ]
     return [np.stack(layer) for layer in zip(*each, strict=True)]
-
-
-class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step in hand; a second one kills.
-
-    A context manager. Outside the main thread, where Python allows no signal handlers, it does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.requested = True
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class _Run:
@@ -163,7 +146,13 @@ class _Run:
     def __init__(self, recipe: Recipe, dataset: Dataset, network: Network, optimizer: Optimizer, device: str) -> None:
         import torch
 
-        self.recipe, self.dataset, self.network, self.optimizer, self.device = recipe, dataset, network, optimizer, device
+        self.recipe, self.dataset, self.network, self.optimizer, self.device = (
+            recipe,
+            dataset,
+            network,
+            optimizer,
+            device,
+        )
         dtype = getattr(torch, recipe.network.dtype)
 
         def send(values: NDArray[Any]) -> torch.Tensor:
@@ -227,7 +216,7 @@ class _Run:
         import torch
 
         began = time.perf_counter()
-        recorder = _Recorder(self.quantities, self.strides, self.layout, self.device)
+        recorder = Recorder(self.quantities, self.strides, self.layout, self.device)
         ended = "finished"
         with torch.no_grad(), StopRequest() as stop:
             for done in self._steps(recorder, writer, stop):
@@ -242,7 +231,7 @@ class _Run:
                     break
         return ended, time.perf_counter() - began
 
-    def _steps(self, recorder: _Recorder, writer: TraceWriter, stop: StopRequest) -> Iterator[int]:
+    def _steps(self, recorder: Recorder, writer: TraceWriter, stop: StopRequest) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
         network, optimizer, state = self.network, self.optimizer, self.state
         planned = set(self.layout.snapshots)
@@ -273,7 +262,12 @@ class _Run:
         for first in range(0, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
             drawn = batch_indices(
-                self.recipe.batch_seeds, first, last, samples=len(self.x), batch_size=size, sampling=self.optimizer.sampling
+                self.recipe.batch_seeds,
+                first,
+                last,
+                samples=len(self.x),
+                batch_size=size,
+                sampling=self.optimizer.sampling,
             )
             for index in torch.as_tensor(drawn, device=self.device):  # (M, batch)
                 y = self.y[index]
@@ -292,7 +286,7 @@ class _Run:
             return None
         return Evaluation(self.network.forward(self.state["weights"], self.x_test), self.targets_test)
 
-    def _flush(self, recorder: _Recorder, writer: TraceWriter, done: int) -> Block:
+    def _flush(self, recorder: Recorder, writer: TraceWriter, done: int) -> Block:
         first = done - recorder.count()
         block = recorder.block()
         writer.append(first, done, block)
@@ -300,59 +294,6 @@ class _Run:
             writer.snapshot(done, _numpy(self.state["weights"]))
         writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
         return block
-
-
-class _Recorder:
-    """Rows of the measured quantities, kept on the device until a block of steps is full."""
-
-    def __init__(self, quantities: tuple[Quantity, ...], strides: Mapping[Cost, int], layout: Layout, device: str) -> None:
-        import torch
-
-        self.quantities, self.strides = quantities, strides
-        sizes = {"member": layout.members, "layer": len(layout.shapes), "quantile": len(QUANTILES)}
-        widths = {q.name: [sizes[a] for a in q.axes] for q in quantities}
-        row_bytes = 8 * sum(int(np.prod(w)) for w in widths.values())
-        self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // row_bytes, layout.steps))
-        self.measured = [(q.name, q.cost, q.measure) for q in quantities if q.measure]
-        self.rows = {
-            name: torch.empty([self.size if cost == "free" else -(-self.size // strides[cost]) + 1, *widths[name]], dtype=torch.float64, device=device)
-            for name, cost, _ in self.measured
-        }
-        self.first = self.last = 0
-
-    def count(self) -> int:
-        """Steps recorded since the last ``clear``."""
-        return self.last - self.first
-
-    def record(self, step: int, moment: Moment) -> None:
-        full, test = moment.full is not None, moment.test is not None
-        for name, cost, measure in self.measured:
-            if cost == "free" or (cost == "forward" and full) or (cost == "test" and test):
-                self.rows[name][self._row(cost, step)] = measure(moment)
-        self.last = step + 1
-
-    def _row(self, cost: Cost, step: int) -> int:
-        stride = self.strides[cost]
-        return step // stride - -(-self.first // stride)
-
-    def block(self) -> Block:
-        """The recorded rows as numpy arrays, with the derived quantities."""
-        rows = {cost: -(-self.last // s) - -(-self.first // s) for cost, s in self.strides.items()}
-        out: Block = {name: self.rows[name][: rows[cost]].cpu().numpy() for name, cost, _ in self.measured}
-        with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
-            for quantity in self.quantities:
-                if quantity.derive:
-                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cost, out))
-        return out
-
-    def _rows_at(self, cost: Cost, block: Block) -> Block:
-        """A block in which the quantities of every step keep only the steps at which ``cost`` is evaluated."""
-        stride = self.strides[cost]
-        every_step = {q.name for q in self.quantities if q.cost == "free"}
-        return {name: rows[-self.first % stride :: stride] if name in every_step else rows for name, rows in block.items()}
-
-    def clear(self, done: int) -> None:
-        self.first = self.last = done
 
 
 def _numpy(tensors: tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:

@@ -5,7 +5,7 @@ Plain functions of arrays, no files: rows are evaluations in time, columns are m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -162,7 +162,7 @@ def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = Tr
         with np.errstate(invalid="ignore", divide="ignore"):
             T = _interpolated(series.steps, np.log(series.rho_eq_over_rho), row, -np.log(theta))
     loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
-    T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if 0 <= loss_row else np.nan
+    T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if loss_row >= 0 else np.nan
     found, why = None, f"needs a T; {outcome}"
     if fit and outcome is Outcome.LEFT:
         found, why = fit_closed_form(series, T, theta=theta)
@@ -191,22 +191,24 @@ def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]
 
 
 def _outcome(series: Series, reached: NDArray[np.bool_], row: int, dwell: int) -> Outcome:
+    if row >= 0:
+        return Outcome.LEFT if row > 0 else Outcome.NONE
+    return _why_not(series, reached, dwell)
+
+
+def _why_not(series: Series, reached: NDArray[np.bool_], dwell: int) -> Outcome:
     finite = np.isfinite(series.q) & np.isfinite(series.log_rho)
-    if row == 0:
-        return Outcome.NONE
-    if row > 0:
-        return Outcome.LEFT
     if not finite.all():
         return Outcome.DIVERGED
     if (series.q == 0).all():
         return Outcome.DEAD
-    if reached[-1] and len(reached) - 1 - int(np.flatnonzero(np.append(True, ~reached))[-1]) < dwell:
+    last_miss = int(np.flatnonzero(np.append(True, ~reached))[-1])  # 0 is before the first row
+    if last_miss < len(reached) and series.steps[-1] - series.steps[last_miss] < dwell:
         return Outcome.TOO_SHORT
-    if reached.any() and reached[-len(reached) // 4 :].any():
+    if reached[-(len(reached) // 4) :].any():
         return Outcome.UNSETTLED
-    if series.log_rho[-1] - series.log_rho[0] < -np.log(100):
-        return Outcome.DECAYED
-    return Outcome.NEVER
+    decayed = series.log_rho[-1] - series.log_rho[0] < -np.log(100)
+    return Outcome.DECAYED if decayed else Outcome.NEVER
 
 
 def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float:
@@ -233,6 +235,36 @@ def _inflection(series: Series) -> float:
 # --- closed form -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Model:
+    """The closed form as a curve of log r with parameters p = (log A, log r_eq, logit-like start below r_eq)."""
+
+    t: Floats
+    depth: int
+
+    def unpack(self, p: Floats) -> tuple[float, float, float]:
+        r_eq = float(np.exp(p[1]))
+        return float(np.exp(p[0])), r_eq, float(r_eq / (1 + np.exp(p[2])))
+
+    def curve(self, p: Floats) -> Floats:
+        A, r_eq, start = self.unpack(p)
+        return np.log(theory.norm_trajectory(self.t, start, A=A, B=A / r_eq**self.depth, depth=self.depth))
+
+    def time_to(self, p: Floats, theta: float) -> float:
+        """Time at which rho = theta rho_eq; negative where that was before the window."""
+        A, r_eq, start = self.unpack(p)
+        reach = theta ** (1 / self.depth) * r_eq
+        early, late = sorted((reach, start))
+        span = float(theory.time_to_reach(late, early, A=A, B=A / r_eq**self.depth, depth=self.depth))
+        return span if reach > start else -span
+
+    def guess(self, log_r: Floats) -> Floats:
+        rise = float(np.max(log_r)) - float(log_r[0])
+        top = float(np.max(log_r)) + 0.05 * rise
+        speed = max(float(np.max(np.gradient(log_r, self.t))), 1e-12)
+        return np.array([np.log(speed) - (self.depth - 2) * top, top, np.log(np.expm1(max(top - log_r[0], 1e-3)))])
+
+
 def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[ClosedFormFit | None, str]:
     """Fits equation (5) with constant A and B to log rho between T/2 and 2 T.
 
@@ -246,48 +278,35 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     if len(inside) < 20:
         return None, f"only {len(inside)} evaluations between T/2 and 2T, expected at least 20"
     rows = inside[np.unique(np.linspace(0, len(inside) - 1, _FIT_POINTS).astype(int))]
+    first, last = int(series.steps[rows[0]]), int(series.steps[rows[-1]])
     depth = series.rho_k.shape[1]
     log_r = series.log_rho[rows] / depth
-    t = (series.steps[rows] - series.steps[rows[0]]) * series.lr
-    rise = float(log_r.max() - log_r.min())
+    rise = float(np.max(log_r) - np.min(log_r))
     if log_r[-1] <= log_r[0] or rise < 1e-3:
         return None, f"log rho rises by {rise * depth:.2g} between T/2 and 2T, too little to fit"
+    model = _Model((series.steps[rows] - first) * series.lr, depth)
 
-    def unpack(p: Floats) -> tuple[float, float, float]:
-        r_eq = np.exp(p[1])
-        return np.exp(p[0]), r_eq, r_eq / (1 + np.exp(p[2]))  # the start stays below equilibrium
+    def misfit(p: Floats) -> Floats:
+        return np.asarray(model.curve(p) - log_r)
 
-    def curve(p: Floats) -> Floats:
-        A, r_eq, start = unpack(p)
-        return np.log(theory.norm_trajectory(t, start, A=A, B=A / r_eq**depth, depth=depth))
-
-    def T_of(p: Floats) -> float:
-        A, r_eq, start = unpack(p)
-        reach = theta ** (1 / depth) * r_eq
-        sign = 1 if reach > start else -1  # T may lie before the window, where the closed form runs backwards
-        early, late = sorted((reach, start))
-        span = theory.time_to_reach(late, early, A=A, B=A / r_eq**depth, depth=depth)
-        return float(series.steps[rows[0]] + sign * span / series.lr)
-
-    r_end = float(log_r.max()) + 0.05 * rise
-    speed = max(float(np.max(np.gradient(log_r, t))), 1e-12)
-    guess = np.array([np.log(speed) - (depth - 2) * r_end, r_end, np.log(np.expm1(max(r_end - log_r[0], 1e-3)))])
     try:
-        solved = optimize.least_squares(lambda p: curve(p) - log_r, guess, x_scale=[1.0, max(rise, 0.01), 1.0], max_nfev=200)
+        solved = optimize.least_squares(misfit, model.guess(log_r), x_scale=[1.0, max(rise, 0.01), 1.0], max_nfev=200)
     except (ValueError, FloatingPointError) as problem:
         return None, f"the least squares failed ({problem})"
     if not solved.success:
         return None, "the least squares did not converge"
+    found = np.asarray(solved.x)
     covariance, freedom = _covariance(solved)
     residual = float(np.sqrt(np.mean(solved.fun**2)) / rise)
-    A = np.exp(series.log_rho[rows] * -1) * series.a[rows]
+    with np.errstate(all="ignore"):
+        A = np.exp(-series.log_rho[rows]) * series.a[rows]
     return ClosedFormFit(
-        T=_propagated(T_of, solved.x, covariance, freedom),
-        A=_propagated(lambda p: float(np.exp(p[0])), solved.x, covariance, freedom),
-        log_rho_eq=_propagated(lambda p: float(depth * p[1]), solved.x, covariance, freedom),
-        window=(int(series.steps[rows[0]]), int(series.steps[rows[-1]])),
+        T=_propagated(lambda p: first + model.time_to(p, theta) / series.lr, found, covariance, freedom),
+        A=_propagated(lambda p: float(np.exp(p[0])), found, covariance, freedom),
+        log_rho_eq=_propagated(lambda p: float(depth * p[1]), found, covariance, freedom),
+        window=(first, last),
         residual=residual,
-        A_drift=float(A.max() / A.min()) if (A > 0).all() else np.inf,
+        A_drift=float(np.max(A) / np.min(A)) if (A > 0).all() else np.inf,
         holds=residual < _FIT_HOLDS,
     ), ""
 
@@ -301,7 +320,7 @@ def _covariance(solved: Any) -> tuple[Floats, float]:  # noqa: ANN401 - scipy's 
     return np.linalg.pinv(solved.jac.T @ solved.jac) * variance * tau, freedom
 
 
-def _propagated(of: Any, at: Floats, covariance: Floats, freedom: float) -> Interval:  # noqa: ANN401 - a function of p
+def _propagated(of: Callable[[Floats], float], at: Floats, covariance: Floats, freedom: float) -> Interval:
     value = of(at)
     slope = optimize.approx_fprime(at, of, 1e-6)
     half = float(stats.t.ppf(0.975, freedom) * np.sqrt(max(slope @ covariance @ slope, 0)))

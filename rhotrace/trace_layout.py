@@ -1,0 +1,116 @@
+"""The format of a run file: which datasets it holds, with which named dimensions; no HDF5 here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rhotrace.quantities import QUANTILES, Cost, Quantity
+
+FORMAT = "rhotrace-run"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything that decides the datasets of a run file.
+
+    Attributes:
+        steps: training steps the run will have.
+        members: M.
+        shapes: (out, in) of each layer.
+        dtype: of the weights.
+        strides: steps between evaluations, by cost class.
+        snapshots: step of each copy of the weights, ascending.
+        quantities: rows of the quantities table.
+        state: shape after the member axis of each tensor of the optimizer's state, by name and layer.
+    """
+
+    steps: int
+    members: int
+    shapes: tuple[tuple[int, int], ...]
+    dtype: str
+    strides: Mapping[Cost, int]
+    snapshots: Sequence[int]
+    quantities: tuple[Quantity, ...]
+    state: Mapping[str, Sequence[tuple[int, ...]]]
+
+    def rows(self, cost: Cost, steps: int) -> int:
+        """Number of evaluations of a cost class within the first ``steps`` steps."""
+        return -(-steps // self.strides[cost])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of a run file: its path, named dimensions, type and HDF5 attributes."""
+
+    path: str
+    dims: tuple[str, ...]
+    dtype: str
+    attributes: Mapping[str, str]
+
+
+def time_axis(cost: Cost, strides: Mapping[Cost, int]) -> str:
+    """Name of a cost class's time axis: ``step`` where it is evaluated at every step."""
+    return "step" if strides[cost] == 1 else {"free": "step", "forward": "full_step", "test": "test_step"}[cost]
+
+
+def snapshot_steps(steps: int, count: int) -> list[int]:
+    """At most ``count`` steps between 0 and ``steps``, both included, evenly spaced in the logarithm."""
+    if count <= 2:
+        return [0, steps][:count]
+    return sorted({0, *(int(s) for s in np.geomspace(1, steps, count - 1).round())})
+
+
+def dimension_sizes(layout: Layout) -> dict[str, int]:
+    """Length of each named dimension."""
+    sizes = {
+        "step": layout.steps,
+        "member": layout.members,
+        "layer": len(layout.shapes),
+        "quantile": len(QUANTILES),
+    }
+    for cost in layout.strides:
+        sizes[time_axis(cost, layout.strides)] = layout.rows(cost, layout.steps)
+    sizes["snapshot"] = len(layout.snapshots)
+    sizes["units_0"] = layout.shapes[0][1]
+    sizes.update({f"units_{k}": out for k, (out, _) in enumerate(layout.shapes, 1)})
+    return sizes
+
+
+def columns(layout: Layout) -> Iterator[Column]:
+    """The datasets that grow with time, in the order of the file."""
+    for axis in dict.fromkeys(time_axis(cost, layout.strides) for cost in layout.strides):
+        yield Column(
+            axis,
+            (axis,),
+            "<i8",
+            {"long_name": "training steps taken before this row; -1 where none is recorded yet"},
+        )
+    for quantity in layout.quantities:
+        described = {
+            "units": quantity.units,
+            "long_name": quantity.says,
+            "symbol": quantity.symbol,
+            "equation": quantity.equation or "",
+        }
+        yield Column(quantity.name, (time_axis(quantity.cost, layout.strides), *quantity.axes), "<f8", described)
+    if not layout.snapshots:
+        return
+    weights = "<f4" if layout.dtype == "float32" else "<f8"
+    yield Column(
+        "weights/snapshot_step",
+        ("snapshot",),
+        "<i8",
+        {"long_name": "training steps taken before the snapshot; -1 where none"},
+    )
+    for k in range(1, len(layout.shapes) + 1):
+        dims = ("snapshot", "member", f"units_{k}", f"units_{k - 1}")
+        yield Column(
+            f"weights/W{k}",
+            dims,
+            weights,
+            {"units": "1", "long_name": f"weights of layer {k}", "symbol": f"W_{k}"},
+        )
