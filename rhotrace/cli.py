@@ -112,14 +112,12 @@ def analyze(
 
     with open_trace(run) as trace:
         result = examine(trace, fit=fit_transient, theta=theta)
-    from rich.console import Console
-
     from rhotrace import report
 
     if as_json:
         typer.echo(report.to_json(result))
     else:
-        report.print_analysis(Console(), result, fits=fit_transient)
+        report.print_analysis(report.output(), result, fits=fit_transient)
 
 
 @app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5")
@@ -134,21 +132,17 @@ def compare(
 
     with open_trace(first) as a, open_trace(second) as b:
         result = side_by_side(a, b)
-    from rich.console import Console
-
     from rhotrace import report
 
     if as_json:
         typer.echo(report.to_json(result))
     else:
-        report.print_comparison(Console(), result)
+        report.print_comparison(report.output(), result)
 
 
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")
 def info(run: RunFile, as_json: AsJson = False) -> None:
     """Show what a run file holds and where it came from."""
-    from rich.console import Console
-
     from rhotrace import report
     from rhotrace.analyze import summary
     from rhotrace.trace import open_trace
@@ -157,20 +151,18 @@ def info(run: RunFile, as_json: AsJson = False) -> None:
         if as_json:
             typer.echo(report.to_json({**summary(trace), "attributes": trace.attributes}))
         else:
-            report.print_info(Console(), trace, summary(trace))
+            report.print_info(report.output(), trace, summary(trace))
 
 
 @app.command(epilog="Example: rhotrace quantities --json")
 def quantities(as_json: AsJson = False) -> None:
     """List everything that a run records, with symbols, units and equations."""
-    from rich.console import Console
-
     from rhotrace import report
 
     if as_json:
         typer.echo(report.to_json(report.quantity_rows()))
     else:
-        report.print_quantities(Console())
+        report.print_quantities(report.output())
 
 
 @recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")

@@ -298,11 +298,12 @@ def _with_noise(target: NDArray[np.int64], fraction: float, groups: int, rng: np
 
 
 def _inputs(pixels: NDArray[np.uint8], unit_norm: bool, dtype: str) -> NDArray[Any]:
-    x = pixels.astype(dtype)
-    if unit_norm:
-        x /= np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64)).astype(dtype)[:, None]
-    else:
-        x /= 255
+    x = np.empty(pixels.shape, dtype)
+    for start in range(0, len(x), 4096):  # in float64, a piece at a time
+        piece = pixels[start : start + 4096] / 255
+        if unit_norm:
+            piece /= np.linalg.norm(piece, axis=1, keepdims=True)
+        x[start : start + 4096] = piece
     return x
 
 

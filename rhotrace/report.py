@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -59,15 +60,31 @@ def ranged(interval: Interval, digits: int = 3) -> str:
     return f"{number(interval.value, digits)} [{number(interval.low, digits)}, {number(interval.high, digits)}]"
 
 
-def _table(*columns: str, title: str = "") -> Table:
+def output() -> Console:
+    """The console for results: as wide as the terminal; where there is none, wide enough for every table."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+
+
+def _table(columns: str, title: str = "") -> Table:
+    """An empty table; columns are separated by ``|``, and those that begin with ``<`` hold words."""
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column,
-            justify="left" if column in {"outcome", "setting", "says", "quantity", "key"} else "right",
-            overflow="fold",
-        )
+    for column in columns.split("|"):
+        name = column.strip()
+        table.add_column(name.lstrip("<"), justify="left" if name.startswith("<") else "right", overflow="fold")
     return table
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line of prose: words only, so no markup of names in brackets; wrapped in a terminal, whole in a pipe."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _title(console: Console, path: str, words: str) -> None:
+    say(console, path, "bold")
+    say(console, words + "\n")
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -93,11 +110,10 @@ def headline(summary: dict[str, Any]) -> str:
 def training_start(console: Console, recipe: Recipe, path: Path) -> None:
     """What is about to be trained, and where it goes."""
     members = len(recipe.seeds)
-    console.print(
+    say(
+        console,
         f"training {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
         f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -112,12 +128,8 @@ def training_end(console: Console, outcome: RunOutcome, path: Path, transient: s
         "interrupted": f"stopped: {took} are recorded; {transient}",
         "diverged": f"diverged: no member is finite after {took}; lower optimizer.lr or the initial scale",
     }[outcome.ended]
-    console.print(words, highlight=False, soft_wrap=True)
-    console.print(
-        f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, words)
+    say(console, f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient")
 
 
 # --- analyze -----------------------------------------------------------------------------------------------
@@ -125,28 +137,20 @@ def training_end(console: Console, outcome: RunOutcome, path: Path, transient: s
 
 def print_analysis(console: Console, result: Analysis, *, fits: bool) -> None:
     """All of ``analyze``'s answer."""
-    console.print(f"[bold]{result.path}[/bold]\n{headline(result.summary)}\n", highlight=False)
+    _title(console, result.path, headline(result.summary))
     _print_transient(console, result)
     if fits:
         _print_fits(console, result.transient)
     for pool in result.transient.pools:
-        console.print(_pool_words(pool, several=len(result.transient.pools) > 1), highlight=False)
+        say(console, _pool_words(pool, several=len(result.transient.pools) > 1), "bold")
     console.print()
     _print_audit(console, result.audit)
 
 
 def _print_transient(console: Console, result: Analysis) -> None:
     table = _table(
-        "member",
-        "seed",
-        "T",
-        "loss < 1/2",
-        "fastest growth",
-        "rho_eq/rho",
-        "loss",
-        "error",
-        "test error",
-        title="Transient, in steps, and the end of the run",
+        "member | seed | T | T loss | T growth | rho_eq/rho | loss | error | test error",
+        "Transient, in steps, and the end of the run",
     )
     theta = result.transient.theta
     failed = []
@@ -166,35 +170,28 @@ def _print_transient(console: Console, result: Analysis) -> None:
             failed.append(f"member {each.member}: no T, {each.outcome}")
     console.print(table)
     dwell = "held for 10 steps or 5 % of T, whichever is longer"
-    console.print(f"T: first step from which rho >= {theta:g} rho_eq, {dwell}.", highlight=False)
+    say(console, f"T: first step from which rho >= {theta:g} rho_eq, {dwell}.")
     for line in failed:
-        console.print(line, highlight=False)
+        say(console, line)
 
 
 def _pool_words(pool: Pool, *, several: bool) -> str:
     where = f" at {pool.label}" if several else ""
     if pool.left == 0:
-        return f"[bold]No T[/bold]{where}: none of {pool.members} members left the transient in this run."
+        return f"No T{where}: none of {pool.members} members left the transient in this run."
     some = "" if pool.left == pool.members else " that left; the others would be later, so this is a lower bound"
     if pool.left == 1:
-        return f"[bold]T = {number(pool.T.value, 4)} steps[/bold]{where}; one member of {pool.members} has a T: no interval over members."
+        return f"T = {number(pool.T.value, 4)} steps{where}; one member of {pool.members} has a T: no interval over members."
     return (
-        f"[bold]T = {number(pool.T.value, 4)} steps[/bold]{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
+        f"T = {number(pool.T.value, 4)} steps{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
         f"(geometric mean of {pool.left} of {pool.members} members{some}; mean {number(pool.mean, 4)} ± {number(pool.std, 3)})."
     )
 
 
 def _print_fits(console: Console, transient: TransientFit) -> None:
     table = _table(
-        "member",
-        "window",
-        "T fitted",
-        "A fitted",
-        "log rho_eq fitted",
-        "residual",
-        "A max/min",
-        "holds",
-        title=f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T",
+        "member | window | T fitted | A fitted | log rho_eq fitted | residual | A max/min | holds",
+        f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T",
     )
     skipped = []
     for each in transient.each:
@@ -206,7 +203,7 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
             str(each.member),
             f"{fit.window[0]}–{fit.window[1]}",
             ranged(fit.T, 4),
-            ranged(fit.A),
+            number(fit.A.value),
             ranged(fit.log_rho_eq, 4),
             f"{100 * fit.residual:.2g} %",
             number(fit.A_drift),
@@ -215,17 +212,14 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
     console.print()
     if table.row_count:
         console.print(table)
-        console.print(
-            "residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.",
-            highlight=False,
-        )
+        say(console, "residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.")
         if any(_beside(each) for each in transient.each):
-            console.print(
+            say(
+                console,
                 "Where the fit does not hold, A was not constant in the window and the fitted interval must not be used: T above is the measurement.",
-                highlight=False,
             )
     for line in skipped:
-        console.print(line, highlight=False)
+        say(console, line)
     console.print()
 
 
@@ -234,25 +228,25 @@ def _beside(each: MemberTransient) -> bool:
 
 
 def _print_audit(console: Console, audit: Audit | None) -> None:
-    console.print("[bold]Audit[/bold]")
+    say(console, "Audit", "bold")
     if audit is None:
-        console.print("fewer than two finite steps: nothing to check")
+        say(console, "fewer than two finite steps: nothing to check")
         return
     step, member, layer = audit.where
-    verdict = "[green]holds[/green] to rounding" if audit.holds else "[red]does NOT hold[/red]"
-    console.print(
+    verdict = "holds to rounding" if audit.holds else "does NOT hold"
+    say(
+        console,
         f"discrete step identity ({memo.cite('eq3')}, with its finite-step term): {verdict} in {audit.checked} checks; "
         f"largest residual {number(audit.residual, 2)} of rho_k² (step {step}, member {member}, layer {layer}; rounding explains {audit.rounding:g})",
-        highlight=False,
     )
     if math.isfinite(audit.flow):
-        console.print(
+        say(
+            console,
             f"gradient flow's share of all changes of rho_k²: {100 * audit.flow:.4g} %; the rest comes from finite steps",
-            highlight=False,
         )
-    console.print(
+    say(
+        console,
         f"balance ({memo.cite('lemma1')}): rho_k² - rho_j² moved by at most {number(audit.balance, 2)} of rho_k²; at the start they differ by {number(audit.balance_start, 2)}",
-        highlight=False,
     )
 
 
@@ -262,23 +256,14 @@ def _print_audit(console: Console, audit: Audit | None) -> None:
 def print_comparison(console: Console, result: Comparison) -> None:
     """All of ``compare``'s answer."""
     for letter, side in zip("AB", (result.first, result.second), strict=True):
-        console.print(f"[bold]{letter}  {side.path}[/bold]\n{headline(side.summary)}\n", highlight=False)
+        _title(console, f"{letter}  {side.path}", headline(side.summary))
     if result.differs:
-        console.print(
-            "They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()),
-            highlight=False,
-        )
+        say(console, "They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()))
     else:
-        console.print("Their recipes are the same.")
+        say(console, "Their recipes are the same.")
     table = _table(
-        "run",
-        "member",
-        "window",
-        "offset",
-        "fluctuation",
-        "tau",
-        "independent",
-        title="delta = log(rho/rho_eq) after the transient",
+        "run | member | window | offset | fluctuation | tau | independent",
+        "delta = log(rho/rho_eq) after the transient",
     )
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         for f in side.each:
@@ -293,20 +278,20 @@ def print_comparison(console: Console, result: Comparison) -> None:
             )
     console.print()
     console.print(table)
-    console.print(
+    say(
+        console,
         "offset: mean; fluctuation: standard deviation about a line, with a 95 % block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size.",
-        highlight=False,
     )
     console.print()
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         if side.each:
-            console.print(_side_words(letter, side), highlight=False)
+            say(console, _side_words(letter, side))
     paired = f", paired over {result.paired} seeds" if result.paired else ""
     if math.isfinite(result.ratio.value):
-        console.print(f"ratio of fluctuations B/A: {ranged(result.ratio)}{paired}", highlight=False)
+        say(console, f"ratio of fluctuations B/A: {ranged(result.ratio)}{paired}")
     for caution in result.cautions:
-        console.print(f"caution: {caution}", highlight=False)
-    console.print(f"\n[bold]{result.verdict}[/bold]", highlight=False)
+        say(console, f"caution: {caution}")
+    say(console, f"\n{result.verdict}", "bold")
 
 
 def _side_words(letter: str, side: Side) -> str:
@@ -318,23 +303,17 @@ def _side_words(letter: str, side: Side) -> str:
 # --- info and quantities -----------------------------------------------------------------------------------
 
 
+_PROVENANCE = (
+    *("started", "finished", "command", "folder", "versions", "python", "platform", "threads"),
+    *("git_revision", "recipe_digest", "data_digest"),
+)
+
+
 def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     """What a run file holds and where it came from."""
-    console.print(f"[bold]{trace.path}[/bold], {summary['bytes'] / 1e6:.2f} MB\n{headline(summary)}\n", highlight=False)
-    table = _table("key", "says")
-    for key in (
-        "started",
-        "finished",
-        "command",
-        "folder",
-        "versions",
-        "python",
-        "platform",
-        "threads",
-        "git_revision",
-        "recipe_digest",
-        "data_digest",
-    ):
+    _title(console, f"{trace.path}, {summary['bytes'] / 1e6:.2f} MB", headline(summary))
+    table = _table("<key | <value")
+    for key in _PROVENANCE:
         if trace.attributes.get(key) not in (None, ""):
             table.add_row(key.replace("_", " "), str(trace.attributes[key]))
     table.add_row(
@@ -349,8 +328,8 @@ def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     )
     table.add_row("quantities", ", ".join(q.name for q in trace.quantities))
     console.print(table)
-    console.print("[bold]Recipe[/bold]")
-    console.print(trace.attributes["recipe"], highlight=False, markup=False)
+    say(console, "Recipe", "bold")
+    say(console, trace.attributes["recipe"])
 
 
 def quantity_rows() -> list[dict[str, str]]:
@@ -372,14 +351,14 @@ def quantity_rows() -> list[dict[str, str]]:
 def print_quantities(console: Console) -> None:
     """The table of everything that a run records."""
     rows = quantity_rows()
-    table = _table(*rows[0])
+    table = _table(" | ".join(f"<{name}" for name in rows[0]))
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    console.print(f"memo: {memo.CITATION}.", highlight=False)
-    console.print(
+    say(console, f"memo: {memo.CITATION}.")
+    say(
+        console,
         "cost: free = at every step; forward = every record.full_every steps (every step under full batch); test = every record.test_every steps.",
-        highlight=False,
     )
 
 

@@ -54,7 +54,7 @@ class ClosedFormFit:
     """The constant-A, constant-B solution fitted to one member's log rho on a window.
 
     Attributes:
-        T: step at which the fitted rho reaches theta times the fitted equilibrium.
+        T: step at which the fitted rho reaches theta times the fitted equilibrium; NaN outside the window.
         A: fitted mean(y f), in layer-norm units; B follows from rho_eq = A/B.
         log_rho_eq: fitted equilibrium of log rho.
         window: first and last step used.
@@ -300,8 +300,11 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     residual = float(np.sqrt(np.mean(solved.fun**2)) / rise)
     with np.errstate(all="ignore"):
         A = np.exp(-series.log_rho[rows]) * series.a[rows]
+    fitted_T = _propagated(lambda p: first + model.time_to(p, theta) / series.lr, found, covariance, freedom)
+    if not first <= fitted_T.value <= last:
+        fitted_T = Interval(np.nan, np.nan, np.nan)  # an extrapolation of a curve fitted elsewhere
     return ClosedFormFit(
-        T=_propagated(lambda p: first + model.time_to(p, theta) / series.lr, found, covariance, freedom),
+        T=fitted_T,
         A=_propagated(lambda p: float(np.exp(p[0])), found, covariance, freedom),
         log_rho_eq=_propagated(lambda p: float(depth * p[1]), found, covariance, freedom),
         window=(first, last),
@@ -323,7 +326,8 @@ def _covariance(solved: Any) -> tuple[Floats, float]:  # noqa: ANN401 - scipy's 
 def _propagated(of: Callable[[Floats], float], at: Floats, covariance: Floats, freedom: float) -> Interval:
     value = of(at)
     slope = optimize.approx_fprime(at, of, 1e-6)
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(max(slope @ covariance @ slope, 0)))
+    variance = max(float(slope @ covariance @ slope), 0.0)
+    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5
     return Interval(float(value), float(value - half), float(value + half))
 
 
