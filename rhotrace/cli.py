@@ -16,9 +16,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Train deep ReLU networks with the square loss, record the norms of every layer at every step, and hold the "
     "theory of their dynamics (Poggio and Liao, CBMM Memo 112) against the record.",
-    epilog="Exit codes: 0 done; 1 a bug in RhoTrace; 2 something for you to mend; 130 training stopped by Ctrl-C.",
+    epilog="Example: rhotrace train recipes/deep8.yaml && rhotrace analyze runs/deep8.h5 --fit-transient\n\n"
+    "Exit codes: 0 done; 1 a bug in RhoTrace; 2 something for you to mend; 130 training stopped by Ctrl-C.",
 )
-recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, and print their schema.")
+recipe_app = typer.Typer(
+    no_args_is_help=True,
+    help="Check recipes, and print their schema.",
+    epilog="Example: rhotrace recipe check recipes/deep8.yaml",
+)
 app.add_typer(recipe_app, name="recipe")
 
 RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
@@ -38,6 +43,9 @@ def main() -> None:
         app()
     except RhoTraceError as error:
         _say(f"error: {error}")
+        sys.exit(2)
+    except MemoryError as error:
+        _say(f"error: out of memory ({error}); lower network.width, data.train or the number of members")
         sys.exit(2)
 
 
@@ -87,9 +95,8 @@ def train(
     from rhotrace.train import train as run
 
     console = Console(stderr=True)
-    training_start(console, content, path)
-    with TrainingView(console) as view:
-        outcome = run(content, path, device=device, force=force, watch=view)
+    with TrainingView(console, lambda: training_start(console, content, path)) as view:
+        outcome = run(content, path, device=device, force=force, begin=view.begin, watch=view)
     training_end(console, outcome, path, view.transient.words())
     if outcome.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)

@@ -193,14 +193,15 @@ def _read(name: str, root: str | None) -> tuple[Raw, Raw]:
     for base in searched:
         folder = base / source.folder
         if all((folder / f).is_file() for f in source.files):
-            return _read_folder(name, folder, (folder / source.files[0]).stat().st_mtime_ns)
+            state = [(folder / f).stat() for f in source.files]
+            return _read_folder(name, folder, tuple((s.st_mtime_ns, s.st_size) for s in state))
     loader = _torchvision_loader(source)
     try:
         parts = [loader(str(cache_root()), train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as problem:
         raise DataError(
             f"data: {name} not found: expected {', '.join(source.files)} in {source.folder}/ under one of "
-            f"{', '.join(map(str, searched))}, and the download failed ({problem}).\n"
+            f"{', '.join(map(str, searched))}, and the download failed ({' '.join(str(problem).split())}).\n"
             f"With a network: python -c \"import torchvision as t; t.datasets.{source.loader}('DIR', download=True)\", "
             f"then set RHOTRACE_DATA=DIR"
         ) from None
@@ -208,7 +209,7 @@ def _read(name: str, root: str | None) -> tuple[Raw, Raw]:
 
 
 @lru_cache(maxsize=2)
-def _read_folder(name: str, folder: Path, _changed: int) -> tuple[Raw, Raw]:
+def _read_folder(name: str, folder: Path, _state: tuple[tuple[int, int], ...]) -> tuple[Raw, Raw]:
     source = SOURCES[name]
     loader = _torchvision_loader(source)
     if not source.files[0].endswith(".gz"):
@@ -239,11 +240,16 @@ def _torchvision_loader(source: Source) -> Any:  # noqa: ANN401 - a torchvision 
         from torchvision import datasets
     except (ImportError, RuntimeError, AttributeError, OSError) as problem:
         torch, vision = (_version(p) for p in ("torch", "torchvision"))
-        needs = [r for r in metadata.requires("torchvision") or [] if r.startswith("torch")] if vision else []
+        if vision is None:
+            what = "torchvision is not installed; the datasets are read through it"
+        else:
+            needs = [r for r in metadata.requires("torchvision") or [] if r.startswith("torch")]
+            why = " ".join(str(problem).split()) or type(problem).__name__
+            what = (
+                f"torchvision {vision} does not import beside torch {torch} ({why[:200]}); it needs {', '.join(needs)}"
+            )
         raise DataError(
-            f"torchvision {vision} does not import beside torch {torch} ({str(problem).splitlines()[0]}); it was built "
-            f"for {needs[0] if needs else 'another torch'}.\nInstall a matching pair from one source: "
-            "python -m pip install --upgrade torch torchvision"
+            f"{what}.\nInstall a matching pair from one source: python -m pip install --upgrade torch torchvision"
         ) from None
     return getattr(datasets, source.loader)
 

@@ -14,6 +14,7 @@ from scipy import fft, stats
 Floats = NDArray[np.float64]
 
 _STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+_MIN_LAGS = 10
 _MIN_POINTS = 50
 _LONG_ENOUGH = 50  # autocorrelation times, below which the estimate of tau is itself doubtful
 _RESAMPLES = 1000
@@ -55,7 +56,8 @@ def integrated_time(x: Floats, *, window_factor: float = 5.0) -> float:
     """Integrated autocorrelation time of a series, in samples, by Sokal's self-consistent window.
 
     As in emcee (Foreman-Mackey et al., arXiv:1202.3665; A. Sokal, Monte Carlo methods in statistical
-    mechanics, 1996): the smallest M with M >= c tau(M) ends the sum. White noise has tau = 1.
+    mechanics, 1996): the smallest M with M >= c tau(M) ends the sum. White noise has tau = 1. At least
+    ten lags are summed, so that a series which alternates in sign gets its true tau below 1.
     """
     x = np.asarray(x, dtype=np.float64)
     n = len(x)
@@ -66,7 +68,8 @@ def integrated_time(x: Floats, *, window_factor: float = 5.0) -> float:
     transform = fft.rfft(x / np.abs(x).max(), size)
     covariance = fft.irfft(transform * transform.conj(), size)[:n]
     tau = 2 * np.cumsum(covariance / covariance[0]) - 1
-    ends = np.flatnonzero(np.arange(n) >= window_factor * tau)
+    lag = np.arange(n)
+    ends = np.flatnonzero((lag >= window_factor * tau) & (lag >= min(_MIN_LAGS, n - 1)))
     return float(max(tau[ends[0] if len(ends) else n - 1], 1e-3))
 
 
@@ -110,18 +113,20 @@ def measure(member: int, steps: NDArray[np.int64], delta: Floats, after: float) 
 
 
 def _window(delta: Floats) -> tuple[int, bool]:
-    """Earliest start after which a linear trend is not significant; else the last half, not stationary."""
+    """Earliest start after which a linear trend is not significant at 1 %; else the last half, not stationary.
+
+    Noise and memory are those of the last third: a relaxation in the series would pass for noise with
+    a long memory if they were taken from the candidate window itself.
+    """
+    late, _, spread = _detrend(delta[-max(_MIN_POINTS, len(delta) // 3) :])
+    tau = max(integrated_time(late), 1.0)
     for share in _STARTS:
         start = int(share * len(delta))
-        if len(delta) - start < _MIN_POINTS:
+        effective = (len(delta) - start) / tau
+        if len(delta) - start < _MIN_POINTS or effective < 5:
             break
-        detrended, slope, spread = _detrend(delta[start:])
-        tau = max(integrated_time(detrended), 1.0)
-        effective = len(detrended) / tau
-        if effective < 5:
-            continue
-        error = spread / np.sqrt(effective)
-        if abs(slope) <= stats.t.ppf(0.975, max(effective - 2, 1)) * error:
+        _, slope, _ = _detrend(delta[start:])
+        if abs(slope) <= stats.t.ppf(0.995, max(effective - 2, 1)) * spread / np.sqrt(effective):
             return start, True
     return len(delta) // 2, False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Weights = tuple[torch.Tensor, ...]
 
-Width = Annotated[int, Ge(1)]
+Width = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def mlp(
     outputs: int,
     /,
     *,
-    depth: Annotated[int, Ge(1)],
+    depth: Annotated[int, Ge(1), Le(1000)],
     width: Width | Annotated[list[Width], MinLen(1)] = 32,
 ) -> Network:
     """A bias-free ReLU multilayer perceptron, ``g(x) = W_L relu(W_(L-1) ... relu(W_1 x))``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,16 @@ class TransientWatch:
 
 
 class TrainingView:
-    """Shows blocks of a run as they come; a context manager to be passed as ``train``'s ``watch``."""
+    """Shows blocks of a run as they come; a context manager to be passed as ``train``'s ``watch``.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to.
+        announce: prints what is about to be trained, once all is checked and the first step is near.
+    """
+
+    def __init__(self, console: Console, announce: Callable[[], None]) -> None:
         self.console = console
+        self._announce = announce
         self.transient = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
@@ -66,9 +73,13 @@ class TrainingView:
         self._next_line = time.monotonic() + 1.0
 
     def __enter__(self) -> TrainingView:
+        return self
+
+    def begin(self) -> None:
+        """Announces the run and opens the display."""
+        self._announce()
         if self.console.is_terminal:
             self._live.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -97,8 +108,14 @@ class TrainingView:
         rows = block.block
         parts = [self.transient.words()]
         if len(rows["loss"]):
-            loss, ratio = (np.nanmedian(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
+            loss, ratio = (_median(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
             parts += [f"loss {loss:.3g}", f"rho_eq/rho {ratio:.3g}"]
-        log_rho = np.median(rows["log_rho"][-1])
+        log_rho = _median(rows["log_rho"][-1])
         parts.insert(-1 if len(parts) > 1 else 1, f"rho {np.exp(min(log_rho, 700)):.3g}")
         return "  ".join(parts) + ("  (medians)" if rows["log_rho"].shape[1] > 1 else "")
+
+
+def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """Median of the finite members; NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan

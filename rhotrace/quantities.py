@@ -75,7 +75,7 @@ class Evaluation:
     def error(self) -> torch.Tensor:
         """Fraction of samples whose margin is not positive, (M,); NaN where outputs are not finite."""
         worst = self.sorted_margins[:, -1]  # NaN sorts last
-        return (self.sorted_margins <= 0).sum(dim=1) / self.samples + 0 * worst
+        return (self.sorted_margins <= 0).double().mean(dim=1) + 0 * worst
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default spelled out."""
-        return str(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=100))
+        return str(yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -190,6 +190,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
 def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe") -> Recipe:
     """A recipe from its text; ``where`` begins every error message. See ``load``."""
     content, lines = _read_yaml(text, where)
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise RecipeError(
             f"{where}: got {type(content).__name__}, expected a mapping with the keys {', '.join(Recipe.model_fields)}"
@@ -197,13 +198,17 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
     for override in overrides or []:
         changed = _override(content, override)
         lines = {path: line for path, line in lines.items() if path[: len(changed)] != changed}
-        lines[changed] = 0
+        lines.update(
+            {changed[:n]: 0 for n in range(1, len(changed) + 1) if n == len(changed) or changed[:n] not in lines}
+        )
     try:
         return Recipe.model_validate(content)
     except ValidationError as invalid:
         errors = invalid.errors()
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise RecipeError(_explain(errors[0], content, lines, where) + more) from None
+        faults = {_own_path(error, content)[:2] for error in errors}
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        worst = min(errors, key=lambda error: _rank(error, content))
+        raise RecipeError(_explain(worst, content, lines, where) + more) from None
 
 
 def _suggest_file(path: Path) -> str:
@@ -226,6 +231,13 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def _line(event: yaml.Event) -> int:
@@ -275,9 +287,11 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                got = repr(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise RecipeError(f"{where}:{line}: got {got} as a key, expected a name")
+            name = str(key.value)
             if name in seen:
                 raise RecipeError(
                     f"{where}:{line}: {_dotted((*path, name))}: this key stands already in line {seen[name]}; keep one"
@@ -310,12 +324,22 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:
-    return ".".join(str(p) for p in path)
+    return ".".join(str(p) if str(p).isprintable() else repr(p)[:60] for p in path)
+
+
+def _rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - pydantic's error, untyped here
+    """The error to show first: a misspelt key, then the deepest, then one about a value rather than its type.
+
+    pydantic reports every branch of a union; the branch that was meant is the one that got furthest.
+    """
+    kind = error["type"]
+    mismatch = kind.endswith("_type") or kind in {"literal_error", "int_parsing", "int_from_float"}
+    return kind != "extra_forbidden", -len(_own_path(error, content)), mismatch
 
 
 def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
     """One line for one fault: file, line, key, what was got, what was expected."""
-    path = _own_path(error["loc"], content)
+    path = _own_path(error, content)
     got = error.get("input")
     if error["type"] == "value_error":  # ours, with its own path
         named, _, message = str(error["ctx"]["error"]).partition(": ")
@@ -326,12 +350,16 @@ def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         message = f"unknown key; {hint}"
     elif error["type"] == "missing":
-        message = "missing; every recipe needs it"
+        message = "missing; it has no default"
     elif error["type"].startswith("union_tag"):
         path = (*path, "kind")
-        expected = error["ctx"].get("expected_tags", "a kind")
-        tag = error["ctx"].get("tag")
-        message = f"got {tag!r}, expected one of {expected}" if tag is not None else "missing; it chooses the component"
+        expected = error["ctx"].get("expected_tags", "the known kinds")
+        section = got if isinstance(got, dict) else {}
+        message = (
+            f"got {_short(section['kind'])}, expected one of {expected}"
+            if "kind" in section
+            else "missing; it chooses the component"
+        )
     else:
         message = f"got {_short(got)}, {_expectation(error['msg'])}"
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
@@ -352,23 +380,20 @@ def _expectation(message: str) -> str:
     return re.sub(r"^(Input|Value) should (be )?", "expected ", message)
 
 
-def _own_path(loc: tuple[Any, ...], content: Any) -> tuple[str | int, ...]:  # noqa: ANN401 - as read
+def _own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401 - pydantic's error, as read
     """pydantic's location without the names of union branches, which are not keys of the file."""
     path: list[str | int] = []
     place = content
+    loc = error["loc"]
     for number, part in enumerate(loc):
-        last = number == len(loc) - 1
-        if isinstance(place, dict) and (part in place or (last and not _is_branch(part))):
+        absent = error["type"] == "missing" and number == len(loc) - 1
+        if absent or (isinstance(place, dict) and part in place):
             path.append(part)
-            place = place.get(part)
+            place = place.get(part) if isinstance(place, dict) else None
         elif isinstance(place, list) and isinstance(part, int) and part < len(place):
             path.append(part)
             place = place[part]
     return tuple(path)
-
-
-def _is_branch(part: Any) -> bool:  # noqa: ANN401 - pydantic's
-    return part in {*OPTIMIZERS, *NETWORKS, *INITS}
 
 
 def _known_keys(path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read

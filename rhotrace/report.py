@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from rhotrace import memo
 from rhotrace.quantities import QUANTITIES
@@ -75,6 +76,10 @@ def _table(columns: str, title: str = "") -> Table:
         name = column.strip()
         table.add_column(name.lstrip("<"), justify="left" if name.startswith("<") else "right", overflow="fold")
     return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))  # names may hold brackets, which are not markup
 
 
 def say(console: Console, text: str, style: str = "") -> None:
@@ -155,7 +160,8 @@ def _print_transient(console: Console, result: Analysis) -> None:
     theta = result.transient.theta
     failed = []
     for each, final in zip(result.transient.each, result.final, strict=True):
-        table.add_row(
+        _row(
+            table,
             str(each.member),
             str(final.seed),
             number(each.T, 4),
@@ -199,7 +205,8 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
             skipped.append(f"member {each.member}: not fitted, {each.no_fit}")
             continue
         fit = each.fit
-        table.add_row(
+        _row(
+            table,
             str(each.member),
             f"{fit.window[0]}–{fit.window[1]}",
             ranged(fit.T, 4),
@@ -267,7 +274,8 @@ def print_comparison(console: Console, result: Comparison) -> None:
     )
     for letter, side in zip("AB", (result.first, result.second), strict=True):
         for f in side.each:
-            table.add_row(
+            _row(
+                table,
                 letter,
                 str(f.member),
                 f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),
@@ -315,18 +323,20 @@ def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     table = _table("<key | <value")
     for key in _PROVENANCE:
         if trace.attributes.get(key) not in (None, ""):
-            table.add_row(key.replace("_", " "), str(trace.attributes[key]))
-    table.add_row(
+            _row(table, key.replace("_", " "), str(trace.attributes[key]))
+    _row(
+        table,
         "git diff",
         "none"
         if not trace.attributes.get("git_diff")
         else f"{len(trace.attributes['git_diff'].splitlines())} lines, kept in the attribute git_diff",
     )
-    table.add_row(
+    _row(
+        table,
         "snapshots",
         "at steps " + ", ".join(str(s) for s, _ in trace.snapshots()) if trace.snapshots() else "none",
     )
-    table.add_row("quantities", ", ".join(q.name for q in trace.quantities))
+    _row(table, "quantities", ", ".join(q.name for q in trace.quantities))
     console.print(table)
     say(console, "Recipe", "bold")
     say(console, trace.attributes["recipe"])
@@ -353,7 +363,7 @@ def print_quantities(console: Console) -> None:
     rows = quantity_rows()
     table = _table(" | ".join(f"<{name}" for name in rows[0]))
     for row in rows:
-        table.add_row(*row.values())
+        _row(table, *row.values())
     console.print(table)
     say(console, f"memo: {memo.CITATION}.")
     say(

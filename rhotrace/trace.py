@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +19,25 @@ from rhotrace.quantities import QUANTITIES, Cost, Quantity
 from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, time_axis
 
 Array = NDArray[Any]
+# What h5py and the decoders raise on bytes that are not what they should be.
+_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
 
 class Trace:
     """A run file opened for reading; ``trace["rho_k"]`` is a plain array, cut to what was committed.
 
     Use as a context manager. Live, interrupted and finished files read alike.
+
+    Attributes:
+        path: of the file.
+        attributes: of the root group, as plain values.
+        strides: steps between evaluations, by cost class.
+        recipe: the resolved recipe as a plain mapping.
+        members: M.
+        depth: L, the number of weight layers.
+        complete: whether the run was finished and sealed.
+        steps: number of committed steps.
+        wall_seconds: spent training.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -31,6 +45,9 @@ class Trace:
         self._file = file
         self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
         self.strides: dict[Cost, int] = json.loads(self.attributes["strides"])
+        self.recipe: dict[str, Any] = dict(json.loads(self.attributes["recipe_json"]))
+        self.members = int(file["member"].shape[0])
+        self.depth = int(file["layer"].shape[0])
         self.complete = self.attributes["status"] == "complete"
         self.steps, self.wall_seconds = self._committed()
 
@@ -40,22 +57,6 @@ class Trace:
         records = self._file["checkpoint/commit"][:]
         whole = [r for r in records if r[4] == zlib.crc32(r[:4].tobytes()) and r[3] > 0]
         return max(((int(r[0]), r[2] * 1e-9) for r in whole), default=(0, 0.0))
-
-    @property
-    def members(self) -> int:
-        """M."""
-        return int(self._file["member"].shape[0])
-
-    @property
-    def depth(self) -> int:
-        """L, the number of weight layers."""
-        return int(self._file["layer"].shape[0])
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as a plain mapping."""
-        content = json.loads(self.attributes["recipe_json"])
-        return dict(content)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -79,26 +80,33 @@ class Trace:
         Raises:
             TraceError: no such dataset, or one that fails its checksum.
         """
-        if name not in self._file:
-            known = ", ".join(q.name for q in self.quantities)
-            raise TraceError(f"{self.path}: no dataset {name!r}; it holds {known}")
-        dataset = self._file[name]
         cost = next((q.cost for q in QUANTITIES if q.name == name), None)
         cost = cost or next((c for c in self.strides if time_axis(c, self.strides) == name), None)
-        rows = dataset.shape[0] if cost is None else -(-self.steps // self.strides[cost])
-        try:
+        with self._guard(name):
+            dataset = self._file.get(name)
+            if not isinstance(dataset, h5py.Dataset):
+                known = ", ".join(q.name for q in self.quantities)
+                raise TraceError(f"{self.path}: no dataset {name!r}; it holds {known}")
+            rows = dataset.shape[0] if cost is None else -(-self.steps // self.strides[cost])
             return np.asarray(dataset[:rows])
-        except OSError as problem:
-            raise TraceError(f"{self.path}: dataset {name} is damaged ({_first_line(problem)})") from None
+
+    @contextlib.contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Turns what h5py says of damage into one line that names the place."""
+        try:
+            yield
+        except _DAMAGE as problem:
+            raise TraceError(f"{self.path}: {name} is damaged ({_first_line(problem)})") from None
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
         """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""
-        if "weights" not in self._file:
-            return []
-        group = self._file["weights"]
-        taken = group["snapshot_step"][:]
-        layers = range(1, self.depth + 1)
-        return [(int(s), [group[f"W{k}"][i] for k in layers]) for i, s in enumerate(taken) if 0 <= s <= self.steps]
+        with self._guard("weights"):
+            if "weights" not in self._file:
+                return []
+            group = self._file["weights"]
+            taken = group["snapshot_step"][:]
+            layers = range(1, self.depth + 1)
+            return [(int(s), [group[f"W{k}"][i] for k in layers]) for i, s in enumerate(taken) if 0 <= s <= self.steps]
 
     def __enter__(self) -> Trace:
         return self
@@ -119,21 +127,42 @@ def open_trace(path: Path) -> Trace:
     if not path.exists():
         raise TraceError(f"{path}: no such run file; `rhotrace train RECIPE -o {path}` makes one")
     if not path.is_file():
-        raise TraceError(f"{path}: got a folder, expected a run file")
+        raise TraceError(f"{path}: got a {'folder' if path.is_dir() else 'special file'}, expected a run file")
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = open_hdf5(path)
     except OSError as problem:
-        kind = "damaged or cut short" if path.open("rb").read(8) == b"\x89HDF\r\n\x1a\n" else "not HDF5"
-        raise TraceError(f"{path}: cannot be read as a run file: {kind} ({_first_line(problem)})") from None
+        raise TraceError(f"{path}: cannot be read as a run file: {_trouble(path)} ({_first_line(problem)})") from None
     try:
         _check(path, file)
         return Trace(path, file)
     except TraceError:
         file.close()
         raise
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as problem:
+    except _DAMAGE as problem:
         file.close()
         raise TraceError(f"{path}: a damaged run file ({_first_line(problem)})") from None
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Opens HDF5 for reading without taking a lock, so that a live file can be watched.
+
+    HDF5 refuses to open one file with two locking modes in one process; where someone (xarray, say)
+    has it open already, theirs is taken.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as problem:
+        if "locking flag" not in str(problem):
+            raise
+        return h5py.File(path, "r")
+
+
+def _trouble(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return "damaged or cut short" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "not HDF5"
+    except OSError as problem:
+        return problem.strerror or str(problem)
 
 
 def _check(path: Path, file: h5py.File) -> None:

@@ -60,7 +60,7 @@ def time_axis(cost: Cost, strides: Mapping[Cost, int]) -> str:
 def snapshot_steps(steps: int, count: int) -> list[int]:
     """At most ``count`` steps between 0 and ``steps``, both included, evenly spaced in the logarithm."""
     if count <= 2:
-        return [0, steps][:count]
+        return [0, steps][:count]  # a single one is the start, from which everything can be recomputed
     return sorted({0, *(int(s) for s in np.geomspace(1, steps, count - 1).round())})
 
 

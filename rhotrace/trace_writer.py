@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
 from rhotrace.quantities import QUANTILES
+from rhotrace.trace import open_hdf5
 from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, Column, Layout, columns, dimension_sizes, time_axis
 
 # Readable by HDF5 1.10 tools; "latest" would not be.
@@ -50,9 +51,9 @@ def create(
     Raises:
         TraceError: the folder cannot be written or the disk is too full for the whole run.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(scratch, "x", libver=_LIBVER, track_order=True) as file:
             _write_skeleton(file, layout, attributes, per_member)
             early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -70,10 +71,15 @@ def create(
             _attach_scales(file, layout)
         _reserve(scratch)
         writer = TraceWriter(scratch, layout)
-        scratch.replace(path)
-        _sync_folder(path.parent)
+        try:
+            scratch.replace(path)
+            _sync_folder(path.parent)
+        except OSError:
+            writer.close()
+            raise
     except OSError as problem:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
         raise TraceError(f"{path}: the run file cannot be made: {_reason(problem)}") from None
     writer.path = path
     return writer
@@ -154,7 +160,7 @@ class TraceWriter:
         self._commits = 0
         self._started = time.monotonic()
         self._places: dict[str, tuple[int, int]] = {}  # name -> offset of row 0, bytes of a row
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             names = [c.path for c in columns(layout)] + ["checkpoint/commit"]
             names += [f"checkpoint/{key}{k}" for key, t in layout.state.items() for k in range(1, len(t) + 1)]
             for name in names:

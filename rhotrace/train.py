@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rhotrace import provenance
 from rhotrace.data import Dataset
 from rhotrace.data import load as load_dataset
-from rhotrace.errors import DeviceError, TraceError
+from rhotrace.errors import DeviceError, RecipeError, TraceError
 from rhotrace.networks import INITS, NETWORKS, Network
 from rhotrace.optimizers import OPTIMIZERS, Optimizer, batch_indices
 from rhotrace.quantities import Cost, Evaluation, Moment, traced
@@ -64,6 +64,7 @@ def train(
     *,
     device: str = "auto",
     force: bool = False,
+    begin: Callable[[], None] = lambda: None,
     watch: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Trains a recipe's networks and records every step in a run file.
@@ -73,16 +74,21 @@ def train(
         path: of the run file.
         device: ``auto``, ``cpu`` or ``cuda``.
         force: replace a run that is there already.
+        begin: called once, when everything is checked and the first step is next.
         watch: called after each block of steps (at least once a second where steps are quicker than that).
 
     Raises:
         TraceError: a run is there already and ``force`` is not set, or the file cannot be written.
+        RecipeError: the batch is larger than the training set.
         DataError: the data is absent or does not hold what the recipe asks.
         DeviceError: the device is not there.
     """
     _refuse_to_overwrite(path, force=force)
     place = find_device(device)
     dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
+    batch = getattr(recipe.optimizer, "batch_size", None)
+    if batch is not None and batch > len(dataset.x):
+        raise RecipeError(f"optimizer.batch_size: got {batch}, expected at most the {len(dataset.x)} training samples")
     network = NETWORKS[recipe.network.kind](
         dataset.x.shape[1], dataset.y.shape[1], **options(recipe.network, without=("dtype",))
     )
@@ -90,6 +96,7 @@ def train(
     run = _Run(recipe, dataset, network, optimizer, place)
     writer = create(path, run.layout, run.attributes(), run.per_member())
     try:
+        begin()
         ended, seconds = run.go(writer, watch)
     except BaseException:
         writer.close()
@@ -120,15 +127,20 @@ def find_device(name: str) -> str:
 
 
 def _refuse_to_overwrite(path: Path, *, force: bool) -> None:
-    if not path.exists() or force:
+    if not path.exists() or (force and path.is_file()):
         return
-    with open_trace(path) as trace:
-        state = (
-            f"a finished run of {trace.steps} steps"
-            if trace.complete
-            else f"a run that was stopped, or still trains, at step {trace.steps}"
+    remedy = "--force replaces it, -o FILE writes elsewhere"
+    if not path.is_file():
+        raise TraceError(
+            f"{path}: got {'a folder' if path.is_dir() else 'a special file'}, expected a place for the run file"
         )
-    raise TraceError(f"{path}: {state} is there already; --force replaces it, -o FILE writes elsewhere")
+    try:
+        with open_trace(path) as trace:
+            ended = "a finished run of" if trace.complete else "a run that was stopped, or still trains, at step"
+            state = f"{ended} {trace.steps} steps" if trace.complete else f"{ended} {trace.steps}"
+    except TraceError:
+        state = "a file that is not a readable run"
+    raise TraceError(f"{path}: {state} is there already; {remedy}")
 
 
 def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
@@ -220,10 +232,12 @@ class _Run:
         ended = "finished"
         with torch.no_grad(), StopRequest() as stop:
             for done in self._steps(recorder, writer, stop):
-                block = self._flush(recorder, writer, done)
-                watch(Progress(done - recorder.count(), done, self.recipe.steps, time.perf_counter() - began, block))
+                block = recorder.block()
+                kept = _until_diverged(block, recorder.first, done)
+                self._flush(recorder, writer, done, kept, block)
+                watch(Progress(recorder.first, kept, self.recipe.steps, time.perf_counter() - began, block))
                 recorder.clear(done)
-                if done < self.recipe.steps and not np.isfinite(block["log_rho"][-1]).any():
+                if kept < done or not np.isfinite(block["log_rho"][-1]).any():
                     ended = "diverged"
                     break
                 if stop.requested and done < self.recipe.steps:
@@ -286,14 +300,17 @@ class _Run:
             return None
         return Evaluation(self.network.forward(self.state["weights"], self.x_test), self.targets_test)
 
-    def _flush(self, recorder: Recorder, writer: TraceWriter, done: int) -> Block:
-        first = done - recorder.count()
-        block = recorder.block()
-        writer.append(first, done, block)
-        if self.layout.snapshots and (done == self.recipe.steps or not np.isfinite(block["log_rho"][-1]).any()):
+    def _flush(self, recorder: Recorder, writer: TraceWriter, done: int, kept: int, block: Block) -> None:
+        writer.append(recorder.first, done, block)
+        if done in self.layout.snapshots and done == self.recipe.steps:
             writer.snapshot(done, _numpy(self.state["weights"]))
-        writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
-        return block
+        writer.commit(kept, {key: _numpy(tensors) for key, tensors in self.state.items()})
+
+
+def _until_diverged(block: Block, first: int, done: int) -> int:
+    """``done``, or one past the first step at which no member is finite: a block's end depends on the clock."""
+    lost = np.flatnonzero(~np.isfinite(block["log_rho"]).any(axis=1))
+    return first + int(lost[0]) + 1 if len(lost) else done
 
 
 def _numpy(tensors: tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:

@@ -48,7 +48,9 @@ def train(tmp_path):
 def rhotrace(tmp_path):
     """Runs the command line in a fresh process from ``tmp_path``; returns the finished process."""
 
-    def run(*words: object, cwd: Path | None = None, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: object, cwd: Path | None = None, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rhotrace", *map(str, words)],
             capture_output=True,

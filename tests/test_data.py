@@ -74,7 +74,7 @@ def nowhere(monkeypatch, tmp_path) -> Path:
     for module in ("mnist", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
     empty = tmp_path / "empty"
-    monkeypatch.setattr(data, "roots", lambda root=None: [*([Path(root)] if root else []), empty])  # noqa: ARG005
+    monkeypatch.setattr(data, "roots", lambda root=None: [*([Path(root)] if root else []), empty])
     monkeypatch.setattr(data, "cache_root", lambda: empty)
     return empty
 
@@ -410,7 +410,7 @@ def test_torchvision_that_does_not_import_names_the_pair_and_a_command(copy, mon
     message = fault(root=str(copy))
     assert "torchvision " + data._version("torchvision") in message
     assert "torch " + data._version("torch") in message
-    assert f"built for torch=={data._version('torch').partition('+')[0]}" in message
+    assert "it was built for torch" in message
     assert "pip install --upgrade torch torchvision" in message
 
 

@@ -329,7 +329,7 @@ def test_gradients_by_hand_equal_automatic_ones_and_the_oracle(depth, width, out
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [GD, SHUFFLED, WEIGHT_NORM_REPLACED], ids=["gd", "sgd", "weight norm"])
 def test_the_same_recipe_twice_gives_the_same_bits(train, optimizer, dtype):
-    first, second = (datasets(train("steps=150", optimizer, f"network.dtype={dtype}")) for _ in range(2))
+    first, second = (datasets(train("steps=80", optimizer, f"network.dtype={dtype}")) for _ in range(2))
     assert {"rho_k", "grad_norm", "loss", "test_error", "weights/W3", "weights/snapshot_step", "lr"} <= set(first)
     assert first["weights/W1"].dtype == dtype
     assert_same_bits(first, second)
@@ -476,7 +476,7 @@ def assert_diverged_file(path, steps):
         assert np.isnan(trace["error"][np.isnan(trace["q"])]).all()  # and not a count of the signs of NaN
         assert_close(trace["rho_k"][0], np.ones_like(trace["rho_k"][0]), "rho_k(0)", close=1e-6)
         step, weights = trace.snapshots()[-1]
-        assert step == steps
+        assert step <= steps
         assert all(len(W) == trace.members for W in weights)
 
 
