@@ -72,7 +72,7 @@ def audit(
     Returns:
         The audit, or None where fewer than two steps are finite.
     """
-    eta = np.asarray(lr).astype(dtype).astype(np.float64)[:, None]
+    eta = np.asarray(lr).astype(dtype).astype(np.float64)[:, None]  # (M, 1)
     square = rho_k**2
     with np.errstate(all="ignore"):
         drive = (batch_a - batch_q)[:-1, :, None]
@@ -89,9 +89,9 @@ def audit(
     largest = float(residual[worst])
     flow = np.nan
     if not weight_norm:
-        moved, added = (
-            float(np.abs(np.where(good, x, 0)).sum()) for x in (4 * eta * drive + 0 * finite_step, finite_step)
-        )
+        with np.errstate(all="ignore"):  # the last steps of a member that diverges overflow
+            flows = np.broadcast_to(4 * eta * drive, finite_step.shape)
+            moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (flows, finite_step))
         flow = moved / (moved + added) if moved + added else np.nan
     drift, start = _balance(square)
     return Audit(

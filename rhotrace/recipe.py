@@ -288,9 +288,10 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                got = repr(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise RecipeError(f"{where}:{line}: got {got} as a key, expected a name")
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
+            if key.tag != "tag:yaml.org,2002:str":
+                raise RecipeError(f"{where}:{line}: {_dotted((*path, key.value))}: got a number as a key, expected a name")
             name = str(key.value)
             if name in seen:
                 raise RecipeError(

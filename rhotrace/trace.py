@@ -96,7 +96,7 @@ class Trace:
         try:
             yield
         except _DAMAGE as problem:
-            raise TraceError(f"{self.path}: {name} is damaged ({_first_line(problem)})") from None
+            raise TraceError(f"{self.path}: dataset {name} is damaged ({_first_line(problem)})") from None
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
         """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""

@@ -238,7 +238,7 @@ class TraceWriter:
         scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.seal")
         try:
             with (
-                h5py.File(self.path, "r") as live,
+                open_hdf5(self.path) as live,
                 h5py.File(scratch, "w", libver=_LIBVER, track_order=True) as sealed,
             ):
                 _copy_sealed(live, sealed, self.layout, self.committed)

@@ -410,7 +410,7 @@ def test_torchvision_that_does_not_import_names_the_pair_and_a_command(copy, mon
     message = fault(root=str(copy))
     assert "torchvision " + data._version("torchvision") in message
     assert "torch " + data._version("torch") in message
-    assert "it was built for torch" in message
+    assert "it needs torch" in message
     assert "pip install --upgrade torch torchvision" in message
 
 

@@ -413,7 +413,7 @@ def test_a_run_that_a_reader_of_the_same_process_has_open_can_be_sealed(live):
 
 def test_creating_over_a_file_replaces_it_at_once(live):
     path = live(7).path
-    trace_writer.create(path, live_layout(), {}, {}).close()
+    trace_writer.create(path, live_layout(), {"recipe_json": "{}", "dtype": "float64"}, {}).close()
     check_cut(path, 0)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
