@@ -96,8 +96,8 @@ def _mlp_gradients(weights: Weights, x: torch.Tensor, y: torch.Tensor) -> tuple[
     gradients: list[Any] = [None] * len(weights)
     for k in range(len(weights) - 1, 0, -1):
         gradients[k] = error @ active[k - 1].mT
-        # relu'(h) is 1 where relu(h) > 0; at h = 0 it is taken as 0, as torch does.
-        error = (weights[k].mT @ error).mul_(active[k - 1] > 0)
+        # relu'(h) is the sign of relu(h): 1 where it is positive, and 0 at h = 0, as torch takes it.
+        error = (weights[k].mT @ error).mul_(active[k - 1].sign_())
     if x.dim() == 2:
         members, out, _ = error.shape
         gradients[0] = (error.reshape(members * out, -1) @ x).view(members, out, -1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Cost = Literal["free", "forward", "test"]
 Block = Mapping[str, NDArray[np.float64]]
+
+_SMALL = 1 << 14  # numbers in a tensor
 
 # Margin order statistics kept at every step, as fractions of the training set.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
@@ -75,7 +78,7 @@ class Evaluation:
     def error(self) -> torch.Tensor:
         """Fraction of samples whose margin is not positive, (M,); NaN where outputs are not finite."""
         worst = self.sorted_margins[:, -1]  # NaN sorts last
-        return (self.sorted_margins <= 0).double().mean(dim=1) + 0 * worst
+        return (self.sorted_margins <= 0).sum(dim=1).double() / self.samples + 0 * worst
 
 
 @dataclass(frozen=True)
@@ -125,15 +128,33 @@ class Quantity:
 
 
 def layer_norms(tensors: Weights) -> torch.Tensor:
-    """Frobenius norm of each layer, accumulated in float64, (M, L)."""
+    """Frobenius norm of each layer, accumulated in float64, (M, L).
+
+    Neighbours of one small shape are stacked first: there the calls cost more than the arithmetic.
+    """
     import torch
 
-    return torch.stack([torch.linalg.vector_norm(W, dim=(1, 2), dtype=torch.float64) for W in tensors], dim=1)
+    norms = []
+    for _, run in groupby(tensors, key=lambda W: W.shape):
+        group = list(run)
+        if group[0].numel() <= _SMALL:
+            stacked = torch.stack(group, dim=1)  # (M, layers, out, in)
+            norms.append(torch.linalg.vector_norm(stacked, dim=(2, 3), dtype=torch.float64))
+        else:
+            norms += [torch.linalg.vector_norm(W, dim=(1, 2), dtype=torch.float64)[:, None] for W in group]
+    return torch.cat(norms, dim=1)
 
 
 def _quantiles(full: Evaluation) -> torch.Tensor:
     # The order statistic at or below each fraction: a sample's own margin, never a mixture of two.
-    return full.sorted_margins[:, [int(f * (full.samples - 1)) for f in QUANTILES]]
+    return full.sorted_margins[:, _quantile_rows(full.samples, full.sorted_margins.device)]
+
+
+@lru_cache(maxsize=8)
+def _quantile_rows(samples: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.tensor([int(f * (samples - 1)) for f in QUANTILES], device=device)
 
 
 def _log_rho(block: Block) -> NDArray[np.float64]:

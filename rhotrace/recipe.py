@@ -291,7 +291,9 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
             if key.tag != "tag:yaml.org,2002:str":
-                raise RecipeError(f"{where}:{line}: {_dotted((*path, key.value))}: got a number as a key, expected a name")
+                raise RecipeError(
+                    f"{where}:{line}: {_dotted((*path, key.value))}: got a number as a key, expected a name"
+                )
             name = str(key.value)
             if name in seen:
                 raise RecipeError(

@@ -17,7 +17,16 @@ Block = dict[str, NDArray[np.float64]]
 
 
 class Recorder:
-    """Rows of the measured quantities, kept on the device until a block of steps is full."""
+    """Rows of the measured quantities, kept on the device until a block of steps is full.
+
+    Quantities of one cost and one shape share a buffer, so that a step writes few times.
+
+    Args:
+        quantities: rows of the quantities table that this run has.
+        strides: steps between evaluations, by cost class.
+        layout: of the run file.
+        device: of the run.
+    """
 
     def __init__(
         self, quantities: tuple[Quantity, ...], strides: Mapping[Cost, int], layout: Layout, device: str
@@ -26,19 +35,27 @@ class Recorder:
 
         self.quantities, self.strides = quantities, strides
         sizes = {"member": layout.members, "layer": len(layout.shapes), "quantile": len(QUANTILES)}
-        widths = {q.name: [sizes[a] for a in q.axes] for q in quantities}
-        row_bytes = 8 * sum(int(np.prod(w)) for w in widths.values())
+        row_bytes = 8 * sum(int(np.prod([sizes[a] for a in q.axes])) for q in quantities)
         self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // row_bytes, layout.steps))
-        self.measured = [(q.name, q.cost, q.measure) for q in quantities if q.measure]
-        self.rows = {
-            name: torch.empty(
-                [self.size if cost == "free" else -(-self.size // strides[cost]) + 1, *widths[name]],
-                dtype=torch.float64,
-                device=device,
+        groups: dict[tuple[Cost, tuple[str, ...]], list[Quantity]] = {}
+        for quantity in quantities:
+            if quantity.measure:
+                groups.setdefault((quantity.cost, quantity.axes), []).append(quantity)
+        self.groups = [
+            (
+                cost,
+                group,
+                torch.empty(
+                    [self._rows(cost), len(group), *(sizes[a] for a in axes)], dtype=torch.float64, device=device
+                ),
             )
-            for name, cost, _ in self.measured
-        }
+            for (cost, axes), group in groups.items()
+        ]
         self.first = self.last = 0
+
+    def _rows(self, cost: Cost) -> int:
+        """Most evaluations of a cost class that a block can hold."""
+        return -(-self.size // self.strides[cost]) + (self.strides[cost] > 1)
 
     def count(self) -> int:
         """Steps recorded since the last ``clear``."""
@@ -46,10 +63,13 @@ class Recorder:
 
     def record(self, step: int, moment: Moment) -> None:
         """Measures every quantity that this step has, into the step's row."""
-        full, test = moment.full is not None, moment.test is not None
-        for name, cost, measure in self.measured:
-            if cost == "free" or (cost == "forward" and full) or (cost == "test" and test):
-                self.rows[name][self._row(cost, step)] = measure(moment)
+        import torch
+
+        held = {"free": True, "forward": moment.full is not None, "test": moment.test is not None}
+        for cost, group, rows in self.groups:
+            if held[cost]:
+                row = rows[self._row(cost, step)]
+                torch.stack([quantity.measure(moment) for quantity in group if quantity.measure], out=row)
         self.last = step + 1
 
     def _row(self, cost: Cost, step: int) -> int:
@@ -58,8 +78,11 @@ class Recorder:
 
     def block(self) -> Block:
         """The recorded rows as numpy arrays, with the derived quantities."""
-        rows = {cost: -(-self.last // s) - -(-self.first // s) for cost, s in self.strides.items()}
-        out: Block = {name: self.rows[name][: rows[cost]].cpu().numpy() for name, cost, _ in self.measured}
+        out: Block = {}
+        for cost, group, rows in self.groups:
+            stride = self.strides[cost]
+            filled = rows[: -(-self.last // stride) - -(-self.first // stride)].cpu().numpy()
+            out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group)})
         with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
             for quantity in self.quantities:
                 if quantity.derive:
