@@ -10,6 +10,7 @@ import numpy as np
 from rhotrace import transient
 from rhotrace.audit import Audit, audit
 from rhotrace.errors import AnalysisError
+from rhotrace.lock import is_locked
 from rhotrace.trace import Trace
 from rhotrace.transient import Series, TransientFit
 
@@ -107,7 +108,9 @@ def summary(trace: Trace) -> dict[str, Any]:
     """What was run, in the words of ``rhotrace info``."""
     recipe, attributes = trace.recipe, trace.attributes
     planned = int(recipe["steps"])
-    state = attributes.get("ended", "finished") if trace.complete else "not finished (interrupted, or still training)"
+    state = str(attributes.get("ended", "finished"))
+    if not trace.complete:
+        state = "training now" if is_locked(trace.path) else "interrupted"
     optimizer = dict(recipe["optimizer"])
     return {
         "state": state,

@@ -95,7 +95,7 @@ def train(
     from rhotrace.train import train as run
 
     console = Console(stderr=True)
-    with TrainingView(console, lambda: training_start(console, content, path)) as view:
+    with TrainingView(console, lambda first: training_start(console, content, path, first)) as view:
         outcome = run(content, path, device=device, force=force, begin=view.begin, watch=view)
     training_end(console, outcome, path, view.transient.words())
     if outcome.ended == "interrupted":

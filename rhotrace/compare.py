@@ -16,6 +16,7 @@ from rhotrace import fluctuation
 from rhotrace.analyze import delta, fit_transient, require_steps, summary
 from rhotrace.errors import AnalysisError
 from rhotrace.fluctuation import Fluctuation
+from rhotrace.recipe import differences
 from rhotrace.trace import Trace
 from rhotrace.transient import Interval, Outcome, geometric_mean
 
@@ -73,7 +74,7 @@ def compare(first: Trace, second: Trace) -> Comparison:
             "compare runs whose recipes have the same data section"
         )
     sides = _side(first), _side(second)
-    differs = _differences(first.recipe, second.recipe)
+    differs = differences(first.recipe, second.recipe)
     ratio, paired = _ratio(*sides)
     cautions = tuple(_cautions(sides, differs))
     return Comparison(*sides, differs, ratio, paired, _verdict(sides, ratio), cautions)
@@ -139,17 +140,6 @@ def _ratio(first: Side, second: Side) -> tuple[Interval, int]:
         errors.append((np.log(high) - np.log(low)) / 2)
     half = float(np.hypot(*errors))  # NaN where either side has no interval
     return Interval(float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))), 0
-
-
-def _differences(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401 - recipe values
-    """Recipe keys at which two runs differ, with both values."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in dict.fromkeys([*first, *second]):
-            if path or key != "claim":
-                found.update(_differences(first.get(key), second.get(key), f"{path}.{key}" if path else key))
-        return found
-    return {} if first == second else {path: (first, second)}
 
 
 def _cautions(sides: Sequence[Side], differs: dict[str, tuple[Any, Any]]) -> list[str]:

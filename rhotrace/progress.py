@@ -56,9 +56,10 @@ class TrainingView:
         announce: prints what is about to be trained, once all is checked and the first step is near.
     """
 
-    def __init__(self, console: Console, announce: Callable[[], None]) -> None:
+    def __init__(self, console: Console, announce: Callable[[int], None]) -> None:
         self.console = console
         self._announce = announce
+        self._first = 0
         self.transient = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
@@ -75,9 +76,10 @@ class TrainingView:
     def __enter__(self) -> TrainingView:
         return self
 
-    def begin(self) -> None:
-        """Announces the run and opens the display."""
-        self._announce()
+    def begin(self, first: int) -> None:
+        """Announces the run, which starts or goes on at step ``first``, and opens the display."""
+        self._first = first
+        self._announce(first)
         if self.console.is_terminal:
             self._live.start()
 
@@ -91,12 +93,13 @@ class TrainingView:
         """Shows one block."""
         self.transient.update(block)
         state = self._state(block)
-        rate = f"{block.last / max(block.seconds, 1e-9):.0f} steps/s"
+        per_second = (block.last - self._first) / max(block.seconds, 1e-9)
+        rate = f"{per_second:.0f} steps/s"
         if self.console.is_terminal:
             self._bar.update(self._task, total=block.steps, completed=block.last, rate=rate)
             self._text.plain = state
         elif time.monotonic() >= self._next_line or block.last == block.steps:
-            left = block.seconds * (block.steps - block.last) / block.last
+            left = (block.steps - block.last) / per_second
             self.console.print(
                 f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {state}",
                 soft_wrap=True,

@@ -7,21 +7,19 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from rhotrace import data
+from rhotrace import data, strict_yaml
 from rhotrace.errors import DataError, RecipeError
 from rhotrace.networks import INITS, NETWORKS
 from rhotrace.optimizers import OPTIMIZERS
 
 MAX_BYTES = 1_000_000
-MAX_NESTING = 20
 
 
 class _Section(BaseModel):
@@ -127,7 +125,7 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default spelled out."""
-        return str(yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+        return strict_yaml.write(self.model_dump())
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -189,7 +187,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe") -> Recipe:
     """A recipe from its text; ``where`` begins every error message. See ``load``."""
-    content, lines = _read_yaml(text, where)
+    content, lines = strict_yaml.read(text, where)
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise RecipeError(
@@ -216,95 +214,15 @@ def _suggest_file(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-# --- YAML --------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: ``1e-3`` is a number, ``yes`` and ``010`` are not what YAML 1.1 makes of them."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|false|True|False", "tfTF"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what ``_Loader`` would not read as text."""
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
-
-
-def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    if len(node.value) > 30:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"a whole number of {len(node.value)} digits", node.start_mark
-        )
-    return int(str(loader.construct_scalar(node)), 10)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)
-
-Lines = dict[tuple[str | int, ...], int]
-
-
-def _read_yaml(text: str, where: str) -> tuple[Any, Lines]:
-    """The content, and the line of each key; duplicate keys, anchors and tags are refused."""
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_NESTING:
-                raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep; no recipe is")
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise RecipeError(
-                    f"{where}:{_line(event)}: got an anchor, alias or tag, expected plain YAML; write the value out"
-                )
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            lines: Lines = dict(_key_lines(node, (), where)) if node is not None else {}
-            return (loader.construct_document(node) if node is not None else {}), lines
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as problem:
-        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
-        raise RecipeError(f"{where}:{line}: not valid YAML: {problem.problem}") from None
-    except (yaml.YAMLError, ValueError) as problem:
-        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
-
-
-def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
-            if key.tag != "tag:yaml.org,2002:str":
-                raise RecipeError(
-                    f"{where}:{line}: {_dotted((*path, key.value))}: got a number as a key, expected a name"
-                )
-            name = str(key.value)
-            if name in seen:
-                raise RecipeError(
-                    f"{where}:{line}: {_dotted((*path, name))}: this key stands already in line {seen[name]}; keep one"
-                )
-            seen[name] = line
-            yield (*path, name), line
-            yield from _key_lines(value, (*path, name), where)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield from _key_lines(value, (*path, number), where)
+def differences(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401 - recipe values
+    """Keys at which two resolved recipes differ, with both values; the claim's wording is no difference."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in dict.fromkeys([*first, *second]):
+            if path or key != "claim":
+                found.update(differences(first.get(key), second.get(key), f"{path}.{key}" if path else key))
+        return found
+    return {} if first == second else {path: (first, second)}
 
 
 def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
@@ -319,15 +237,11 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
         place = place.setdefault(key, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise RecipeError(f"{where}: {path.rpartition('.')[0]} holds a value, not a section")
-    place[keys[-1]] = _read_yaml(value, where)[0] if value.strip() else None
+    place[keys[-1]] = strict_yaml.read(value, where)[0] if value.strip() else None
     return tuple(keys)
 
 
 # --- messages ----------------------------------------------------------------------------------------------
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return ".".join(str(p) if str(p).isprintable() else repr(p)[:60] for p in path)
 
 
 def _rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - pydantic's error, untyped here
@@ -340,7 +254,7 @@ def _rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 -
     return kind != "extra_forbidden", -len(_own_path(error, content)), mismatch
 
 
-def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
+def _explain(error: Any, content: Any, lines: strict_yaml.Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
     """One line for one fault: file, line, key, what was got, what was expected."""
     path = _own_path(error, content)
     got = error.get("input")
@@ -369,7 +283,7 @@ def _explain(error: Any, content: Any, lines: Lines, where: str) -> str:  # noqa
     if line == 0:
         where, line = f"{where}, --set", None
     place = f"{where}:{line}" if line else where
-    return f"{place}: {_dotted(path)}: {message}"
+    return f"{place}: {strict_yaml.dotted(path)}: {message}"
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds

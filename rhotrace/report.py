@@ -112,12 +112,12 @@ def headline(summary: dict[str, Any]) -> str:
 # --- train -------------------------------------------------------------------------------------------------
 
 
-def training_start(console: Console, recipe: Recipe, path: Path) -> None:
-    """What is about to be trained, and where it goes."""
+def training_start(console: Console, recipe: Recipe, path: Path, first: int) -> None:
+    """What is about to be trained, from which step, and where it goes."""
     members = len(recipe.seeds)
     say(
         console,
-        f"training {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
+        f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
         f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}",
     )
 
@@ -130,7 +130,7 @@ def training_end(console: Console, outcome: RunOutcome, path: Path, transient: s
         took += f", {share:.0f} % of it for full-set sums (record.full_every spaces them out)"
     words = {
         "finished": f"done: {took}; {transient}",
-        "interrupted": f"stopped: {took} are recorded; {transient}",
+        "interrupted": f"stopped: {took} are recorded, and the same command goes on from there; {transient}",
         "diverged": f"diverged: no member is finite after {took}; lower optimizer.lr or the initial scale",
     }[outcome.ended]
     say(console, words)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,23 @@ from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, time_axis
 Array = NDArray[Any]
 # What h5py and the decoders raise on bytes that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit record of a live file: steps that count, place of the state that belongs to them, seconds trained."""
+
+    steps: int
+    slot: int
+    seconds: float
+
+
+def newest_commit(file: h5py.File) -> Commit:
+    """The valid commit record with the most steps; zero steps where there is none yet."""
+    records = file["checkpoint/commit"][:]
+    whole = [r for r in records if r[3] > 0 and r[4] == zlib.crc32(r[:4].tobytes())]
+    newest = max(whole, key=lambda r: (r[0], r[3]), default=np.array([0, 1, 0]))
+    return Commit(int(newest[0]), int(newest[1]), float(newest[2] * 1e-9))
 
 
 class Trace:
@@ -49,14 +67,12 @@ class Trace:
         self.members = int(file["member"].shape[0])
         self.depth = int(file["layer"].shape[0])
         self.complete = self.attributes["status"] == "complete"
-        self.steps, self.wall_seconds = self._committed()
-
-    def _committed(self) -> tuple[int, float]:
         if self.complete:
-            return int(self._file["step"].shape[0]), float(self.attributes.get("wall_seconds", np.nan))
-        records = self._file["checkpoint/commit"][:]
-        whole = [r for r in records if r[4] == zlib.crc32(r[:4].tobytes()) and r[3] > 0]
-        return max(((int(r[0]), r[2] * 1e-9) for r in whole), default=(0, 0.0))
+            self.steps = int(file["step"].shape[0])
+            self.wall_seconds = float(self.attributes.get("wall_seconds", np.nan))
+        else:
+            newest = newest_commit(file)
+            self.steps, self.wall_seconds = newest.steps, newest.seconds
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

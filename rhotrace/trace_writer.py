@@ -15,7 +15,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
 from rhotrace.quantities import QUANTILES
-from rhotrace.trace import open_hdf5
+from rhotrace.trace import Commit, newest_commit, open_hdf5
 from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, Column, Layout, columns, dimension_sizes, time_axis
 
 # Readable by HDF5 1.10 tools; "latest" would not be.
@@ -150,15 +150,44 @@ def _reason(problem: OSError) -> str:
     return problem.strerror or str(problem)
 
 
-class TraceWriter:
-    """Writes blocks into a live run file; made by ``create``. Not for two processes at once."""
+def reopen(path: Path, layout: Layout) -> tuple[TraceWriter, dict[str, list[Array]]]:
+    """Opens an interrupted run to go on where it stopped.
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    Returns:
+        The writer, and the optimizer's state after the last committed step: arrays by name and layer.
+
+    Raises:
+        TraceError: the file cannot be opened, or was laid out by another version.
+    """
+    try:
+        with open_hdf5(path) as file:
+            newest = newest_commit(file)
+            sizes = dimension_sizes(layout)
+            for column in columns(layout):
+                shape = tuple(sizes[d] for d in column.dims)
+                if column.path not in file or file[column.path].shape != shape:
+                    raise TraceError(
+                        f"{path}: cannot go on: {column.path} is not laid out as this version of RhoTrace does; "
+                        "use the version that began it, or start again with --force"
+                    )
+            state = {
+                key: [file[f"checkpoint/{key}{k}"][newest.slot] for k in range(1, len(tensors) + 1)]
+                for key, tensors in layout.state.items()
+            }
+        return TraceWriter(path, layout, newest), state
+    except (OSError, KeyError) as problem:
+        raise TraceError(f"{path}: cannot go on with this run: {problem}") from None
+
+
+class TraceWriter:
+    """Writes blocks into a live run file; made by ``create`` or ``reopen``. Not for two processes at once."""
+
+    def __init__(self, path: Path, layout: Layout, resumed: Commit | None = None) -> None:
         self.path = path
         self.layout = layout
-        self.committed = 0
-        self._commits = 0
-        self._started = time.monotonic()
+        self.committed = resumed.steps if resumed else 0
+        self._next_slot = 1 - resumed.slot if resumed else 0
+        self._started = time.monotonic() - (resumed.seconds if resumed else 0)
         self._places: dict[str, tuple[int, int]] = {}  # name -> offset of row 0, bytes of a row
         with open_hdf5(path) as file:
             names = [c.path for c in columns(layout)] + ["checkpoint/commit"]
@@ -167,10 +196,11 @@ class TraceWriter:
                 dataset = file[name]
                 if dataset.size:
                     self._places[name] = (dataset.id.get_offset(), dataset.nbytes // dataset.shape[0])
-            empty = {c.path: np.full(file[c.path].shape, -1, "<i8") for c in columns(layout) if c.dtype == "<i8"}
+            steps = {c.path: file[c.path].shape for c in columns(layout) if c.dtype == "<i8"}
         self._descriptor = os.open(path, os.O_RDWR)
-        for name, values in empty.items():
-            self._put(name, 0, values)
+        if resumed is None:
+            for name, shape in steps.items():
+                self._put(name, 0, np.full(shape, -1, "<i8"))
 
     def _put(self, name: str, row: int, values: Array) -> None:
         if not values.size:
@@ -183,6 +213,21 @@ class TraceWriter:
             place += written
             view = view[written:]
 
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, by this process and those before it."""
+        return time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise TraceError(
+                f"{self.path}: cannot be written: {_reason(problem)}. Its first {self.committed} steps are safe; "
+                "the same command goes on from there"
+            ) from None
+
     def append(self, first: int, last: int, block: Mapping[str, Array]) -> None:
         """Writes the rows of steps ``first`` to ``last - 1``; they count after ``commit(last)``.
 
@@ -192,21 +237,22 @@ class TraceWriter:
             block: each quantity's rows, (rows, M, ...).
         """
         strides = self.layout.strides
-        for cost in strides:
-            start, stop = self.layout.rows(cost, first), self.layout.rows(cost, last)
-            if stop > start:
-                self._put(time_axis(cost, strides), start, np.arange(start, stop) * strides[cost])
-        for quantity in self.layout.quantities:
-            start = self.layout.rows(quantity.cost, first)
-            self._put(quantity.name, start, block[quantity.name])
+        with self._guard():
+            for cost in strides:
+                start, stop = self.layout.rows(cost, first), self.layout.rows(cost, last)
+                if stop > start:
+                    self._put(time_axis(cost, strides), start, np.arange(start, stop) * strides[cost])
+            for quantity in self.layout.quantities:
+                start = self.layout.rows(quantity.cost, first)
+                self._put(quantity.name, start, block[quantity.name])
 
     def snapshot(self, step: int, weights: Sequence[Array]) -> None:
-        """Keeps a copy of the weights after ``step`` steps in the next free place."""
-        slots = list(self.layout.snapshots)
-        slot = next((i for i, s in enumerate(slots) if s >= step), len(slots) - 1)
-        for k, W in enumerate(weights, 1):
-            self._put(f"weights/W{k}", slot, W)
-        self._put("weights/snapshot_step", slot, np.array([step]))
+        """Keeps a copy of the weights after ``step`` steps, one of those that the layout plans."""
+        slot = list(self.layout.snapshots).index(step)
+        with self._guard():
+            for k, W in enumerate(weights, 1):
+                self._put(f"weights/W{k}", slot, W)
+            self._put("weights/snapshot_step", slot, np.array([step]))
 
     def commit(self, steps: int, state: Mapping[str, Sequence[Array]]) -> None:
         """Makes all steps before ``steps`` count, with the optimizer's state to go on from.
@@ -214,17 +260,18 @@ class TraceWriter:
         Both the state and the record alternate between two places, so that the previous pair stays
         whole until this one is on the disk.
         """
-        slot = self._commits % 2
-        for key, tensors in state.items():
-            for k, tensor in enumerate(tensors, 1):
-                self._put(f"checkpoint/{key}{k}", slot, tensor)
-        os.fdatasync(self._descriptor)
-        record = np.array([steps, slot, int((time.monotonic() - self._started) * 1e9), time.time_ns(), 0], "<i8")
-        record[4] = zlib.crc32(record[:4].tobytes())
-        self._put("checkpoint/commit", slot, record)
-        os.fdatasync(self._descriptor)
+        slot = self._next_slot
+        with self._guard():
+            for key, tensors in state.items():
+                for k, tensor in enumerate(tensors, 1):
+                    self._put(f"checkpoint/{key}{k}", slot, tensor)
+            os.fdatasync(self._descriptor)
+            record = np.array([steps, slot, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
+            record[4] = zlib.crc32(record[:4].tobytes())
+            self._put("checkpoint/commit", slot, record)
+            os.fdatasync(self._descriptor)
         self.committed = steps
-        self._commits += 1
+        self._next_slot = 1 - slot
 
     def close(self) -> None:
         """Leaves the file live, as it is after the last commit."""

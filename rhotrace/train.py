@@ -19,15 +19,16 @@ from rhotrace import provenance
 from rhotrace.data import Dataset
 from rhotrace.data import load as load_dataset
 from rhotrace.errors import DeviceError, RecipeError, TraceError
+from rhotrace.lock import RunLock
 from rhotrace.networks import INITS, NETWORKS, Network
 from rhotrace.optimizers import OPTIMIZERS, Optimizer, batch_indices
 from rhotrace.quantities import Cost, Evaluation, Moment, traced
-from rhotrace.recipe import Recipe, options
+from rhotrace.recipe import Recipe, differences, options
 from rhotrace.recorder import BLOCK_STEPS, Block, Recorder
 from rhotrace.stop import StopRequest
 from rhotrace.trace import open_trace
 from rhotrace.trace_layout import Layout, snapshot_steps
-from rhotrace.trace_writer import TraceWriter, create
+from rhotrace.trace_writer import TraceWriter, create, reopen
 
 if TYPE_CHECKING:
     import torch
@@ -64,49 +65,76 @@ def train(
     *,
     device: str = "auto",
     force: bool = False,
-    begin: Callable[[], None] = lambda: None,
+    begin: Callable[[int], None] = lambda _: None,
     watch: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
-    """Trains a recipe's networks and records every step in a run file.
+    """Trains a recipe's networks and records every step in a run file; goes on where an interrupted run stopped.
+
+    The file of a run that was interrupted and continued holds the same bits as that of one that was not.
 
     Args:
         recipe: what to train.
         path: of the run file.
         device: ``auto``, ``cpu`` or ``cuda``.
         force: replace a run that is there already.
-        begin: called once, when everything is checked and the first step is next.
+        begin: called once with the first step's number, when everything is checked and that step is next.
         watch: called after each block of steps (at least once a second where steps are quicker than that).
 
     Raises:
-        TraceError: a run is there already and ``force`` is not set, or the file cannot be written.
-        RecipeError: the batch is larger than the training set.
+        TraceError: a finished run is there and ``force`` is not set, another process trains into the file, or
+            it cannot be written.
+        RecipeError: the batch is larger than the training set, or an interrupted run of another recipe is there.
         DataError: the data is absent or does not hold what the recipe asks.
         DeviceError: the device is not there.
     """
     _refuse_to_overwrite(path, force=force)
-    place = find_device(device)
+    run = _prepare(recipe, find_device(device))
+    with RunLock(path):
+        _refuse_to_overwrite(path, force=force)  # again: another process may have finished meanwhile
+        writer = _open(run, path, force=force)
+        try:
+            begin(writer.committed)
+            ended = run.go(writer, watch)
+            outcome = Outcome(ended, writer.committed, writer.seconds, run.seconds_full)
+            if ended != "interrupted":
+                writer.seal({"ended": ended, "finished": provenance.now(), "wall_seconds": outcome.seconds})
+        finally:
+            writer.close()
+    return outcome
+
+
+def _prepare(recipe: Recipe, device: str) -> _Run:
     dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
     batch = getattr(recipe.optimizer, "batch_size", None)
     if batch is not None and batch > len(dataset.x):
         raise RecipeError(f"optimizer.batch_size: got {batch}, expected at most the {len(dataset.x)} training samples")
-    network = NETWORKS[recipe.network.kind](
-        dataset.x.shape[1], dataset.y.shape[1], **options(recipe.network, without=("dtype",))
-    )
+    shape = dataset.x.shape[1], dataset.y.shape[1]
+    network = NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
     optimizer = OPTIMIZERS[recipe.optimizer.kind](**options(recipe.optimizer, without=("lr",)))
-    run = _Run(recipe, dataset, network, optimizer, place)
-    writer = create(path, run.layout, run.attributes(), run.per_member())
-    try:
-        begin()
-        ended, seconds = run.go(writer, watch)
-    except BaseException:
-        writer.close()
-        raise
-    outcome = Outcome(ended, writer.committed, seconds, run.seconds_full)
-    if ended == "interrupted":
-        writer.close()
-    else:
-        writer.seal({"ended": ended, "finished": provenance.now(), "wall_seconds": seconds})
-    return outcome
+    return _Run(recipe, dataset, network, optimizer, device)
+
+
+def _open(run: _Run, path: Path, *, force: bool) -> TraceWriter:
+    """A new run file, or an interrupted one with its state loaded."""
+    if path.exists() and not force:
+        with open_trace(path) as trace:
+            steps, attributes, begun = trace.steps, trace.attributes, trace.recipe
+        if attributes["recipe_digest"] != run.recipe.digest:
+            changed = differences(begun, run.recipe.model_dump())
+            shown = "; ".join(f"{key}: {a} there, {b} now" for key, (a, b) in list(changed.items())[:5])
+            raise RecipeError(
+                f"{path}: an interrupted run of another recipe is there ({shown}); "
+                "--force starts again, -o FILE writes elsewhere"
+            )
+        if attributes["data_digest"] != run.dataset.digest:
+            raise RecipeError(
+                f"{path}: an interrupted run on other data is there; --force starts again, -o FILE writes elsewhere"
+            )
+        if steps:
+            writer, state = reopen(path, run.layout)
+            run.restore(state)
+            return writer
+    return create(path, run.layout, run.attributes(), run.per_member())
 
 
 def find_device(name: str) -> str:
@@ -129,18 +157,17 @@ def find_device(name: str) -> str:
 def _refuse_to_overwrite(path: Path, *, force: bool) -> None:
     if not path.exists() or (force and path.is_file()):
         return
-    remedy = "--force replaces it, -o FILE writes elsewhere"
     if not path.is_file():
-        raise TraceError(
-            f"{path}: got {'a folder' if path.is_dir() else 'a special file'}, expected a place for the run file"
-        )
+        what = "a folder" if path.is_dir() else "a special file"
+        raise TraceError(f"{path}: got {what}, expected a place for the run file")
     try:
         with open_trace(path) as trace:
-            ended = "a finished run of" if trace.complete else "a run that was stopped, or still trains, at step"
-            state = f"{ended} {trace.steps} steps" if trace.complete else f"{ended} {trace.steps}"
+            if not trace.complete:
+                return  # to be continued
+            state = f"a finished run of {trace.steps} steps"
     except TraceError:
         state = "a file that is not a readable run"
-    raise TraceError(f"{path}: {state} is there already; {remedy}")
+    raise TraceError(f"{path}: {state} is there already; --force replaces it, -o FILE writes elsewhere")
 
 
 def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
@@ -223,13 +250,21 @@ class _Run:
             **{f"init_{name}": values for name, values in starts.items()},
         }
 
-    def go(self, writer: TraceWriter, watch: Callable[[Progress], None]) -> tuple[str, float]:
-        """Trains to the end, to an interruption, or until no member is finite; returns which, and the seconds."""
+    def restore(self, state: dict[str, list[NDArray[Any]]]) -> None:
+        """Puts a checkpoint's values into the optimizer's state."""
         import torch
 
-        began = time.perf_counter()
+        for key, tensors in self.state.items():
+            for tensor, values in zip(tensors, state[key], strict=True):
+                tensor.copy_(torch.as_tensor(values))
+
+    def go(self, writer: TraceWriter, watch: Callable[[Progress], None]) -> str:
+        """Trains to the end, to an interruption, or until no member is finite; returns which."""
+        import torch
+
         recorder = Recorder(self.quantities, self.strides, self.layout, self.device)
-        ended = "finished"
+        recorder.clear(writer.committed)
+        ended, began = "finished", time.perf_counter()
         with torch.no_grad(), StopRequest() as stop:
             for done in self._steps(recorder, writer, stop):
                 block = recorder.block()
@@ -243,15 +278,15 @@ class _Run:
                 if stop.requested and done < self.recipe.steps:
                     ended = "interrupted"
                     break
-        return ended, time.perf_counter() - began
+        return ended
 
     def _steps(self, recorder: Recorder, writer: TraceWriter, stop: StopRequest) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
         network, optimizer, state = self.network, self.optimizer, self.state
         planned = set(self.layout.snapshots)
-        batches = self._batches()
+        batches = self._batches(writer.committed)
         block_ends = time.monotonic() + BLOCK_SECONDS
-        for step in range(self.recipe.steps):
+        for step in range(writer.committed, self.recipe.steps):
             if step in planned:
                 writer.snapshot(step, _numpy(state["weights"]))
             x, y, targets = next(batches)
@@ -265,15 +300,15 @@ class _Run:
                 yield step + 1
                 block_ends = time.monotonic() + BLOCK_SECONDS
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs, targets, and targets as an Evaluation wants them, of each step in turn."""
+    def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Inputs, targets, and targets as an Evaluation wants them, of each step from ``start`` on."""
         import torch
 
         size = self.optimizer.batch_size
         if size is None:
             while True:
                 yield self.x, self.y, self.targets
-        for first in range(0, self.recipe.steps, BLOCK_STEPS):
+        for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
             drawn = batch_indices(
                 self.recipe.batch_seeds,
@@ -292,7 +327,8 @@ class _Run:
             return None
         began = time.perf_counter()
         full = Evaluation(self.network.forward(self.state["weights"], self.x), self.targets)
-        self.seconds_full += time.perf_counter() - began
+        if self.device == "cpu":  # on a GPU the call returns before the work is done
+            self.seconds_full += time.perf_counter() - began
         return full
 
     def _evaluate_test(self, step: int) -> Evaluation | None:

@@ -233,7 +233,7 @@ def test_info_shows_what_a_run_holds_and_where_it_came_from(command, trained):
 def test_info_and_analyze_read_a_run_that_was_killed(command, empty_run):
     code, out, err = command("info", empty_run)
     assert (code, err) == (0, "")
-    assert "not finished" in out
+    assert "interrupted: 0 of 60 steps" in out
     assert "0 of 60 steps" in out
 
 

@@ -1,0 +1,111 @@
+"""YAML read strictly: 1.2 numbers, no repeated keys, anchors, aliases or tags, and the line of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from rhotrace.errors import RecipeError
+
+MAX_NESTING = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: ``1e-3`` is a number, ``yes`` and ``010`` are not what YAML 1.1 makes of them."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("null", r"null|~|", ["n", "~", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > 30:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a whole number of {len(node.value)} digits", node.start_mark
+        )
+    return int(str(loader.construct_scalar(node)), 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+Lines = dict[tuple[str | int, ...], int]
+
+
+def read(text: str, where: str) -> tuple[Any, Lines]:
+    """The content, and the line of each key; duplicate keys, anchors and tags are refused."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep; no recipe is")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise RecipeError(
+                    f"{where}:{_line(event)}: got an anchor, alias or tag, expected plain YAML; write the value out"
+                )
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            lines: Lines = dict(_key_lines(node, (), where)) if node is not None else {}
+            return (loader.construct_document(node) if node is not None else {}), lines
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as problem:
+        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
+        raise RecipeError(f"{where}:{line}: not valid YAML: {problem.problem}") from None
+    except (yaml.YAMLError, ValueError) as problem:
+        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+
+
+def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{where}:{line}: got a list or mapping as a key, expected a name")
+            if key.tag != "tag:yaml.org,2002:str":
+                raise RecipeError(
+                    f"{where}:{line}: {dotted((*path, key.value))}: got a number as a key, expected a name"
+                )
+            name = str(key.value)
+            if name in seen:
+                raise RecipeError(
+                    f"{where}:{line}: {dotted((*path, name))}: this key stands already in line {seen[name]}; keep one"
+                )
+            seen[name] = line
+            yield (*path, name), line
+            yield from _key_lines(value, (*path, name), where)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield from _key_lines(value, (*path, number), where)
+
+
+def write(content: Any) -> str:  # noqa: ANN401 - anything YAML holds
+    """YAML that ``read`` reads back as it was."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A key's path as users write it; odd characters are shown, not printed."""
+    return ".".join(str(p) if str(p).isprintable() else repr(p)[:60] for p in path)
