@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Networks this small gain nothing from threads, and on a busy machine threads that wait for each other lose much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from rhotrace import recipe

@@ -145,8 +145,10 @@ def test_train_refuses_to_replace_a_file_that_is_no_run(refused, small_file):
     assert small_file.read_bytes() == before
 
 
-def test_train_refuses_to_replace_an_interrupted_run(refused, small_file, empty_run):
-    assert "stopped, or still trains, at step 0" in refused("train", small_file, "-o", empty_run)
+def test_train_goes_on_with_an_interrupted_run(command, small_file, empty_run):
+    code, out, err = command("train", small_file, "-o", empty_run, "--device", "cpu")
+    assert (code, out) == (0, "")
+    assert "done: 60 steps" in err
 
 
 def test_train_that_diverges_says_so(command, small_file):
