@@ -20,6 +20,8 @@ from rhotrace.quantities import QUANTITIES, Cost, Quantity
 from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, time_axis
 
 Array = NDArray[Any]
+_MAX_CHUNK = 1 << 24
+_MAX_RATIO = 2000  # gzip cannot do better than about 1000:1
 # What h5py and the decoders raise on bytes that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
@@ -193,6 +195,35 @@ def _check(path: Path, file: h5py.File) -> None:
     missing = sorted(needed - set(file))
     if missing:
         raise TraceError(f"{path}: a damaged run file: the datasets {', '.join(missing)} are missing")
+    for name in file:
+        _check_item(path, file, name)
+    for name in file.get("weights", ()):
+        _check_item(path, file["weights"], name)
+
+
+def _check_item(path: Path, group: h5py.Group, name: str) -> None:
+    """Refuses what a run file never has and what could make a reader open other files or fill the memory."""
+    where = f"{path}: refused: {group.name.rstrip('/')}/{name}"
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise TraceError(f"{where} is a link to another place; a run file has none")
+    item = group[name]
+    if not isinstance(item, h5py.Dataset):
+        return
+    if item.is_virtual or item.external:
+        raise TraceError(f"{where} keeps its data in other files; a run file does not")
+    if item.chunks and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > _MAX_CHUNK:
+        raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
+    if item.dtype.kind not in "if":
+        raise TraceError(f"{where} has type {item.dtype}, expected numbers")
+    quantity = next((q for q in QUANTITIES if q.name == name), None)
+    if quantity and group.name == "/":
+        expected = tuple(group[axis].shape[0] for axis in quantity.axes)
+        if item.ndim != 1 + len(expected) or item.shape[1:] != expected or item.dtype != np.float64:
+            raise TraceError(
+                f"{where} is {item.dtype} of shape {item.shape}, expected float64 of (time, {', '.join(map(str, expected))})"
+            )
+    if item.size * item.dtype.itemsize > _MAX_RATIO * (path.stat().st_size + _MAX_CHUNK):
+        raise TraceError(f"{where} declares shape {item.shape}, far more than the file can hold")
 
 
 def _first_line(problem: BaseException) -> str:

@@ -580,3 +580,48 @@ def test_a_flipped_bit_anywhere_raises_nothing_but_trace_errors(run):
         except Exception as error:  # all that escape are shown at once
             escaped[int(place)] = repr(error)
     assert not escaped
+
+
+def tampered(run: Path, change) -> None:
+    with h5py.File(run, "r+") as file:
+        change(file)
+
+
+def declare_absurd_shape(file: h5py.File) -> None:
+    attributes = dict(file["loss"].attrs)
+    del file["loss"]
+    file.create_dataset("loss", shape=(10**12, file["member"].shape[0]), dtype="<f8", chunks=(1000, 1))
+    file["loss"].attrs.update({k: v for k, v in attributes.items() if isinstance(v, str)})
+
+
+HOSTILE = {
+    "external link": lambda f: (f.pop("loss"), f.__setitem__("loss", h5py.ExternalLink("other.h5", "/loss"))),
+    "soft link": lambda f: (f.pop("loss"), f.__setitem__("loss", h5py.SoftLink("/error"))),
+    "external storage": lambda f: (
+        f.pop("loss"),
+        f.create_dataset("loss", (60, 3), "<f8", external=[("other.bin", 0, h5py.h5f.UNLIMITED)]),
+    ),
+    "virtual dataset": lambda f: (
+        f.pop("loss"),
+        f.create_virtual_dataset("loss", virtual()),
+    ),
+    "absurd shape": declare_absurd_shape,
+    "wrong type": lambda f: (f.pop("loss"), f.create_dataset("loss", data=np.full((60, 3), b"x"))),
+    "wrong axes": lambda f: (f.pop("loss"), f.create_dataset("loss", data=np.zeros((60, 4)))),
+    "integers for a quantity": lambda f: (f.pop("loss"), f.create_dataset("loss", data=np.zeros((60, 3), "i8"))),
+}
+
+
+def virtual() -> h5py.VirtualLayout:
+    layout = h5py.VirtualLayout((60, 3), "<f8")
+    layout[:] = h5py.VirtualSource("other.h5", "loss", (60, 3))
+    return layout
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line_before_its_data_is_read(train, change):
+    run = train()
+    tampered(run, change)
+    with pytest.raises(TraceError) as caught:
+        open_trace(run)
+    assert len(str(caught.value).splitlines()) == 1
