@@ -5,7 +5,9 @@ Read top down: ``train`` is the experiment, ``_steps`` the loop, ``Recorder`` th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rhotrace.optimizers import State
 
 BLOCK_SECONDS = 1.0
+SMALL_PASS = 2e7  # multiplications in a forward pass over the training set
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def train(
     """
     _refuse_to_overwrite(path, force=force)
     run = _prepare(recipe, find_device(device))
-    with RunLock(path):
+    with RunLock(path), _threads(run):
         _refuse_to_overwrite(path, force=force)  # again: another process may have finished meanwhile
         writer = _open(run, path, force=force)
         try:
@@ -101,6 +104,24 @@ def train(
         finally:
             writer.close()
     return outcome
+
+
+@contextlib.contextmanager
+def _threads(run: _Run) -> Iterator[None]:
+    """One thread for small networks, which gain nothing from more and lose much to them on a busy machine.
+
+    Decided by the run's size alone, so that the same recipe gives the same bits; ``OMP_NUM_THREADS`` overrules it.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    products = len(run.recipe.seeds) * len(run.x) * sum(o * i for o, i in run.layout.shapes)
+    if products < SMALL_PASS and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prepare(recipe: Recipe, device: str) -> _Run:
