@@ -172,6 +172,9 @@ def find_device(name: str) -> str:
         raise DeviceError(
             "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver"
         )
+    # cuBLAS promises the same bits again only with a workspace of fixed size, chosen before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
     return "cuda"
 
 
