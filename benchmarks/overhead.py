@@ -25,13 +25,13 @@ from rhotrace import recipe
 from rhotrace.data import load
 from rhotrace.train import initial_weights, train
 
-ROUNDS = 5
+ROUNDS = 7
 RECIPE = """\
 data: {dataset: mnist, classes: [0, 1], train: 1000, test: 1000}
 network: {kind: mlp, depth: 8, width: 32}
 init: {kind: equal-norms, rho_k: 3.5}
 optimizer: {kind: gd, lr: 0.01}
-steps: 300
+steps: 500
 """
 SGD = ["optimizer={kind: sgd, lr: 0.01, batch_size: 32}", "record.full_every=1000000000", "steps=3000"]
 
@@ -104,7 +104,7 @@ def ratios(content: recipe.Recipe, bare) -> tuple[float, float, float, float]:  
 def overhead_rows() -> None:
     cases = [
         ("GD, 1 member, all traced", [], bare_single, "nn.Sequential + optim.SGD"),
-        ("GD, 6 members, all traced", ["members.seeds=6", "steps=100"], bare_members, "batched products + autograd"),
+        ("GD, 6 members, all traced", ["members.seeds=6", "steps=150"], bare_members, "batched products + autograd"),
         ("SGD, 1 member, no full-set sums", SGD, bare_single, "nn.Sequential + optim.SGD"),
         (
             "SGD, 6 members, no full-set sums",

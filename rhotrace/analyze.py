@@ -143,8 +143,9 @@ def _final(trace: Trace) -> tuple[Final, ...]:
     )
 
 
-def delta(trace: Trace) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(steps, log(rho/rho_eq) of each member, NaN where a <= 0)."""
+def delta(trace: Trace) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(steps, log(rho/rho_eq) of each member, NaN where a <= 0, and log rho at the same steps)."""
     ratio = trace["rho_eq_over_rho"]
+    log_rho = trace["log_rho"][:: trace.strides["forward"]]
     with np.errstate(all="ignore"):
-        return trace.step_of("rho_eq_over_rho"), -np.log(np.where(ratio > 0, ratio, np.nan))
+        return trace.step_of("rho_eq_over_rho"), -np.log(np.where(ratio > 0, ratio, np.nan)), log_rho

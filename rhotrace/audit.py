@@ -27,11 +27,12 @@ class Audit:
     """The identity and the balance over a whole run, worst member and layer.
 
     Attributes:
-        residual: largest |left - right| / rho_k^2 of the identity over all steps.
+        residual: largest |left - right| of the identity over all steps, relative to its largest term, which is
+            rho_k^2 but for the wildest steps.
         where: (step, member, layer) of it, layers counted from 1.
         rounding: what rounding explains in this floating-point type.
         holds: residual within rounding.
-        flow: share of the growth of rho_k^2 due to the memo's flow term, summed over the run; the
+        flow: sum of the absolute values of the memo's flow term over that of both terms; the
             finite-step term has the rest. NaN under weight normalisation, which has no such term.
         balance: largest |rho_k^2 - rho_j^2 - (their start)| / rho_k^2 over the run (Lemma 1 says 0).
         balance_start: largest relative difference of layer norms at the start.
@@ -78,10 +79,13 @@ def audit(
         drive = (batch_a - batch_q)[:-1, :, None]
         if weight_norm:
             grown = (rho_k[:-1] + 2 * eta / rho_k[:-1] * drive) ** 2
+            scale = np.maximum(square[:-1], square[1:])
         else:
             finite_step = (eta * grad_norm[:-1]) ** 2
             grown = square[:-1] + 4 * eta * drive + finite_step
-        residual = np.abs(square[1:] - grown) / square[:-1]
+            scale = np.maximum(np.maximum(square[:-1], square[1:]), np.maximum(np.abs(4 * eta * drive), finite_step))
+        # A step may be far larger than what it starts from; its rounding is that of its largest term.
+        residual = np.abs(square[1:] - grown) / scale
     good = np.isfinite(residual)
     if not good.any():
         return None

@@ -44,6 +44,12 @@ def main() -> None:
     except RhoTraceError as error:
         _say(f"error: {error}")
         sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads on; the usual silence of a pipe that was closed
+        sys.exit(141)
+    except OSError as error:
+        _say(f"error: input or output failed: {error.strerror or error}")
+        sys.exit(2)
     except MemoryError as error:
         _say(f"error: out of memory ({error}); lower network.width, data.train or the number of members")
         sys.exit(2)
@@ -95,8 +101,12 @@ def train(
     from rhotrace.train import train as run
 
     console = Console(stderr=True)
-    with TrainingView(console, lambda first: training_start(console, content, path, first)) as view:
-        outcome = run(content, path, device=device, force=force, begin=view.begin, watch=view)
+    try:
+        with TrainingView(console, lambda first: training_start(console, content, path, first)) as view:
+            outcome = run(content, path, device=device, force=force, begin=view.begin, watch=view)
+    except KeyboardInterrupt:
+        _say("stopped before the first step" if not path.exists() else f"stopped; what was recorded is in {path}")
+        raise typer.Exit(INTERRUPTED) from None
     training_end(console, outcome, path, view.transient.words())
     if outcome.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)

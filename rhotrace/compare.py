@@ -35,6 +35,8 @@ class Side:
         left_out: why a member has none, by its number.
         std: geometric mean over members with its interval (Student's t over members; a single
             member's block bootstrap).
+        std_rho: geometric mean over members of the fluctuation of log rho alone.
+        std_rho_eq: the same of log rho_eq.
         offset: mean of delta over members, with Student's t interval.
     """
 
@@ -44,6 +46,8 @@ class Side:
     each: tuple[Fluctuation, ...]
     left_out: dict[int, str]
     std: Interval
+    std_rho: float
+    std_rho_eq: float
     offset: Interval
 
 
@@ -73,6 +77,8 @@ def compare(first: Trace, second: Trace) -> Comparison:
             f"{first.path} and {second.path} trained on different data ({_data(first)}; {_data(second)}); "
             "compare runs whose recipes have the same data section"
         )
+    if first.path.samefile(second.path):
+        raise AnalysisError(f"{first.path}: got the same run twice, expected two runs to compare")
     sides = _side(first), _side(second)
     differs = differences(first.recipe, second.recipe)
     ratio, paired = _ratio(*sides)
@@ -86,7 +92,7 @@ def _data(trace: Trace) -> str:
 
 def _side(trace: Trace) -> Side:
     transient = fit_transient(trace, fit=False)
-    steps, deltas = delta(trace)
+    steps, deltas, log_rho = delta(trace)
     each: list[Fluctuation] = []
     left_out: dict[int, str] = {}
     for member in transient.each:
@@ -94,7 +100,8 @@ def _side(trace: Trace) -> Side:
             left_out[member.member] = str(member.outcome)
             continue
         after = member.T if member.outcome is Outcome.LEFT else 0.0
-        found = fluctuation.measure(member.member, steps, deltas[:, member.member], after)
+        m = member.member
+        found = fluctuation.measure(m, steps, deltas[:, m], after, log_rho[:, m])
         if isinstance(found, Fluctuation):
             each.append(found)
         else:
@@ -104,13 +111,15 @@ def _side(trace: Trace) -> Side:
     if len(each) == 1:
         std = Interval(each[0].std, each[0].low, each[0].high)
     return Side(
-        str(trace.path),
-        summary(trace),
-        tuple(map(int, trace["seed"])),
-        tuple(each),
-        left_out,
-        std,
-        _mean(offsets),
+        path=str(trace.path),
+        summary=summary(trace),
+        seeds=tuple(map(int, trace["seed"])),
+        each=tuple(each),
+        left_out=left_out,
+        std=std,
+        std_rho=geometric_mean(np.maximum([f.std_rho for f in each], _STILL)).value,
+        std_rho_eq=geometric_mean(np.maximum([f.std_rho_eq for f in each], _STILL)).value,
+        offset=_mean(offsets),
     )
 
 
@@ -146,26 +155,33 @@ def _cautions(sides: Sequence[Side], differs: dict[str, tuple[Any, Any]]) -> lis
     said = []
     network = [key for key in differs if key.startswith(("network", "init"))]
     if network:
-        said.append(f"the networks differ too ({', '.join(network)}): the ratio is not the optimizer's alone")
-    for side in sides:
+        said.append(f"the networks differ ({', '.join(network)}): the ratio is not the optimizer's alone")
+    for letter, side in zip("AB", sides, strict=True):
         n = len(side.each)
         if side.left_out:
             why = "; ".join(f"member {m}: {reason}" for m, reason in side.left_out.items())
-            said.append(f"{side.path}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})")
+            said.append(f"{letter}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})")
         drifting = sum(not f.stationary for f in side.each)
         if drifting:
             said.append(
-                f"{side.path}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the last half after T"
+                f"{letter}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the last half after T"
             )
         short = sum(not f.long_enough for f in side.each)
         if short:
             said.append(
-                f"{side.path}: the window is under 50 autocorrelation times in {short} of {n} members; tau and the intervals are too optimistic there"
+                f"{letter}: the window is under 50 autocorrelation times in {short} of {n} members; tau and the intervals are too optimistic there"
             )
-        stepping = sum(f.period_two > 0.5 for f in side.each)
+        stepping = [f.std for f in side.each if f.period_two > 0.5]
         if stepping:
             said.append(
-                f"{side.path}: delta alternates from step to step in {stepping} of {n} members: an oscillation at the edge of stability, not noise"
+                f"{letter}: delta alternates from step to step in {len(stepping)} of {n} members, by {min(stepping):.1g} to "
+                f"{max(stepping):.1g}: an oscillation at the edge of stability, not noise"
+            )
+        swelling = sum(not 0.5 < f.swell < 2 for f in side.each)
+        if swelling:
+            said.append(
+                f"{letter}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
+                f"in {swelling} of {n} members: its size depends on when the run ends"
             )
     return said
 
@@ -173,22 +189,38 @@ def _cautions(sides: Sequence[Side], differs: dict[str, tuple[Any, Any]]) -> lis
 def _verdict(sides: Sequence[Side], ratio: Interval) -> str:
     names = [_name(side) for side in sides]
     if names[0] == names[1]:
-        names = [f"the first run ({names[0]})", f"the second run ({names[1]})"]
+        names = [f"A ({names[0]})", f"B ({names[1]})"]
     if not np.isfinite(ratio.value):
         return "No verdict: a run has no member that left its transient with enough steps after it."
     if not np.isfinite(ratio.low):
-        return f"{names[1]} fluctuates {ratio.value:.3g} times as much as {names[0]}, but no interval can be given: train at least 3 members."
-    if ratio.low > 1:
-        more, less, size = names[1], names[0], ratio
-    elif ratio.high < 1:
-        more, less, size = names[0], names[1], Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
-    else:
+        return (
+            f"log(rho/rho_eq) fluctuates {ratio.value:.3g} times as much under {names[1]} as under {names[0]}, "
+            "but no interval can be given: train at least 3 members."
+        )
+    if ratio.low <= 1 <= ratio.high:
         return f"No difference is shown: the ratio's interval {ratio.low:.3g} to {ratio.high:.3g} contains 1."
-    said = f"rho fluctuates around rho_eq {size.value:.3g} times as much under {more} as under {less} (95 % interval {size.low:.3g} to {size.high:.3g})"
-    if {more, less} == {"SGD", "GD"}:
-        held = "as the memo's remark 5 says" if more == "SGD" else "against the memo's remark 5"
-        return f"{said}, {held}."
-    return f"{said}."
+    more, less, size = sides[1], sides[0], ratio
+    if ratio.high < 1:
+        more, less, size = sides[0], sides[1], Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+        names.reverse()
+    said = (
+        f"log(rho/rho_eq) fluctuates {size.value:.3g} times as much under {names[1]} as under {names[0]} "
+        f"(95 % interval {size.low:.3g} to {size.high:.3g})"
+    )
+    if set(names) == {"SGD", "GD"}:
+        said += ", as the memo's remark 5 says" if names[1] == "SGD" else ", against the memo's remark 5"
+    return f"{said}. {_which_moves(names[1], more, less)}"
+
+
+def _which_moves(name: str, more: Side, less: Side) -> str:
+    """Whether it is rho or rho_eq that fluctuates: the memo's remark speaks of rho at fixed sums."""
+    share = more.std_rho_eq / more.std_rho
+    rest = f"log rho {more.std_rho:.2g}, log rho_eq {more.std_rho_eq:.2g}; log rho alone {more.std_rho / less.std_rho:.2g} times as much"
+    if share > 2:
+        return f"Under {name} it is mostly rho_eq that moves, around a slow rho ({rest})."
+    if share < 0.5:
+        return f"Under {name} it is mostly rho that moves ({rest})."
+    return f"Under {name} both move ({rest})."
 
 
 def _name(side: Side) -> str:

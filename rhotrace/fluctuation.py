@@ -37,6 +37,11 @@ class Fluctuation:
         long_enough: window of at least 50 tau; below that tau and the interval are too optimistic.
         period_two: share of the variance at the highest frequencies (periods under 2.5 evaluations);
             above 0.5 it is an oscillation from step to step, not noise.
+        swell: std in the window's second half over that in its first; far from 1, std depends on where the
+            run ends.
+        std_rho: standard deviation of log rho about its line in the same window.
+        std_rho_eq: the same of log rho_eq; NaN with std_rho where log rho was not given.
+        correlation: of log rho and log rho_eq about their lines.
     """
 
     member: int
@@ -50,6 +55,10 @@ class Fluctuation:
     effective: float
     long_enough: bool
     period_two: float
+    swell: float
+    std_rho: float
+    std_rho_eq: float
+    correlation: float
 
 
 def integrated_time(x: Floats, *, window_factor: float = 5.0) -> float:
@@ -73,7 +82,9 @@ def integrated_time(x: Floats, *, window_factor: float = 5.0) -> float:
     return float(max(tau[ends[0] if len(ends) else n - 1], 1e-3))
 
 
-def measure(member: int, steps: NDArray[np.int64], delta: Floats, after: float) -> Fluctuation | str:
+def measure(
+    member: int, steps: NDArray[np.int64], delta: Floats, after: float, log_rho: Floats | None = None
+) -> Fluctuation | str:
     """The fluctuation of one member after its transient.
 
     Args:
@@ -81,6 +92,7 @@ def measure(member: int, steps: NDArray[np.int64], delta: Floats, after: float) 
         steps: step of each value, (n,).
         delta: log(rho/rho_eq), (n,).
         after: T; the window starts there or later.
+        log_rho: (n,), to tell whether rho moves or rho_eq.
 
     Returns:
         The measurement, or why there is none.
@@ -97,6 +109,13 @@ def measure(member: int, steps: NDArray[np.int64], delta: Floats, after: float) 
     per_row = float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
     tau = integrated_time(detrended)
     low, high = _bootstrap_std(detrended, tau)
+    half = len(series) // 2
+    swell = _ratio(_detrend(series[half:])[2], _detrend(series[:half])[2])
+    std_rho = std_rho_eq = correlation = np.nan
+    if log_rho is not None:
+        rho, _, std_rho = _detrend(log_rho[rows])
+        rho_eq, _, std_rho_eq = _detrend(log_rho[rows] - series)
+        correlation = _ratio(float(np.mean(rho * rho_eq)), std_rho * std_rho_eq)
     return Fluctuation(
         member=member,
         window=(int(steps[rows[0]]), int(steps[rows[-1]])),
@@ -109,7 +128,15 @@ def measure(member: int, steps: NDArray[np.int64], delta: Floats, after: float) 
         effective=len(series) / max(tau, 1.0),
         long_enough=len(series) >= _LONG_ENOUGH * tau,
         period_two=_fast_share(detrended),
+        swell=swell,
+        std_rho=std_rho,
+        std_rho_eq=std_rho_eq,
+        correlation=correlation,
     )
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else np.nan
 
 
 def _window(delta: Floats) -> tuple[int, bool]:

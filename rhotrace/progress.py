@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -41,11 +42,11 @@ class TransientWatch:
             self.T = np.where(np.isnan(self.T) & lasted, self._since, self.T)
 
     def words(self) -> str:
-        """Such as ``T 4410 (3 of 4 members)``."""
+        """Such as ``T 4410 (3 of 4 passed)``, the geometric mean of those that passed."""
         if self.T is None or np.isnan(self.T).all():
             return "T not yet"
         passed = self.T[~np.isnan(self.T)]
-        return f"T {np.exp(np.log(np.maximum(passed, 1)).mean()):.0f} ({len(passed)} of {len(self.T)})"
+        return f"T {np.exp(np.log(np.maximum(passed, 1)).mean()):.0f} ({len(passed)} of {len(self.T)} passed)"
 
 
 class TrainingView:
@@ -59,7 +60,7 @@ class TrainingView:
     def __init__(self, console: Console, announce: Callable[[int], None]) -> None:
         self.console = console
         self._announce = announce
-        self._first = 0
+        self._before = (0, 0.0)  # steps and seconds at the end of the last block
         self.transient = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
@@ -78,8 +79,9 @@ class TrainingView:
 
     def begin(self, first: int) -> None:
         """Announces the run, which starts or goes on at step ``first``, and opens the display."""
-        self._first = first
-        self._announce(first)
+        self._before = (first, 0.0)
+        with contextlib.suppress(OSError):
+            self._announce(first)
         if self.console.is_terminal:
             self._live.start()
 
@@ -90,10 +92,16 @@ class TrainingView:
             self._live.stop()
 
     def __call__(self, block: Block) -> None:
-        """Shows one block."""
+        """Shows one block; training goes on where the output cannot be written any more."""
+        with contextlib.suppress(OSError):
+            self._show(block)
+
+    def _show(self, block: Block) -> None:
         self.transient.update(block)
         state = self._state(block)
-        per_second = (block.last - self._first) / max(block.seconds, 1e-9)
+        steps, seconds = self._before
+        per_second = (block.last - steps) / max(block.seconds - seconds, 1e-9)
+        self._before = (block.last, block.seconds)
         rate = f"{per_second:.0f} steps/s"
         if self.console.is_terminal:
             self._bar.update(self._task, total=block.steps, completed=block.last, rate=rate)
@@ -115,7 +123,7 @@ class TrainingView:
             parts += [f"loss {loss:.3g}", f"rho_eq/rho {ratio:.3g}"]
         log_rho = _median(rows["log_rho"][-1])
         parts.insert(-1 if len(parts) > 1 else 1, f"rho {np.exp(min(log_rho, 700)):.3g}")
-        return "  ".join(parts) + ("  (medians)" if rows["log_rho"].shape[1] > 1 else "")
+        return "  ".join(parts) + ("  (medians of members)" if rows["log_rho"].shape[1] > 1 else "")
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

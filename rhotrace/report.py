@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -61,17 +62,29 @@ def ranged(interval: Interval, digits: int = 3) -> str:
     return f"{number(interval.value, digits)} [{number(interval.low, digits)}, {number(interval.high, digits)}]"
 
 
+_NARROWEST = 80  # in a narrower terminal whole rows that wrap are easier to read than columns of single letters
+
+
 def output() -> Console:
     """The console for results: as wide as the terminal; where there is none, wide enough for every table."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=120)
+    return console if console.width >= _NARROWEST else Console(width=_NARROWEST)
 
 
 def _table(columns: str, title: str = "") -> Table:
     """An empty table; columns are separated by ``|``, and those that begin with ``<`` hold words."""
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
     for column in columns.split("|"):
         name = column.strip()
         table.add_column(name.lstrip("<"), justify="left" if name.startswith("<") else "right", overflow="fold")
@@ -118,7 +131,7 @@ def training_start(console: Console, recipe: Recipe, path: Path, first: int) -> 
     say(
         console,
         f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
-        f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}",
+        f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}, {path.stat().st_size / 1e6:.0f} MB reserved",
     )
 
 
@@ -131,10 +144,16 @@ def training_end(console: Console, outcome: RunOutcome, path: Path, transient: s
     words = {
         "finished": f"done: {took}; {transient}",
         "interrupted": f"stopped: {took} are recorded, and the same command goes on from there; {transient}",
-        "diverged": f"diverged: no member is finite after {took}; lower optimizer.lr or the initial scale",
+        "diverged": f"diverged: rho is finite in no member after {took}; the learning rate or the initial scale does not suit",
     }[outcome.ended]
     say(console, words)
-    say(console, f"{path}, {path.stat().st_size / 1e6:.1f} MB; next: rhotrace analyze {path} --fit-transient")
+    size = f"{path}, {path.stat().st_size / 1e6:.1f} MB"
+    say(
+        console,
+        size
+        if outcome.ended == "diverged"
+        else f"{size}; next: rhotrace analyze {shlex.quote(str(path))} --fit-transient",
+    )
 
 
 # --- analyze -----------------------------------------------------------------------------------------------
@@ -154,7 +173,7 @@ def print_analysis(console: Console, result: Analysis, *, fits: bool) -> None:
 
 def _print_transient(console: Console, result: Analysis) -> None:
     table = _table(
-        "member | seed | T | T loss | T growth | rho_eq/rho | loss | error | test error",
+        "member | seed | T | T loss | T growth | rho_eq/rho | loss | error | test err",
         "Transient, in steps, and the end of the run",
     )
     theta = result.transient.theta
@@ -176,7 +195,10 @@ def _print_transient(console: Console, result: Analysis) -> None:
             failed.append(f"member {each.member}: no T, {each.outcome}")
     console.print(table)
     dwell = "held for 10 steps or 5 % of T, whichever is longer"
-    say(console, f"T: first step from which rho >= {theta:g} rho_eq, {dwell}.")
+    others = (
+        "T loss: first step from which the loss is below 1/2, likewise; T growth: step at which log rho grows fastest"
+    )
+    say(console, f"T: first step from which rho >= {theta:g} rho_eq, {dwell}. {others}.")
     for line in failed:
         say(console, line)
 
@@ -197,7 +219,7 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
 def _print_fits(console: Console, transient: TransientFit) -> None:
     table = _table(
         "member | window | T fitted | A fitted | log rho_eq fitted | residual | A max/min | holds",
-        f"Closed form with constant A and B ({memo.cite('eq5')}), fitted between T/2 and 2T",
+        f"Closed form with constant A and B ({memo.cite('eq5')}), fitted from T/2 to 2T or the end",
     )
     skipped = []
     for each in transient.each:
@@ -205,13 +227,14 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
             skipped.append(f"member {each.member}: not fitted, {each.no_fit}")
             continue
         fit = each.fit
+        shown = ranged if fit.holds else _bare  # an interval around a curve that misses would only mislead
         _row(
             table,
             str(each.member),
             f"{fit.window[0]}–{fit.window[1]}",
-            ranged(fit.T, 4),
+            shown(fit.T, 4),
             number(fit.A.value),
-            ranged(fit.log_rho_eq, 4),
+            shown(fit.log_rho_eq, 4),
             f"{100 * fit.residual:.2g} %",
             number(fit.A_drift),
             "yes" if fit.holds else "no",
@@ -223,11 +246,15 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
         if any(_beside(each) for each in transient.each):
             say(
                 console,
-                "Where the fit does not hold, A was not constant in the window and the fitted interval must not be used: T above is the measurement.",
+                "Where it does not hold, A was not constant in the window, no interval is given, and T above is the measurement.",
             )
     for line in skipped:
         say(console, line)
     console.print()
+
+
+def _bare(interval: Interval, digits: int) -> str:
+    return number(interval.value, digits)
 
 
 def _beside(each: MemberTransient) -> bool:
@@ -244,12 +271,12 @@ def _print_audit(console: Console, audit: Audit | None) -> None:
     say(
         console,
         f"discrete step identity ({memo.cite('eq3')}, with its finite-step term): {verdict} in {audit.checked} checks; "
-        f"largest residual {number(audit.residual, 2)} of rho_k² (step {step}, member {member}, layer {layer}; rounding explains {audit.rounding:g})",
+        f"largest residual {number(audit.residual, 2)} of its largest term (step {step}, member {member}, layer {layer}; rounding explains up to {audit.rounding:g})",
     )
     if math.isfinite(audit.flow):
         say(
             console,
-            f"gradient flow's share of all changes of rho_k²: {100 * audit.flow:.4g} %; the rest comes from finite steps",
+            f"gradient flow's share of all changes of rho_k², in absolute value: {100 * audit.flow:.4g} %; the rest comes from finite steps",
         )
     say(
         console,
@@ -269,7 +296,7 @@ def print_comparison(console: Console, result: Comparison) -> None:
     else:
         say(console, "Their recipes are the same.")
     table = _table(
-        "run | member | window | offset | fluctuation | tau | independent",
+        "run | member | window | offset | fluctuation | 95 % interval | tau | independent | log rho | log rho_eq",
         "delta = log(rho/rho_eq) after the transient",
     )
     for letter, side in zip("AB", (result.first, result.second), strict=True):
@@ -280,15 +307,18 @@ def print_comparison(console: Console, result: Comparison) -> None:
                 str(f.member),
                 f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),
                 number(f.offset),
-                f"{number(f.std)} [{number(f.low)}, {number(f.high)}]" if math.isfinite(f.low) else number(f.std),
+                number(f.std),
+                f"{number(f.low)} – {number(f.high)}" if math.isfinite(f.low) else "–",
                 number(f.tau),
                 number(f.effective),
+                number(f.std_rho, 2),
+                number(f.std_rho_eq, 2),
             )
     console.print()
     console.print(table)
     say(
         console,
-        "offset: mean; fluctuation: standard deviation about a line, with a 95 % block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size.",
+        "offset: mean of delta (natural logarithm); fluctuation: its standard deviation about a line, with its block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size; last columns: the same standard deviation of log rho and of log rho_eq alone.",
     )
     console.print()
     for letter, side in zip("AB", (result.first, result.second), strict=True):

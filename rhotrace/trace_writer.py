@@ -11,8 +11,10 @@ and renamed over the live file. Both are the same datasets to a reader.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,8 +135,13 @@ def _reserve(path: Path) -> None:
     """Takes the whole run's disk space now, so that a full disk is an error at step 0 and not at step 10^6."""
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+        free = shutil.disk_usage(path.parent).free
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as problem:
+            needs = f"{_reason(problem)}; the run needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB were free"
+            raise OSError(problem.errno, f"{needs} (fewer steps, members or record.snapshots need less)") from None
         os.fsync(file.fileno())
 
 
@@ -266,6 +273,8 @@ class TraceWriter:
                 for k, tensor in enumerate(tensors, 1):
                     self._put(f"checkpoint/{key}{k}", slot, tensor)
             os.fdatasync(self._descriptor)
+            if os.fstat(self._descriptor).st_nlink == 0:
+                raise OSError(errno.ENOENT, "somebody removed the file while it was trained into")
             record = np.array([steps, slot, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
             record[4] = zlib.crc32(record[:4].tobytes())
             self._put("checkpoint/commit", slot, record)
@@ -295,11 +304,13 @@ class TraceWriter:
             scratch.replace(self.path)
             _sync_folder(self.path.parent)
         except OSError as problem:
+            raise TraceError(
+                f"{self.path}: trained and recorded, but not compressed ({_reason(problem)}); the file reads as it is, "
+                "and the same command tries again"
+            ) from None
+        finally:
             with contextlib.suppress(OSError):
                 scratch.unlink(missing_ok=True)
-            raise TraceError(
-                f"{self.path}: trained and recorded, but not compressed ({_reason(problem)}); the file reads as it is"
-            ) from None
 
 
 def _copy_sealed(live: h5py.File, sealed: h5py.File, layout: Layout, steps: int) -> None:

@@ -92,12 +92,12 @@ def train(
     """
     _refuse_to_overwrite(path, force=force)
     run = _prepare(recipe, find_device(device))
-    with RunLock(path), _threads(run):
+    with RunLock(path), _threads(run), StopRequest() as stop:
         _refuse_to_overwrite(path, force=force)  # again: another process may have finished meanwhile
         writer = _open(run, path, force=force)
         try:
             begin(writer.committed)
-            ended = run.go(writer, watch)
+            ended = run.go(writer, watch, stop)
             outcome = Outcome(ended, writer.committed, writer.seconds, run.seconds_full)
             if ended != "interrupted":
                 writer.seal({"ended": ended, "finished": provenance.now(), "wall_seconds": outcome.seconds})
@@ -282,14 +282,14 @@ class _Run:
             for tensor, values in zip(tensors, state[key], strict=True):
                 tensor.copy_(torch.as_tensor(values))
 
-    def go(self, writer: TraceWriter, watch: Callable[[Progress], None]) -> str:
+    def go(self, writer: TraceWriter, watch: Callable[[Progress], None], stop: StopRequest) -> str:
         """Trains to the end, to an interruption, or until no member is finite; returns which."""
         import torch
 
         recorder = Recorder(self.quantities, self.strides, self.layout, self.device)
         recorder.clear(writer.committed)
         ended, began = "finished", time.perf_counter()
-        with torch.no_grad(), StopRequest() as stop:
+        with torch.no_grad():
             for done in self._steps(recorder, writer, stop):
                 block = recorder.block()
                 kept = _until_diverged(block, recorder.first, done)

@@ -23,6 +23,7 @@ Steps = NDArray[np.int64]
 THETA = 0.5
 DWELL_STEPS = 10
 DWELL_FRACTION = 0.05
+_FEW = 10
 _FIT_POINTS = 400
 _FIT_HOLDS = 0.02
 
@@ -33,10 +34,11 @@ class Outcome(StrEnum):
     LEFT = "left the transient"
     NONE = "no transient: started at or above theta rho_eq"
     NEVER = "never left the transient"
+    SPARSE = "too few evaluations to tell; lower record.full_every or train for longer"
     TOO_SHORT = "too short: crossed, but the run ends within the dwell"
     UNSETTLED = "unsettled: crossed, but never for the whole dwell"
     DECAYED = "decayed towards zero"
-    DEAD = "dead: every output is zero"
+    DEAD = "died: every output became zero"
     DIVERGED = "diverged"
 
 
@@ -200,8 +202,10 @@ def _why_not(series: Series, reached: NDArray[np.bool_], dwell: int) -> Outcome:
     finite = np.isfinite(series.q) & np.isfinite(series.log_rho)
     if not finite.all():
         return Outcome.DIVERGED
-    if (series.q == 0).all():
+    if series.q[-1] == 0:
         return Outcome.DEAD
+    if len(reached) < _FEW:
+        return Outcome.SPARSE
     last_miss = int(np.flatnonzero(np.append(True, ~reached))[-1])  # 0 is before the first row
     if last_miss < len(reached) and series.steps[-1] - series.steps[last_miss] < dwell:
         return Outcome.TOO_SHORT

@@ -89,6 +89,26 @@ def test_an_alternation_is_called_an_oscillation(planted):
     assert any("edge of stability" in c for c in result.cautions)
 
 
+def test_the_same_run_twice_is_refused(planted):
+    run = planted(noise(0.01, 3, 13))
+    with pytest.raises(AnalysisError, match="the same run twice"):
+        compared(run, run)
+
+
+def test_a_fluctuation_that_swells_is_cautioned_about(planted):
+    swelling = noise(0.01, 3, 14) * np.linspace(0.1, 3, 6000)[:, None]
+    result = compared(planted(swelling), planted(noise(0.01, 3, 15)))
+    assert any(c.startswith("A: ") and "depends on when the run ends" in c for c in result.cautions)
+    assert not any(c.startswith("B: ") for c in result.cautions)
+
+
+def test_the_verdict_says_that_rho_eq_moves_where_log_rho_is_still(planted):
+    result = compared(planted(noise(0.01, 4, 16)), planted(noise(0.05, 4, 17)))
+    assert result.second.std_rho_eq == pytest.approx(0.05, rel=0.1)
+    assert result.second.std_rho < 1e-6
+    assert "mostly rho_eq that moves" in result.verdict
+
+
 def test_runs_on_different_data_are_refused(planted):
     with pytest.raises(AnalysisError, match="different data"):
         compared(planted(noise(0.01, 3, 11)), planted(noise(0.01, 3, 12), data_digest="other"))

@@ -77,6 +77,17 @@ def test_period_two_is_told_from_noise():
     assert noise.period_two < 0.3
 
 
+def test_log_rho_and_log_rho_eq_are_told_apart():
+    rng = np.random.default_rng(8)
+    log_rho, log_rho_eq = ar1(20_000, 0.9, 0.02, rng), ar1(20_000, 0.5, 0.05, rng)
+    found = fluctuation.measure(0, np.arange(20_000), log_rho - log_rho_eq, 0, log_rho)
+    assert isinstance(found, Fluctuation)
+    assert found.std_rho == pytest.approx(0.02, rel=0.1)
+    assert found.std_rho_eq == pytest.approx(0.05, rel=0.1)
+    assert found.correlation == pytest.approx(0, abs=0.1)
+    assert found.std == pytest.approx(np.hypot(0.02, 0.05), rel=0.1)
+
+
 def test_strided_evaluations_report_tau_in_steps():
     x = ar1(50_000, 0.9, 1.0, np.random.default_rng(6))
     found = fluctuation.measure(0, 10 * np.arange(len(x)), x, after=0)

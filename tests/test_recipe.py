@@ -149,7 +149,7 @@ FAULTS = {
     "network kind missing": ("kind: mlp, ", "", "bad.yaml:2: network.kind: missing", []),
     "init kind unknown": ("equal-norms", "zeros", "bad.yaml:3: init.kind: got 'zeros'", ["'equal-norms', 'he'"]),
     "init kind missing": ("kind: equal-norms, ", "", "bad.yaml:3: init.kind: missing", []),
-    "rho_k negative": ("rho_k: 1.0", "rho_k: -1.0", "bad.yaml:3: init.rho_k: got -1.0", ["greater than 0"]),
+    "rho_k negative": ("rho_k: 1.0", "rho_k: -1.0", "bad.yaml:3: init.rho_k: got -1.0", ["greater than"]),
     "missing section": ("init: {kind: equal-norms, rho_k: 1.0}\n", "", "bad.yaml: init: missing", []),
     "missing steps": ("steps: 60\n", "", "bad.yaml: steps: missing", []),
     "section a word": ("{kind: gd, lr: 0.05}", "gd", "bad.yaml:4: optimizer: got 'gd'", ["section"]),

@@ -119,14 +119,17 @@ def test_each_outcome_without_a_T_is_named():
     flicker[::5] = 1.0
     broken = high.copy()
     broken[200:] = np.nan
+    died = high.copy()
+    died[200:] = 0
     cases = {
+        Outcome.SPARSE: ratio_series(high[:5]),
         Outcome.NONE: ratio_series(low),
         Outcome.NEVER: ratio_series(high),
         Outcome.DECAYED: ratio_series(-high, log_rho=falling),
         Outcome.TOO_SHORT: ratio_series(late),
         Outcome.UNSETTLED: ratio_series(flicker),
         Outcome.DIVERGED: ratio_series(broken, q=broken),
-        Outcome.DEAD: ratio_series(0 * high, q=0 * high),
+        Outcome.DEAD: ratio_series(np.where(died > 0, died, np.nan), q=died),
     }
     for outcome, series in cases.items():
         found = transient.measure(0, series)
