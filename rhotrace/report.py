@@ -349,23 +349,15 @@ _PROVENANCE = (
 
 def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     """What a run file holds and where it came from."""
+    snapshots = trace.snapshot_steps()
+    diff = trace.attributes.get("git_diff")
     _title(console, f"{trace.path}, {summary['bytes'] / 1e6:.2f} MB", headline(summary))
     table = _table("<key | <value")
     for key in _PROVENANCE:
         if trace.attributes.get(key) not in (None, ""):
             _row(table, key.replace("_", " "), str(trace.attributes[key]))
-    _row(
-        table,
-        "git diff",
-        "none"
-        if not trace.attributes.get("git_diff")
-        else f"{len(trace.attributes['git_diff'].splitlines())} lines, kept in the attribute git_diff",
-    )
-    _row(
-        table,
-        "snapshots",
-        "at steps " + ", ".join(str(s) for s, _ in trace.snapshots()) if trace.snapshots() else "none",
-    )
+    _row(table, "git diff", f"{len(diff.splitlines())} lines, kept in the attribute git_diff" if diff else "none")
+    _row(table, "snapshots", "at steps " + ", ".join(map(str, snapshots)) if snapshots else "none")
     _row(table, "quantities", ", ".join(q.name for q in trace.quantities))
     console.print(table)
     say(console, "Recipe", "bold")

@@ -116,6 +116,12 @@ class Trace:
         except _DAMAGE as problem:
             raise TraceError(f"{self.path}: dataset {name} is damaged ({_first_line(problem)})") from None
 
+    def snapshot_steps(self) -> list[int]:
+        """Steps of the committed copies of the weights, in order."""
+        with self._guard("weights"):
+            taken = self._file["weights/snapshot_step"][:] if "weights" in self._file else []
+            return [int(s) for s in taken if 0 <= s <= self.steps]
+
     def snapshots(self) -> list[tuple[int, list[Array]]]:
         """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""
         with self._guard("weights"):
