@@ -219,7 +219,7 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
 def _print_fits(console: Console, transient: TransientFit) -> None:
     table = _table(
         "member | window | T fitted | A fitted | log rho_eq fitted | residual | A max/min | holds",
-        f"Closed form with constant A and B ({memo.cite('eq5')}), fitted from T/2 to 2T or the end",
+        f"Closed form, constant A and B ({memo.cite('eq5')}), fitted from T/2 to 2T",
     )
     skipped = []
     for each in transient.each:
@@ -242,7 +242,10 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
     console.print()
     if table.row_count:
         console.print(table)
-        say(console, "residual: rms of log rho minus fit over the rise in the window; the fit holds below 2 %.")
+        say(
+            console,
+            "residual: rms of log rho minus fit over the rise in the window (which ends where the run does); the fit holds below 2 %.",
+        )
         if any(_beside(each) for each in transient.each):
             say(
                 console,

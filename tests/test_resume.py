@@ -16,6 +16,7 @@ from conftest import SMALL
 
 from rhotrace import recipe
 from rhotrace import train as training
+from rhotrace.audit import audit
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.lock import RunLock, is_locked, lock_path
 from rhotrace.trace import open_trace
@@ -70,29 +71,11 @@ def test_a_run_stopped_twice_and_continued_has_the_bits_of_one_never_stopped(tmp
 @pytest.mark.parametrize("seed", range(8))
 def test_a_killed_run_keeps_its_commits_and_continues_to_the_same_bits(tmp_path, seed):
     optimizer = list(OPTIMIZERS.values())[seed % 4]
-    text = SMALL.replace("optimizer: {kind: gd, lr: 0.05}", optimizer.replace("=", ": ", 1)).replace(
-        "steps: 60", "steps: 1500"
-    )
+    text = SMALL.replace("optimizer: {kind: gd, lr: 0.05}", optimizer.replace("=", ": ", 1)).replace("60", "1500")
     (tmp_path / "recipe.yaml").write_text(text)
     run = tmp_path / "run.h5"
-    command = [
-        sys.executable,
-        "-c",
-        "import rhotrace.train as t; t.BLOCK_SECONDS = 0.01\nfrom rhotrace.cli import main; main()",
-    ]
-    process = subprocess.Popen(
-        [*command, "train", "recipe.yaml", "-o", "run.h5"], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
-    )
-    wait_for_steps(run, process)
-    time.sleep(np.random.default_rng(seed).uniform(0, 0.3))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    with open_trace(run) as trace:
-        assert trace.steps > 0
-        assert np.isfinite(trace["log_rho"]).all()
-        assert np.array_equal(trace["step"], np.arange(trace.steps))
-        assert len(trace["test_loss"]) == -(-trace.steps // 10)
-    assert not is_locked(run)
+    assert kill(run, np.random.default_rng(seed).uniform(0, 0.3))
+    check_committed(run)
     content = recipe.parse(text)
     training.train(content, run, device="cpu")
     training.train(content, tmp_path / "whole.h5", device="cpu")
@@ -100,14 +83,72 @@ def test_a_killed_run_keeps_its_commits_and_continues_to_the_same_bits(tmp_path,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["recipe.yaml", "run.h5", "whole.h5"]
 
 
-def wait_for_steps(run: Path, process: subprocess.Popen) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_killed_again_and_again_comes_to_the_same_bits(tmp_path, optimizer):
+    text = SMALL.replace("optimizer: {kind: gd, lr: 0.05}", optimizer.replace("=", ": ", 1)).replace("60", "40000")
+    (tmp_path / "recipe.yaml").write_text(text)
+    run, kills, before = tmp_path / "run.h5", 0, 0
+    rng = np.random.default_rng(0)
+    while kills < 500 and kill(run, rng.uniform(0, 0.5), after=before):
+        kills += 1
+        steps = check_committed(run)
+        assert steps >= before, "committed steps were lost"
+        before = steps
+    content = recipe.parse(text)
+    with open_trace(run) as trace:
+        finished = trace.complete
+    if not finished:
+        training.train(content, run, device="cpu")
+    training.train(content, tmp_path / "whole.h5", device="cpu")
+    assert contents(run) == contents(tmp_path / "whole.h5")
+    print(f"{kills} kills")
+
+
+def kill(run: Path, delay: float, after: int = 0) -> bool:
+    """Trains in a process that is killed a while after its first commit; False where it finished before."""
+    slow = "import rhotrace.train as t; t.BLOCK_SECONDS = 0.01\nfrom rhotrace.cli import main; main()"
+    command = [sys.executable, "-c", slow, "train", "recipe.yaml", "-o", run.name]
+    process = subprocess.Popen(command, cwd=run.parent, stderr=subprocess.PIPE, start_new_session=True)
+    finished = not wait_for_steps(run, process, after)
+    if not finished:
+        time.sleep(delay)
+        finished = process.poll() is not None
+    if not finished:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return not finished
+
+
+def check_committed(run: Path) -> int:
+    """Every committed step of a killed run is whole; returns their number."""
+    assert not is_locked(run)
+    with open_trace(run) as trace:
+        assert trace.steps > 0
+        for name in ("rho_k", "grad_norm", "log_rho", "loss", "margin_quantile"):
+            assert np.isfinite(trace[name]).all(), name
+            assert len(trace[name]) == trace.steps
+        assert np.array_equal(trace["step"], np.arange(trace.steps))
+        assert np.array_equal(trace["test_step"], np.arange(0, trace.steps, 10))
+        checked = audit(
+            trace["rho_k"], trace["grad_norm"], trace["batch_a"], trace["batch_q"], trace["lr"],
+            dtype="float64", weight_norm="v_norm" in trace,
+        )  # fmt: skip
+        assert checked is None or checked.holds
+        return trace.steps
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen, after: int) -> bool:
+    """Waits until more than ``after`` steps are committed; False where the process ended first."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
+        if process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read()
+            return False
         try:
             with open_trace(run) as trace:
-                if trace.steps:
-                    return
+                if trace.steps > after:
+                    return True
         except TraceError:
             pass
         time.sleep(0.02)
