@@ -21,6 +21,7 @@ from rhotrace.errors import RecipeError, TraceError
 from rhotrace.lock import RunLock, is_locked, lock_path
 from rhotrace.trace import open_trace
 
+SOAK_STEPS = os.environ.get("RHOTRACE_SOAK_STEPS", "40000")
 OPTIMIZERS = {
     "gd": "optimizer={kind: gd, lr: 0.05}",
     "shuffled": "optimizer={kind: sgd, lr: 0.05, batch_size: 7}",
@@ -86,7 +87,7 @@ def test_a_killed_run_keeps_its_commits_and_continues_to_the_same_bits(tmp_path,
 @pytest.mark.soak
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_run_killed_again_and_again_comes_to_the_same_bits(tmp_path, optimizer):
-    text = SMALL.replace("optimizer: {kind: gd, lr: 0.05}", optimizer.replace("=", ": ", 1)).replace("60", "40000")
+    text = SMALL.replace("optimizer: {kind: gd, lr: 0.05}", optimizer.replace("=", ": ", 1)).replace("60", SOAK_STEPS)
     (tmp_path / "recipe.yaml").write_text(text)
     run, kills, before = tmp_path / "run.h5", 0, 0
     rng = np.random.default_rng(0)
