@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rhotrace import fluctuation
 from rhotrace.analyze import delta, fit_transient, require_steps, summary
@@ -18,7 +17,7 @@ from rhotrace.errors import AnalysisError
 from rhotrace.fluctuation import Fluctuation
 from rhotrace.recipe import differences
 from rhotrace.trace import Trace
-from rhotrace.transient import Interval, Outcome, geometric_mean
+from rhotrace.transient import Interval, Outcome, geometric_mean, mean
 
 _STILL = 1e-12  # a fluctuation this small is rounding, and a ratio to it means nothing
 
@@ -119,15 +118,8 @@ def _side(trace: Trace) -> Side:
         std=std,
         std_rho=geometric_mean(np.maximum([f.std_rho for f in each], _STILL)).value,
         std_rho_eq=geometric_mean(np.maximum([f.std_rho_eq for f in each], _STILL)).value,
-        offset=_mean(offsets),
+        offset=mean(offsets),
     )
-
-
-def _mean(values: np.ndarray[Any, Any]) -> Interval:
-    if len(values) < 2:
-        return Interval(float(values[0]) if len(values) else np.nan, np.nan, np.nan)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
 def _ratio(first: Side, second: Side) -> tuple[Interval, int]:

@@ -33,7 +33,7 @@ class Recorder:
     ) -> None:
         import torch
 
-        self.quantities, self.strides = quantities, strides
+        self.quantities, self.strides, self.layout = quantities, strides, layout
         sizes = {"member": layout.members, "layer": len(layout.shapes), "quantile": len(QUANTILES)}
         row_bytes = 8 * sum(int(np.prod([sizes[a] for a in q.axes])) for q in quantities)
         self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // row_bytes, layout.steps))
@@ -73,15 +73,14 @@ class Recorder:
         self.last = step + 1
 
     def _row(self, cost: Cost, step: int) -> int:
-        stride = self.strides[cost]
-        return step // stride - -(-self.first // stride)
+        return step // self.strides[cost] - self.layout.rows(cost, self.first)
 
     def block(self) -> Block:
         """The recorded rows as numpy arrays, with the derived quantities."""
         out: Block = {}
         for cost, group, rows in self.groups:
-            stride = self.strides[cost]
-            filled = rows[: -(-self.last // stride) - -(-self.first // stride)].cpu().numpy()
+            count = self.layout.rows(cost, self.last) - self.layout.rows(cost, self.first)
+            filled = rows[:count].cpu().numpy()
             out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group)})
         with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
             for quantity in self.quantities:

@@ -37,6 +37,11 @@ class Layout:
     quantities: tuple[Quantity, ...]
     state: Mapping[str, Sequence[tuple[int, ...]]]
 
+    @property
+    def number_type(self) -> str:
+        """HDF5 type of weights and optimizer state."""
+        return "<f4" if self.dtype == "float32" else "<f8"
+
     def rows(self, cost: Cost, steps: int) -> int:
         """Number of evaluations of a cost class within the first ``steps`` steps."""
         return -(-steps // self.strides[cost])
@@ -99,7 +104,6 @@ def columns(layout: Layout) -> Iterator[Column]:
         yield Column(quantity.name, (time_axis(quantity.cost, layout.strides), *quantity.axes), "<f8", described)
     if not layout.snapshots:
         return
-    weights = "<f4" if layout.dtype == "float32" else "<f8"
     yield Column(
         "weights/snapshot_step",
         ("snapshot",),
@@ -111,6 +115,6 @@ def columns(layout: Layout) -> Iterator[Column]:
         yield Column(
             f"weights/W{k}",
             dims,
-            weights,
+            layout.number_type,
             {"units": "1", "long_name": f"weights of layer {k}", "symbol": f"W_{k}"},
         )

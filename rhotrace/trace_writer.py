@@ -67,8 +67,8 @@ def create(
                 _add(file, column, [sizes[d] for d in column.dims], dcpl=early)
             for key, tensors in layout.state.items():
                 for k, shape in enumerate(tensors, 1):
-                    dtype = "<f4" if layout.dtype == "float32" else "<f8"
-                    file.create_dataset(f"checkpoint/{key}{k}", (2, layout.members, *shape), dtype, dcpl=early)
+                    whole = (2, layout.members, *shape)
+                    file.create_dataset(f"checkpoint/{key}{k}", whole, layout.number_type, dcpl=early)
             file.create_dataset("checkpoint/commit", data=np.zeros((2, 5), "<i8"), dcpl=early)
             _attach_scales(file, layout)
         _reserve(scratch)
@@ -120,15 +120,14 @@ def _attach_scales(file: h5py.File, layout: Layout) -> None:
         if isinstance(d, h5py.Dataset) and d.shape == (layout.members,) and n not in dimension_sizes(layout)
     ]
     named += [Column(name, ("member",), "", {}) for name in per_member if name not in {c.path for c in named}]
-    for dim in dimension_sizes(layout):
-        home = f"weights/{dim}" if dim == "snapshot" or dim.startswith("units_") else dim
+    homes = {d: f"weights/{d}" if d == "snapshot" or d.startswith("units_") else d for d in dimension_sizes(layout)}
+    for dim, home in homes.items():
         if home in file:
             file[home].make_scale(dim)
     for column in named:
         for number, dim in enumerate(column.dims):
-            home = f"weights/{dim}" if dim == "snapshot" or dim.startswith("units_") else dim
-            if column.path != home:
-                file[column.path].dims[number].attach_scale(file[home])
+            if column.path != homes[dim]:
+                file[column.path].dims[number].attach_scale(file[homes[dim]])
 
 
 def _reserve(path: Path) -> None:

@@ -355,11 +355,14 @@ def geometric_mean(values: Floats) -> Interval:
     Transient times scatter by factors, not by differences, and a handful of seeds is too few for a
     percentile bootstrap, whose intervals are then too short.
     """
-    if len(values) == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    logs = np.log(values)
-    centre = float(logs.mean())
-    if len(logs) < 2:
-        return Interval(float(np.exp(centre)), np.nan, np.nan)
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    return Interval(float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half)))
+    logs = mean(np.log(values))
+    return Interval(float(np.exp(logs.value)), float(np.exp(logs.low)), float(np.exp(logs.high)))
+
+
+def mean(values: Floats) -> Interval:
+    """Arithmetic mean with Student's t interval; NaN ends for a single value, NaN for none."""
+    if len(values) < 2:
+        return Interval(float(values[0]) if len(values) else np.nan, np.nan, np.nan)
+    centre = float(values.mean())
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(centre, centre - half, centre + half)
