@@ -84,15 +84,23 @@ def train(
         typer.Option("-o", "--output", help="Run file; runs/NAME.h5 by default.", show_default=False),
     ] = None,
     overrides: Overrides = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Number of steps; takes a run that is there further.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a run file that is there already.")] = False,
+    despite_changes: Annotated[
+        bool,
+        typer.Option("--despite-changes", help="Go on with a run under other versions, device or threads."),
+    ] = False,
 ) -> None:
-    """Train a recipe's networks and record every step."""
+    """Train a recipe's networks and record every step; go on with a run that was interrupted."""
     if device not in {"auto", "cpu", "cuda"}:
         raise RhoTraceError(f"--device: got {device!r}, expected auto, cpu or cuda")
     from rhotrace import recipe as recipes
 
-    content = recipes.load(recipe, overrides)
+    content = recipes.load(recipe, [*(overrides or []), *([f"steps={steps}"] if steps else [])])
     path = output or Path("runs") / f"{recipe.stem}.h5"
     from rich.console import Console
 
@@ -103,7 +111,17 @@ def train(
     console = Console(stderr=True)
     try:
         with TrainingView(console, lambda first: training_start(console, content, path, first)) as view:
-            outcome = run(content, path, device=device, force=force, begin=view.begin, watch=view)
+            outcome = run(
+                content,
+                path,
+                device=device,
+                force=force,
+                extend_run=steps is not None,
+                despite_changes=despite_changes,
+                recipe_file=recipe,
+                begin=view.begin,
+                watch=view,
+            )
     except KeyboardInterrupt:
         _say("stopped before the first step" if not path.exists() else f"stopped; what was recorded is in {path}")
         raise typer.Exit(INTERRUPTED) from None

@@ -17,12 +17,14 @@ from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
 from rhotrace.errors import DataError
+from rhotrace.provenance import version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ClassLabel = int | str
 Raw = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Parts = tuple[Raw, Raw, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Dataset:
         y_test: test targets, (N_test, C); never noisy.
         classes: what the targets stand for, in order (the first of two is -1).
         digest: SHA-256 of the chosen pixels and targets, whatever the floating-point type.
+        files: md5 of each file that was read, by name.
     """
 
     x: NDArray[Any]
@@ -85,6 +88,7 @@ class Dataset:
     y_test: NDArray[Any]
     classes: tuple[str, ...]
     digest: str
+    files: Mapping[str, str]
 
 
 def load(
@@ -122,7 +126,7 @@ def load(
     """
     source = SOURCES[dataset]
     groups = class_groups(dataset, classes)
-    (pixels, labels), (test_pixels, test_labels) = _read(dataset, root)
+    (pixels, labels), (test_pixels, test_labels), files = _read(dataset, root)
     chosen, target = _subset(labels, groups, train, balanced, np.random.default_rng([seed, 0]), "training")
     chosen_test, target_test = _subset(test_labels, groups, test, balanced, np.random.default_rng([seed, 1]), "test")
     target = _with_noise(target, label_noise, len(groups), np.random.default_rng([noise_seed, 2]))
@@ -137,6 +141,7 @@ def load(
         y_test=_targets(target_test, len(groups), dtype),
         classes=tuple("+".join(source.classes[c] for c in group) for group in groups),
         digest=digest.hexdigest(),
+        files=files,
     )
 
 
@@ -186,43 +191,49 @@ def cache_root() -> Path:
     return Path(platformdirs.user_cache_dir("rhotrace")) / "data"
 
 
-def _read(name: str, root: str | None) -> tuple[Raw, Raw]:
-    """All pixels and labels, (n, d) and (n,), of the training and the test part."""
+def _read(name: str, root: str | None) -> Parts:
+    """All pixels and labels, (n, d) and (n,), of the training and the test part; and the md5 of each file."""
     source = SOURCES[name]
     searched = roots(root)
-    for base in searched:
-        folder = base / source.folder
-        if all((folder / f).is_file() for f in source.files):
-            state = [(folder / f).stat() for f in source.files]
-            return _read_folder(name, folder, tuple((s.st_mtime_ns, s.st_size) for s in state))
-    loader = _torchvision_loader(source)
-    try:
-        parts = [loader(str(cache_root()), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as problem:
-        raise DataError(
-            f"data: {name} not found: expected {', '.join(source.files)} in {source.folder}/ under one of "
-            f"{', '.join(map(str, searched))}, and the download failed ({' '.join(str(problem).split())}).\n"
-            f"With a network: python -c \"import torchvision as t; t.datasets.{source.loader}('DIR', download=True)\", "
-            f"then set RHOTRACE_DATA=DIR"
-        ) from None
-    return _arrays(parts[0]), _arrays(parts[1])
+    found = _find(source, searched)
+    if not found:
+        loader = _torchvision_loader(source)
+        try:
+            loader(str(cache_root()), download=True)
+        except (OSError, RuntimeError) as problem:
+            raise DataError(
+                f"data: {name} not found: expected {', '.join(source.files)} in {source.folder}/ under one of "
+                f"{', '.join(map(str, searched))}, and the download failed ({' '.join(str(problem).split())}).\n"
+                f"With a network: python -c \"import torchvision as t; t.datasets.{source.loader}('DIR', download=True)\", "
+                f"then set RHOTRACE_DATA=DIR"
+            ) from None
+        found = _find(source, [cache_root()])
+        if not found:
+            raise DataError(f"data: {name} was downloaded, but {cache_root() / source.folder} lacks some of its files")
+    state = [(found / f).stat() for f in source.files]
+    return _read_folder(name, found, tuple((s.st_mtime_ns, s.st_size) for s in state))
+
+
+def _find(source: Source, bases: Sequence[Path]) -> Path | None:
+    folders = (base / source.folder for base in bases)
+    return next((folder for folder in folders if all((folder / f).is_file() for f in source.files)), None)
 
 
 @lru_cache(maxsize=2)
-def _read_folder(name: str, folder: Path, _state: tuple[tuple[int, int], ...]) -> tuple[Raw, Raw]:
+def _read_folder(name: str, folder: Path, _state: tuple[tuple[int, int], ...]) -> Parts:
     source = SOURCES[name]
     loader = _torchvision_loader(source)
+    from torchvision.datasets.utils import calculate_md5
+
+    files = {file: calculate_md5(folder / file) for file in source.files}
     if not source.files[0].endswith(".gz"):
         try:
             train, test = (loader(str(folder.parent), train=train, download=False) for train in (True, False))
         except (OSError, RuntimeError, ValueError) as problem:
             raise DataError(f"{folder}: torchvision refuses these files ({problem}); fetch them again") from None
-        return _arrays(train), _arrays(test)
-    from torchvision.datasets.utils import calculate_md5
-
+        return _arrays(train), _arrays(test), files
     expected = dict(loader.resources)
-    for file in source.files:
-        got = calculate_md5(folder / file)
+    for file, got in files.items():
         if got != expected[file]:
             raise DataError(f"{folder / file}: got md5 {got}, expected {expected[file]}; fetch the file again")
     # torchvision unpacks beside the archives; a temporary folder of links keeps that out of the data root.
@@ -232,14 +243,14 @@ def _read_folder(name: str, folder: Path, _state: tuple[tuple[int, int], ...]) -
         for file in source.files:
             (raw / file).symlink_to((folder / file).resolve())
         train, test = (loader(scratch, train=train, download=True) for train in (True, False))
-        return _arrays(train), _arrays(test)
+        return _arrays(train), _arrays(test), files
 
 
 def _torchvision_loader(source: Source) -> Any:  # noqa: ANN401 - a torchvision class, and torchvision is untyped
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError, AttributeError, OSError) as problem:
-        torch, vision = (_version(p) for p in ("torch", "torchvision"))
+        torch, vision = (version(p) for p in ("torch", "torchvision"))
         if vision is None:
             what = "torchvision is not installed; the datasets are read through it"
         else:
@@ -252,13 +263,6 @@ def _torchvision_loader(source: Source) -> Any:  # noqa: ANN401 - a torchvision 
             f"{what}.\nInstall a matching pair from one source: python -m pip install --upgrade torch torchvision"
         ) from None
     return getattr(datasets, source.loader)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _arrays(part: Any) -> Raw:  # noqa: ANN401 - a torchvision dataset, and torchvision is untyped

@@ -20,26 +20,45 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def collect() -> dict[str, str]:
-    """Attributes for a run file: versions, git state of RhoTrace's own code, host, command line and start."""
-    folder = Path(__file__).resolve().parent
+def collect(recipe_file: Path | None = None) -> dict[str, str]:
+    """Attributes for a run file: versions, git state of RhoTrace's code and of the recipe's folder, command, start."""
+    found = {**session(), **_git_state("git", Path(__file__).resolve().parent)}
+    if recipe_file:
+        found |= {"recipe_file": str(recipe_file), **_git_state("recipe_git", recipe_file.resolve().parent)}
+    return found
+
+
+def session() -> dict[str, str]:
+    """What may differ between the processes that train one run."""
     return {
-        "versions": ", ".join(f"{package} {_version(package)}" for package in PACKAGES),
+        "versions": versions(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
-        "git_revision": _git(folder, "rev-parse", "HEAD"),
-        "git_diff": _git(folder, "diff", "HEAD", "--", str(folder))[:MAX_DIFF],
+        "host": platform.node(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "folder": str(Path.cwd()),
         "started": now(),
     }
 
 
-def _version(package: str) -> str:
+def versions() -> str:
+    """Versions of the packages that decide a run's numbers and its file."""
+    return ", ".join(f"{package} {version(package) or '(not installed)'}" for package in PACKAGES)
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "(not installed)"
+        return None
+
+
+def _git_state(name: str, folder: Path) -> dict[str, str]:
+    return {
+        f"{name}_revision": _git(folder, "rev-parse", "HEAD"),
+        f"{name}_diff": _git(folder, "diff", "HEAD", "--", str(folder))[:MAX_DIFF],
+    }
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,31 +17,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
+from rhotrace.hdf5_files import open_cut_short, open_hdf5
 from rhotrace.quantities import QUANTITIES, Cost, Quantity
-from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, time_axis
+from rhotrace.trace_checks import DAMAGE, check, first_line, plain
+from rhotrace.trace_layout import Layout, checksum, time_axis
 
 Array = NDArray[Any]
-_MAX_CHUNK = 1 << 24
-_MAX_RATIO = 2000  # gzip cannot do better than about 1000:1
-# What h5py and the decoders raise on bytes that are not what they should be.
-_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit record of a live file: steps that count, place of the state that belongs to them, seconds trained."""
+    """A commit record of a live file.
+
+    Attributes:
+        steps: that count.
+        blocks: in which they were written.
+        slot: place of the optimizer's state after them.
+        state_crc: CRC-32 of that state.
+        seconds: spent training.
+    """
 
     steps: int
+    blocks: int
     slot: int
+    state_crc: int
     seconds: float
 
 
-def newest_commit(file: h5py.File) -> Commit:
-    """The valid commit record with the most steps; zero steps where there is none yet."""
-    records = file["checkpoint/commit"][:]
-    whole = [r for r in records if r[3] > 0 and r[4] == zlib.crc32(r[:4].tobytes())]
-    newest = max(whole, key=lambda r: (r[0], r[3]), default=np.array([0, 1, 0]))
-    return Commit(int(newest[0]), int(newest[1]), float(newest[2] * 1e-9))
+@dataclass(frozen=True)
+class WrittenBlock:
+    """Steps ``first`` to ``last - 1`` of a live file, written at once, and the CRC-32 of their rows."""
+
+    first: int
+    last: int
+    crc: int
+
+
+def whole_commits(trace: Trace) -> list[Commit]:
+    """The commit records of a live file that are not torn, newest first."""
+    records = trace.checkpoint("commit")[:, :7]
+    whole = [r for r in records if r[5] > 0 and r[6] == zlib.crc32(r[:6].tobytes()) and 0 <= r[0] <= trace.layout.steps]
+    whole.sort(key=lambda r: (r[0], r[5]), reverse=True)
+    return [Commit(int(r[0]), int(r[1]), int(r[2]) % 2, int(r[3]), float(r[4] * 1e-9)) for r in whole]
 
 
 class Trace:
@@ -63,7 +81,7 @@ class Trace:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
-        self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
+        self.attributes: dict[str, Any] = {name: plain(value) for name, value in file.attrs.items()}
         self.strides: dict[Cost, int] = json.loads(self.attributes["strides"])
         self.recipe: dict[str, Any] = dict(json.loads(self.attributes["recipe_json"]))
         self.members = int(file["member"].shape[0])
@@ -73,8 +91,13 @@ class Trace:
             self.steps = int(file["step"].shape[0])
             self.wall_seconds = float(self.attributes.get("wall_seconds", np.nan))
         else:
-            newest = newest_commit(file)
-            self.steps, self.wall_seconds = newest.steps, newest.seconds
+            newest = next(iter(whole_commits(self)), None)
+            self.steps, self.wall_seconds = (newest.steps, newest.seconds) if newest else (0, 0.0)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the file was made to hold."""
+        return Layout.from_attributes(self.attributes, self.members)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -98,39 +121,130 @@ class Trace:
         Raises:
             TraceError: no such dataset, or one that fails its checksum.
         """
+        axis = next((c for c in self.strides if time_axis(c, self.strides) == name), None)
+        if axis is not None:  # known without looking
+            return np.arange(-(-self.steps // self.strides[axis])) * self.strides[axis]
         cost = next((q.cost for q in QUANTITIES if q.name == name), None)
-        cost = cost or next((c for c in self.strides if time_axis(c, self.strides) == name), None)
+        return self.rows(name, slice(None if cost is None else -(-self.steps // self.strides[cost])))
+
+    def rows(self, name: str, which: slice) -> Array:
+        """Some rows of a dataset as they stand in the file, committed or not.
+
+        Raises:
+            TraceError: no such dataset, or one that fails its checksum.
+        """
         with self._guard(name):
             dataset = self._file.get(name)
             if not isinstance(dataset, h5py.Dataset):
                 known = ", ".join(q.name for q in self.quantities)
                 raise TraceError(f"{self.path}: no dataset {name!r}; it holds {known}")
-            rows = dataset.shape[0] if cost is None else -(-self.steps // self.strides[cost])
-            return np.asarray(dataset[:rows])
+            return np.asarray(dataset[which])
+
+    def dataset_names(self) -> list[str]:
+        """Paths of all datasets but those of the group ``checkpoint``."""
+        weights = [f"weights/{name}" for name in self._file.get("weights", ())]
+        return [name for name, item in self._file.items() if isinstance(item, h5py.Dataset)] + weights
+
+    def description(self, name: str) -> tuple[tuple[int, ...], str, tuple[str, ...], dict[str, Any]]:
+        """Shape, type, names of the dimensions, and attributes (but HDF5's own) of a dataset."""
+        with self._guard(name):
+            dataset = self._file[name]
+            dims = tuple(dim[0].name.rpartition("/")[2] if len(dim) else "" for dim in dataset.dims)
+            own = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
+            described = {key: plain(value) for key, value in dataset.attrs.items() if key not in own}
+            return dataset.shape, dataset.dtype.str, dims, described
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
         """Turns what h5py says of damage into one line that names the place."""
         try:
             yield
-        except _DAMAGE as problem:
-            raise TraceError(f"{self.path}: dataset {name} is damaged ({_first_line(problem)})") from None
+        except DAMAGE as problem:
+            raise TraceError(f"{self.path}: dataset {name} is damaged ({first_line(problem)})") from None
 
     def snapshot_steps(self) -> list[int]:
         """Steps of the committed copies of the weights, in order."""
-        with self._guard("weights"):
-            taken = self._file["weights/snapshot_step"][:] if "weights" in self._file else []
-            return [int(s) for s in taken if 0 <= s <= self.steps]
+        if "weights" not in self._file:
+            return []
+        return [s for s in self.rows("weights/snapshot_step", slice(None)).tolist() if 0 <= s <= self.steps]
+
+    def each_snapshot(self) -> Iterator[tuple[int, list[Array]]]:
+        """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""
+        if "weights" not in self._file:
+            return
+        layers = range(1, self.depth + 1)
+        for number, step in enumerate(self.rows("weights/snapshot_step", slice(None)).tolist()):
+            if 0 <= step <= self.steps:
+                with self._guard("weights"):
+                    weights = [np.asarray(self._file[f"weights/W{k}"][number]) for k in layers]
+                yield step, weights
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
-        """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""
-        with self._guard("weights"):
-            if "weights" not in self._file:
-                return []
-            group = self._file["weights"]
-            taken = group["snapshot_step"][:]
-            layers = range(1, self.depth + 1)
-            return [(int(s), [group[f"W{k}"][i] for k in layers]) for i, s in enumerate(taken) if 0 <= s <= self.steps]
+        """All of ``each_snapshot``."""
+        return list(self.each_snapshot())
+
+    # --- what a run goes on from, and is verified by ---
+
+    def checkpoint(self, name: str) -> Array:
+        """A dataset of the group ``checkpoint``, whole."""
+        with self._guard(f"checkpoint/{name}"):
+            return np.asarray(self._file[f"checkpoint/{name}"][:])
+
+    def state(self, slot: int | None = None) -> dict[str, list[Array]]:
+        """The optimizer's state after the last committed step (or in a slot), by name and layer, (M, ...).
+
+        Empty where the file has none, as that of a run that diverged.
+        """
+        if "checkpoint" not in self._file:
+            return {}
+        if slot is None:
+            slot = 0 if self.complete else next((c.slot for c in whole_commits(self)), 0)
+        with self._guard("checkpoint"):
+            return {
+                key: [np.asarray(self._file[f"checkpoint/{key}{k}"][slot]) for k in range(1, len(shapes) + 1)]
+                for key, shapes in self.layout.state.items()
+            }
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The processes that went on with this run after the first, oldest first."""
+        text = self.attributes.get("sessions", "")
+        if not self.complete:
+            text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode(errors="replace")
+        found = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):  # a torn last line
+                found.append(json.loads(line))
+        return found
+
+    def blocks(self) -> list[WrittenBlock]:
+        """The blocks of a live file in order, committed or not, as far as the list makes sense."""
+        found: list[WrittenBlock] = []
+        first = 0
+        for last, crc in self.checkpoint("blocks"):
+            if not first < last <= self.layout.steps:
+                break
+            found.append(WrittenBlock(first, int(last), int(crc)))
+            first = int(last)
+        return found
+
+    def block_is_whole(self, block: WrittenBlock) -> bool:
+        """Whether the rows of a live file's block have the checksum they were written with."""
+        layout = self.layout
+        rows = (self.rows(q.name, layout.span(q.cost, block.first, block.last)) for q in layout.quantities)
+        return checksum(rows) == block.crc
+
+    def damaged_block(self) -> WrittenBlock | None:
+        """The first committed block of a live file that is not as it was written."""
+        return next((b for b in self.blocks() if b.last <= self.steps and not self.block_is_whole(b)), None)
+
+    def damaged_snapshots(self) -> list[int]:
+        """Steps of the copies of the weights of a live file that are not as they were written."""
+        if not self.layout.snapshots:
+            return []
+        taken, stored = self.rows("weights/snapshot_step", slice(None)), self.checkpoint("snapshot_crc")
+        crcs = dict(zip(taken.tolist(), stored.tolist(), strict=True))
+        return [step for step, weights in self.each_snapshot() if checksum(weights) != crcs[step]]
 
     def __enter__(self) -> Trace:
         return self
@@ -141,8 +255,12 @@ class Trace:
         self._file.close()
 
 
-def open_trace(path: Path) -> Trace:
+def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
     """Opens a run file of any state for reading.
+
+    Args:
+        path: of the file.
+        cut_short: open also what is left of a file that lost its end; what is lost reads as damaged.
 
     Raises:
         TraceError: missing, not HDF5, damaged, or not a run of a format this version reads.
@@ -153,90 +271,24 @@ def open_trace(path: Path) -> Trace:
     if not path.is_file():
         raise TraceError(f"{path}: got a {'folder' if path.is_dir() else 'special file'}, expected a run file")
     try:
-        file = open_hdf5(path)
+        file = open_cut_short(path) if cut_short else open_hdf5(path)
     except OSError as problem:
-        raise TraceError(f"{path}: cannot be read as a run file: {_trouble(path)} ({_first_line(problem)})") from None
+        raise TraceError(f"{path}: cannot be read as a run file: {_trouble(path)} ({first_line(problem)})") from None
     try:
-        _check(path, file)
+        check(path, file, cut_short=cut_short)
         return Trace(path, file)
     except TraceError:
         file.close()
         raise
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         file.close()
-        raise TraceError(f"{path}: a damaged run file ({_first_line(problem)})") from None
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Opens HDF5 for reading without taking a lock, so that a live file can be watched.
-
-    HDF5 refuses to open one file with two locking modes in one process; where someone (xarray, say)
-    has it open already, theirs is taken.
-    """
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as problem:
-        if "locking flag" not in str(problem):
-            raise
-        return h5py.File(path, "r")
+        raise TraceError(f"{path}: a damaged run file ({first_line(problem)})") from None
 
 
 def _trouble(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return "damaged or cut short" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "not HDF5"
+            begins_well = file.read(8) == b"\x89HDF\r\n\x1a\n"
     except OSError as problem:
         return problem.strerror or str(problem)
-
-
-def _check(path: Path, file: h5py.File) -> None:
-    if _plain(file.attrs.get("format")) != FORMAT:
-        raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
-    version = int(file.attrs.get("format_version", -1))
-    if version != FORMAT_VERSION:
-        raise TraceError(
-            f"{path}: got format version {version}, expected {FORMAT_VERSION}; use the version of RhoTrace that wrote it"
-        )
-    needed = {"step", "member", "layer", *(q.name for q in QUANTITIES if q.only is None)}
-    missing = sorted(needed - set(file))
-    if missing:
-        raise TraceError(f"{path}: a damaged run file: the datasets {', '.join(missing)} are missing")
-    for name in file:
-        _check_item(path, file, name)
-    for name in file.get("weights", ()):
-        _check_item(path, file["weights"], name)
-
-
-def _check_item(path: Path, group: h5py.Group, name: str) -> None:
-    """Refuses what a run file never has and what could make a reader open other files or fill the memory."""
-    where = f"{path}: refused: {group.name.rstrip('/')}/{name}"
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise TraceError(f"{where} is a link to another place; a run file has none")
-    item = group[name]
-    if not isinstance(item, h5py.Dataset):
-        return
-    if item.is_virtual or item.external:
-        raise TraceError(f"{where} keeps its data in other files; a run file does not")
-    if item.chunks and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > _MAX_CHUNK:
-        raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
-    if item.dtype.kind not in "if":
-        raise TraceError(f"{where} has type {item.dtype}, expected numbers")
-    quantity = next((q for q in QUANTITIES if q.name == name), None)
-    if quantity and group.name == "/":
-        expected = tuple(group[axis].shape[0] for axis in quantity.axes)
-        if item.ndim != 1 + len(expected) or item.shape[1:] != expected or item.dtype != np.float64:
-            raise TraceError(
-                f"{where} is {item.dtype} of shape {item.shape}, expected float64 of (time, {', '.join(map(str, expected))})"
-            )
-    if item.size * item.dtype.itemsize > _MAX_RATIO * (path.stat().st_size + _MAX_CHUNK):
-        raise TraceError(f"{where} declares shape {item.shape}, far more than the file can hold")
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0]
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - an HDF5 attribute
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value
+    return f"damaged or cut short; try `rhotrace repair {path}`" if begins_well else "not HDF5"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rhotrace.quantities import QUANTILES, Cost, Quantity
+from rhotrace.quantities import QUANTILES, QUANTITIES, Cost, Quantity
 
 FORMAT = "rhotrace-run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SESSIONS_BYTES = 1 << 14
+SLAB_BYTES = 1 << 25  # copied at a time
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,42 @@ class Layout:
         """Number of evaluations of a cost class within the first ``steps`` steps."""
         return -(-steps // self.strides[cost])
 
+    def span(self, cost: Cost, first: int, last: int) -> slice:
+        """Rows of the evaluations of a cost class among the steps ``first`` to ``last - 1``."""
+        return slice(self.rows(cost, first), self.rows(cost, last))
+
+    def steps_within(self, size: int) -> int:
+        """Number of steps whose rows fit into ``size`` bytes, at least 1."""
+        sizes = dimension_sizes(self)
+        row_bytes = 8 * sum(int(np.prod([sizes[axis] for axis in q.axes])) for q in self.quantities)
+        return max(1, size // row_bytes)
+
+    def attributes(self) -> dict[str, str]:
+        """What ``from_attributes`` needs to know again, for the root group of a file."""
+        return {
+            "dtype": self.dtype,
+            "strides": json.dumps(dict(self.strides)),
+            "planned_steps": str(self.steps),
+            "planned_snapshots": json.dumps(list(self.snapshots)),
+            "layer_shapes": json.dumps(self.shapes),
+            "state_shapes": json.dumps(dict(self.state)),
+        }
+
+    @staticmethod
+    def from_attributes(attributes: Mapping[str, Any], members: int) -> Layout:
+        """The layout of a file that was written with ``attributes``."""
+        state = json.loads(attributes["state_shapes"])
+        return Layout(
+            steps=int(attributes["planned_steps"]),
+            members=members,
+            shapes=tuple((int(out), int(into)) for out, into in json.loads(attributes["layer_shapes"])),
+            dtype=str(attributes["dtype"]),
+            strides=json.loads(attributes["strides"]),
+            snapshots=json.loads(attributes["planned_snapshots"]),
+            quantities=tuple(q for q in QUANTITIES if q.only is None or q.only in state),
+            state={key: [tuple(shape) for shape in shapes] for key, shapes in state.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Column:
@@ -55,6 +100,20 @@ class Column:
     dims: tuple[str, ...]
     dtype: str
     attributes: Mapping[str, str]
+
+
+def checksum(arrays: Iterable[Array]) -> int:
+    """CRC-32 of the bytes of several arrays in a row: of a block's quantities, a snapshot's or a state's tensors."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
+    return crc
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of the root attributes: HDF5 keeps no checksum of text."""
+    content = {name: value for name, value in attributes.items() if name != "attributes_digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def time_axis(cost: Cost, strides: Mapping[Cost, int]) -> str:
@@ -92,7 +151,7 @@ def columns(layout: Layout) -> Iterator[Column]:
             axis,
             (axis,),
             "<i8",
-            {"long_name": "training steps taken before this row; -1 where none is recorded yet"},
+            {"long_name": "training steps taken before this row; -1 where none is committed yet"},
         )
     for quantity in layout.quantities:
         described = {

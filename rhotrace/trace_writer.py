@@ -4,8 +4,14 @@ While a run trains, its file is *live*: every dataset was allocated in full, con
 first step, and h5py closed the file for good. From then on the writer only overwrites bytes inside
 those datasets with ``pwrite``; HDF5's own metadata never changes, so a reader (or a crash) can never
 find it half written. A block of steps counts once the commit record says so, which is written after
-the block is on the disk. A finished run is *sealed*: rewritten once, compressed and with checksums,
-and renamed over the live file. Both are the same datasets to a reader.
+the block is on the disk. ``sealing`` turns the file of a finished run into a compressed one.
+
+What changes after the start, apart from the quantities and the copies of the weights:
+
+- ``checkpoint/blocks``: the last step and the CRC-32 of each block, so that damage is found and placed;
+- ``checkpoint/weights1`` ... : two copies of the optimizer's state, written in turn;
+- ``checkpoint/commit``: two commit records, written in turn, in different pages of the disk;
+- the time axes: a block's steps appear there last, for readers that do not know of commits.
 """
 
 from __future__ import annotations
@@ -26,14 +32,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
+from rhotrace.hdf5_files import new_hdf5, open_hdf5, sync, sync_folder
 from rhotrace.quantities import QUANTILES
-from rhotrace.trace import Commit, newest_commit, open_hdf5
-from rhotrace.trace_layout import FORMAT, FORMAT_VERSION, Column, Layout, columns, dimension_sizes, time_axis
+from rhotrace.trace import Commit, Trace, whole_commits
+from rhotrace.trace_layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    SESSIONS_BYTES,
+    SLAB_BYTES,
+    Column,
+    Layout,
+    attributes_digest,
+    checksum,
+    columns,
+    dimension_sizes,
+    time_axis,
+)
 
-# Readable by HDF5 1.10 tools; "latest" would not be.
-_LIBVER = ("v110", "v110")
-_CHUNK_BYTES = 1 << 20
-_COPY_BYTES = 1 << 25
+_RECORD_NUMBERS = 512  # a commit record fills a page of 4096 bytes, so that a torn page takes one at most
 
 Array = NDArray[Any]
 AttributeValue = str | int | float
@@ -53,65 +69,121 @@ def create(
     Raises:
         TraceError: the folder cannot be written or the disk is too full for the whole run.
     """
+    return extend(None, path, layout, attributes, per_member)
+
+
+def extend(
+    begun: Trace | None,
+    path: Path,
+    layout: Layout,
+    attributes: Mapping[str, AttributeValue],
+    per_member: Mapping[str, Array],
+) -> TraceWriter:
+    """As ``create``, with all the steps of another run already in the file when it appears.
+
+    Raises:
+        TraceError: as ``create``; or what was begun is damaged.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(scratch, "x", libver=_LIBVER, track_order=True) as file:
+        with new_hdf5(scratch) as file:
             _write_skeleton(file, layout, attributes, per_member)
-            early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            early.set_layout(h5py.h5d.CONTIGUOUS)
-            early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            sizes = dimension_sizes(layout)
-            for column in columns(layout):
-                _add(file, column, [sizes[d] for d in column.dims], dcpl=early)
-            for key, tensors in layout.state.items():
-                for k, shape in enumerate(tensors, 1):
-                    whole = (2, layout.members, *shape)
-                    file.create_dataset(f"checkpoint/{key}{k}", whole, layout.number_type, dcpl=early)
-            file.create_dataset("checkpoint/commit", data=np.zeros((2, 5), "<i8"), dcpl=early)
-            _attach_scales(file, layout)
         _reserve(scratch)
         writer = TraceWriter(scratch, layout)
         try:
+            if begun:
+                _copy_steps(begun, writer)
             scratch.replace(path)
-            _sync_folder(path.parent)
-        except OSError:
+            sync_folder(path.parent)
+        except (OSError, TraceError):
             writer.close()
             raise
     except OSError as problem:
+        raise TraceError(f"{path}: the run file cannot be made: {reason(problem)}") from None
+    finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-        raise TraceError(f"{path}: the run file cannot be made: {_reason(problem)}") from None
     writer.path = path
     return writer
+
+
+def _copy_steps(begun: Trace, writer: TraceWriter) -> None:
+    layout = writer.layout
+    slab = layout.steps_within(SLAB_BYTES)
+    for first in range(0, begun.steps, slab):
+        last = min(first + slab, begun.steps)
+        block = {q.name: begun.rows(q.name, layout.span(q.cost, first, last)) for q in layout.quantities}
+        writer.append(first, last, block)
+    for step, weights in begun.each_snapshot():
+        writer.snapshot(step, weights)
+    writer.started = time.monotonic() - begun.wall_seconds
+    for line in begun.sessions:
+        writer.note_session(line)
+    writer.commit(begun.steps, begun.state())
 
 
 def _write_skeleton(
     file: h5py.File, layout: Layout, attributes: Mapping[str, AttributeValue], per_member: Mapping[str, Array]
 ) -> None:
-    file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "status": "live", **attributes})
-    file.attrs["strides"] = json.dumps(dict(layout.strides))
-    file["member"] = np.arange(layout.members)
-    file["layer"] = np.arange(1, len(layout.shapes) + 1)
-    file["quantile"] = np.array(QUANTILES)
-    for name, values in per_member.items():
-        file[name] = values
+    described = {"format": FORMAT, "format_version": FORMAT_VERSION, "status": "live"}
+    described |= {**attributes, **layout.attributes()}
+    file.attrs.update({**described, "attributes_digest": attributes_digest(described)})
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_layout(h5py.h5d.CONTIGUOUS)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    add_fixed(file, layout, per_member)
+    sizes = dimension_sizes(layout)
+    for column in columns(layout):
+        add(file, column, [sizes[d] for d in column.dims], dcpl=early)
+    for name, shape in _checkpoint(layout).items():
+        kind = "u1" if name == "sessions" else "<i8" if name in ("blocks", "commit", "snapshot_crc") else None
+        file.create_dataset(f"checkpoint/{name}", shape, kind or layout.number_type, dcpl=early)
+    attach_scales(file, layout)
+
+
+def _checkpoint(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The datasets of the group ``checkpoint`` and their shapes."""
+    state = {
+        f"{key}{k}": (2, layout.members, *shape)
+        for key, tensors in layout.state.items()
+        for k, shape in enumerate(tensors, 1)
+    }
+    return {
+        "commit": (2, _RECORD_NUMBERS),
+        "blocks": (layout.steps, 2),
+        "snapshot_crc": (len(layout.snapshots),),
+        "sessions": (SESSIONS_BYTES,),
+        **state,
+    }
+
+
+def add_fixed(file: h5py.File, layout: Layout, per_member: Mapping[str, Array], **storage: Any) -> None:  # noqa: ANN401 - h5py's options
+    """Writes the axes that do not grow, and the arrays of length M."""
+    fixed = {
+        "member": np.arange(layout.members),
+        "layer": np.arange(1, len(layout.shapes) + 1),
+        "quantile": np.array(QUANTILES),
+        **per_member,
+    }
+    for name, values in fixed.items():
+        file.create_dataset(name, data=values, **storage)
     if layout.snapshots:
         weights = file.create_group("weights", track_order=True)
-        weights["snapshot"] = np.arange(len(layout.snapshots))
+        weights.create_dataset("snapshot", data=np.arange(len(layout.snapshots)), **storage)
         for name, size in dimension_sizes(layout).items():
             if name.startswith("units_"):
-                weights[name] = np.arange(size)
+                weights.create_dataset(name, data=np.arange(size), **storage)
 
 
-def _add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
+def add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
     dataset = file.create_dataset(column.path, tuple(shape), column.dtype, **storage)
     dataset.attrs.update(column.attributes)
     return dataset
 
 
-def _attach_scales(file: h5py.File, layout: Layout) -> None:
+def attach_scales(file: h5py.File, layout: Layout) -> None:
     """Names every dimension, which is what lets xarray and ncdump show axes instead of numbers."""
     named = list(columns(layout))
     per_member = [
@@ -139,50 +211,36 @@ def _reserve(path: Path) -> None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as problem:
-            needs = f"{_reason(problem)}; the run needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB were free"
+            needs = f"{reason(problem)}; the run needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB were free"
             raise OSError(problem.errno, f"{needs} (fewer steps, members or record.snapshots need less)") from None
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(problem: OSError) -> str:
+def reason(problem: OSError) -> str:
+    """What the operating system says of a failure."""
     return problem.strerror or str(problem)
 
 
-def reopen(path: Path, layout: Layout) -> tuple[TraceWriter, dict[str, list[Array]]]:
+def reopen(path: Path) -> tuple[TraceWriter, dict[str, list[Array]]]:
     """Opens an interrupted run to go on where it stopped.
 
     Returns:
         The writer, and the optimizer's state after the last committed step: arrays by name and layer.
 
     Raises:
-        TraceError: the file cannot be opened, or was laid out by another version.
+        TraceError: the file cannot be opened, or its checkpoints are damaged.
     """
     try:
-        with open_hdf5(path) as file:
-            newest = newest_commit(file)
-            sizes = dimension_sizes(layout)
-            for column in columns(layout):
-                shape = tuple(sizes[d] for d in column.dims)
-                if column.path not in file or file[column.path].shape != shape:
-                    raise TraceError(
-                        f"{path}: cannot go on: {column.path} is not laid out as this version of RhoTrace does; "
-                        "use the version that began it, or start again with --force"
-                    )
-            state = {
-                key: [file[f"checkpoint/{key}{k}"][newest.slot] for k in range(1, len(tensors) + 1)]
-                for key, tensors in layout.state.items()
-            }
-        return TraceWriter(path, layout, newest), state
-    except (OSError, KeyError) as problem:
+        with Trace(path, open_hdf5(path)) as trace:
+            for commit in whole_commits(trace):
+                state = trace.state(commit.slot)
+                if checksum(W for tensors in state.values() for W in tensors) == commit.state_crc:
+                    return TraceWriter(path, trace.layout, commit), state
+    except (OSError, KeyError, ValueError) as problem:
         raise TraceError(f"{path}: cannot go on with this run: {problem}") from None
+    raise TraceError(
+        f"{path}: cannot go on with this run: both of its checkpoints are damaged; `rhotrace repair {path}` saves its steps"
+    )
 
 
 class TraceWriter:
@@ -192,19 +250,20 @@ class TraceWriter:
         self.path = path
         self.layout = layout
         self.committed = resumed.steps if resumed else 0
+        self._blocks = resumed.blocks if resumed else 0  # appended so far
         self._next_slot = 1 - resumed.slot if resumed else 0
-        self._started = time.monotonic() - (resumed.seconds if resumed else 0)
+        self.started = time.monotonic() - (resumed.seconds if resumed else 0)
         self._places: dict[str, tuple[int, int]] = {}  # name -> offset of row 0, bytes of a row
         with open_hdf5(path) as file:
-            names = [c.path for c in columns(layout)] + ["checkpoint/commit"]
-            names += [f"checkpoint/{key}{k}" for key, t in layout.state.items() for k in range(1, len(t) + 1)]
-            for name in names:
+            for name in [c.path for c in columns(layout)] + [f"checkpoint/{n}" for n in _checkpoint(layout)]:
                 dataset = file[name]
                 if dataset.size:
                     self._places[name] = (dataset.id.get_offset(), dataset.nbytes // dataset.shape[0])
             steps = {c.path: file[c.path].shape for c in columns(layout) if c.dtype == "<i8"}
         self._descriptor = os.open(path, os.O_RDWR)
-        if resumed is None:
+        if resumed:
+            self._put_axes(0, self.committed)
+        else:
             for name, shape in steps.items():
                 self._put(name, 0, np.full(shape, -1, "<i8"))
 
@@ -219,10 +278,16 @@ class TraceWriter:
             place += written
             view = view[written:]
 
+    def _put_axes(self, first: int, last: int) -> None:
+        strides = self.layout.strides
+        for cost in strides:
+            rows = self.layout.span(cost, first, last)
+            self._put(time_axis(cost, strides), rows.start, np.arange(rows.start, rows.stop) * strides[cost])
+
     @property
     def seconds(self) -> float:
         """Spent on the run so far, by this process and those before it."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -230,7 +295,7 @@ class TraceWriter:
             yield
         except OSError as problem:
             raise TraceError(
-                f"{self.path}: cannot be written: {_reason(problem)}. Its first {self.committed} steps are safe; "
+                f"{self.path}: cannot be written: {reason(problem)}. Its first {self.committed} steps are safe; "
                 "the same command goes on from there"
             ) from None
 
@@ -242,15 +307,14 @@ class TraceWriter:
             last: one past the last step of the block.
             block: each quantity's rows, (rows, M, ...).
         """
-        strides = self.layout.strides
+        if last == first:
+            return
         with self._guard():
-            for cost in strides:
-                start, stop = self.layout.rows(cost, first), self.layout.rows(cost, last)
-                if stop > start:
-                    self._put(time_axis(cost, strides), start, np.arange(start, stop) * strides[cost])
             for quantity in self.layout.quantities:
-                start = self.layout.rows(quantity.cost, first)
-                self._put(quantity.name, start, block[quantity.name])
+                self._put(quantity.name, self.layout.rows(quantity.cost, first), block[quantity.name])
+            crc = checksum(block[quantity.name] for quantity in self.layout.quantities)
+            self._put("checkpoint/blocks", self._blocks, np.array([[last, crc]]))
+        self._blocks += 1
 
     def snapshot(self, step: int, weights: Sequence[Array]) -> None:
         """Keeps a copy of the weights after ``step`` steps, one of those that the layout plans."""
@@ -258,7 +322,16 @@ class TraceWriter:
         with self._guard():
             for k, W in enumerate(weights, 1):
                 self._put(f"weights/W{k}", slot, W)
+            self._put("checkpoint/snapshot_crc", slot, np.array([checksum(weights)]))
             self._put("weights/snapshot_step", slot, np.array([step]))
+
+    def note_session(self, session: Mapping[str, AttributeValue]) -> None:
+        """Adds to the list of processes that have written into the file; a list past its space keeps its beginning."""
+        with self._guard(), open_hdf5(self.path) as file:
+            text = bytes(file["checkpoint/sessions"][:]).rstrip(b"\0")
+            text += json.dumps(session).encode() + b"\n"
+            if len(text) <= SESSIONS_BYTES:
+                self._put("checkpoint/sessions", 0, np.frombuffer(text, np.uint8))
 
     def commit(self, steps: int, state: Mapping[str, Sequence[Array]]) -> None:
         """Makes all steps before ``steps`` count, with the optimizer's state to go on from.
@@ -271,13 +344,15 @@ class TraceWriter:
             for key, tensors in state.items():
                 for k, tensor in enumerate(tensors, 1):
                     self._put(f"checkpoint/{key}{k}", slot, tensor)
-            os.fdatasync(self._descriptor)
+            sync(self._descriptor)
             if os.fstat(self._descriptor).st_nlink == 0:
                 raise OSError(errno.ENOENT, "somebody removed the file while it was trained into")
-            record = np.array([steps, slot, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
-            record[4] = zlib.crc32(record[:4].tobytes())
+            crc = checksum(tensor for tensors in state.values() for tensor in tensors)
+            record = np.array([steps, self._blocks, slot, crc, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
+            record[-1] = zlib.crc32(record[:-1].tobytes())
             self._put("checkpoint/commit", slot, record)
-            os.fdatasync(self._descriptor)
+            sync(self._descriptor)
+            self._put_axes(self.committed, steps)
         self.committed = steps
         self._next_slot = 1 - slot
 
@@ -286,69 +361,3 @@ class TraceWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def seal(self, attributes: Mapping[str, AttributeValue]) -> None:
-        """Closes the run: compressed, with checksums, cut to the committed steps, renamed over the live file."""
-        self.close()
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.seal")
-        try:
-            with (
-                open_hdf5(self.path) as live,
-                h5py.File(scratch, "w", libver=_LIBVER, track_order=True) as sealed,
-            ):
-                _copy_sealed(live, sealed, self.layout, self.committed)
-                sealed.attrs.update({"status": "complete", **attributes})
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(self.path)
-            _sync_folder(self.path.parent)
-        except OSError as problem:
-            raise TraceError(
-                f"{self.path}: trained and recorded, but not compressed ({_reason(problem)}); the file reads as it is, "
-                "and the same command tries again"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
-
-
-def _copy_sealed(live: h5py.File, sealed: h5py.File, layout: Layout, steps: int) -> None:
-    for name, value in live.attrs.items():
-        sealed.attrs[name] = value
-    kept = {time_axis(cost, layout.strides): layout.rows(cost, steps) for cost in layout.strides}
-    if layout.snapshots:
-        taken = live["weights/snapshot_step"][:]
-        keep = np.flatnonzero((taken >= 0) & (taken <= steps))
-        kept["snapshot"] = len(keep)
-        sealed.create_group("weights", track_order=True)
-    streamed = {c.path: c for c in columns(layout)}
-    for path in ("", "weights/") if layout.snapshots else ("",):
-        for name, item in live[path or "/"].items():
-            if isinstance(item, h5py.Dataset) and path + name not in streamed:
-                sealed[path + name] = item[: kept.get(name, item.shape[0])]
-    for column in streamed.values():
-        source = live[column.path]
-        rows = keep if column.dims[0] == "snapshot" else np.arange(kept[column.dims[0]])
-        _copy_rows(source, sealed, column, rows)
-    _attach_scales(sealed, layout)
-
-
-def _copy_rows(source: h5py.Dataset, sealed: h5py.File, column: Column, rows: Array) -> None:
-    row_bytes = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:])))
-    per_chunk = max(1, min(len(rows), _CHUNK_BYTES // row_bytes))
-    shape = (len(rows), *source.shape[1:])
-    if len(rows) and row_bytes <= _CHUNK_BYTES * 8:
-        storage: dict[str, Any] = {
-            "chunks": (per_chunk, *shape[1:]),
-            "compression": "gzip",
-            "compression_opts": 1,
-            "shuffle": True,
-            "fletcher32": True,
-        }
-    else:
-        storage = {"chunks": True, "fletcher32": True} if len(rows) else {}
-    target = _add(sealed, column, shape, **storage)
-    slab = per_chunk * max(1, _COPY_BYTES // (per_chunk * row_bytes))  # whole chunks at a time
-    for start in range(0, len(rows), slab):
-        part = rows[start : start + slab]
-        target[start : start + len(part)] = source[part[0] : part[-1] + 1][part - part[0]]

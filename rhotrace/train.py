@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace import provenance
+from rhotrace.continuation import Continuation, open_run, refuse_to_overwrite
 from rhotrace.data import Dataset
 from rhotrace.data import load as load_dataset
-from rhotrace.errors import DeviceError, RecipeError, TraceError
+from rhotrace.errors import DeviceError, RecipeError
 from rhotrace.lock import RunLock
 from rhotrace.networks import INITS, NETWORKS, Network
 from rhotrace.optimizers import OPTIMIZERS, Optimizer, batch_indices
 from rhotrace.quantities import Cost, Evaluation, Moment, traced
-from rhotrace.recipe import Recipe, differences, options
+from rhotrace.recipe import Recipe, options
 from rhotrace.recorder import BLOCK_STEPS, Block, Recorder
+from rhotrace.sealing import seal
 from rhotrace.stop import StopRequest
-from rhotrace.trace import open_trace
 from rhotrace.trace_layout import Layout, snapshot_steps
-from rhotrace.trace_writer import TraceWriter, create, reopen
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,9 @@ def train(
     *,
     device: str = "auto",
     force: bool = False,
+    extend_run: bool = False,
+    despite_changes: bool = False,
+    recipe_file: Path | None = None,
     begin: Callable[[int], None] = lambda _: None,
     watch: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
@@ -80,29 +83,34 @@ def train(
         path: of the run file.
         device: ``auto``, ``cpu`` or ``cuda``.
         force: replace a run that is there already.
+        extend_run: take a run of the same recipe with fewer steps, finished or not, on to this recipe's steps.
+        despite_changes: go on with a run under another version, device or number of threads; the file tells.
+        recipe_file: where the recipe was read, for the record.
         begin: called once with the first step's number, when everything is checked and that step is next.
         watch: called after each block of steps (at least once a second where steps are quicker than that).
 
     Raises:
         TraceError: a finished run is there and ``force`` is not set, another process trains into the file, or
-            it cannot be written.
+            it cannot be written, or is damaged.
         RecipeError: the batch is larger than the training set, or an interrupted run of another recipe is there.
         DataError: the data is absent or does not hold what the recipe asks.
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or is not that on which the run was begun.
     """
-    _refuse_to_overwrite(path, force=force)
+    how = Continuation(force=force, extend_run=extend_run, despite_changes=despite_changes)
+    refuse_to_overwrite(path, recipe.steps, how)
     run = _prepare(recipe, find_device(device))
     with RunLock(path), _threads(run), StopRequest() as stop:
-        _refuse_to_overwrite(path, force=force)  # again: another process may have finished meanwhile
-        writer = _open(run, path, force=force)
+        refuse_to_overwrite(path, recipe.steps, how)  # again: another process may have finished meanwhile
+        run.begin(path, how, recipe_file)
         try:
-            begin(writer.committed)
-            ended = run.go(writer, watch, stop)
-            outcome = Outcome(ended, writer.committed, writer.seconds, run.seconds_full)
-            if ended != "interrupted":
-                writer.seal({"ended": ended, "finished": provenance.now(), "wall_seconds": outcome.seconds})
+            begin(run.writer.committed)
+            ended = run.go(watch, stop)
+            outcome = Outcome(ended, run.writer.committed, run.writer.seconds, run.seconds_full)
         finally:
-            writer.close()
+            run.writer.close()
+        if ended != "interrupted":
+            end = {"ended": ended, "finished": provenance.now()}
+            seal(path, {**end, "wall_seconds": outcome.seconds}, keep_state=ended == "finished")
     return outcome
 
 
@@ -135,29 +143,6 @@ def _prepare(recipe: Recipe, device: str) -> _Run:
     return _Run(recipe, dataset, network, optimizer, device)
 
 
-def _open(run: _Run, path: Path, *, force: bool) -> TraceWriter:
-    """A new run file, or an interrupted one with its state loaded."""
-    if path.exists() and not force:
-        with open_trace(path) as trace:
-            steps, attributes, begun = trace.steps, trace.attributes, trace.recipe
-        if attributes["recipe_digest"] != run.recipe.digest:
-            changed = differences(begun, run.recipe.model_dump())
-            shown = "; ".join(f"{key}: {a} there, {b} now" for key, (a, b) in list(changed.items())[:5])
-            raise RecipeError(
-                f"{path}: an interrupted run of another recipe is there ({shown}); "
-                "--force starts again, -o FILE writes elsewhere"
-            )
-        if attributes["data_digest"] != run.dataset.digest:
-            raise RecipeError(
-                f"{path}: an interrupted run on other data is there; --force starts again, -o FILE writes elsewhere"
-            )
-        if steps:
-            writer, state = reopen(path, run.layout)
-            run.restore(state)
-            return writer
-    return create(path, run.layout, run.attributes(), run.per_member())
-
-
 def find_device(name: str) -> str:
     """The device to run on: ``auto`` takes CUDA where torch finds it.
 
@@ -176,22 +161,6 @@ def find_device(name: str) -> str:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     return "cuda"
-
-
-def _refuse_to_overwrite(path: Path, *, force: bool) -> None:
-    if not path.exists() or (force and path.is_file()):
-        return
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "a special file"
-        raise TraceError(f"{path}: got {what}, expected a place for the run file")
-    try:
-        with open_trace(path) as trace:
-            if not trace.complete:
-                return  # to be continued
-            state = f"a finished run of {trace.steps} steps"
-    except TraceError:
-        state = "a file that is not a readable run"
-    raise TraceError(f"{path}: {state} is there already; --force replaces it, -o FILE writes elsewhere")
 
 
 def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
@@ -245,6 +214,18 @@ class _Run:
         )
         self.seconds_full = 0.0
 
+    def begin(self, path: Path, how: Continuation, recipe_file: Path | None) -> None:
+        """Makes the run file, or takes an unfinished run's state and goes on."""
+        import torch
+
+        attributes = {**self.attributes(), **provenance.collect(recipe_file)}
+        begun = open_run(path, self.recipe, self.layout, attributes, self.per_member(), how)
+        self.writer, self.diverged = begun.writer, begun.diverged
+        self.layout = begun.writer.layout  # an extended run has the snapshots of both plans
+        for key, tensors in begun.state.items():
+            for tensor, values in zip(self.state[key], tensors, strict=True):
+                tensor.copy_(torch.as_tensor(values))
+
     def attributes(self) -> dict[str, str | int | float]:
         import torch
 
@@ -258,10 +239,9 @@ class _Run:
             "samples": len(self.dataset.x),
             "samples_test": len(self.dataset.x_test),
             "outputs": self.dataset.y.shape[1],
-            "dtype": recipe.network.dtype,
+            "data_md5": ", ".join(f"{file} {md5}" for file, md5 in self.dataset.files.items()),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
-            **provenance.collect(),
         }
 
     def per_member(self) -> dict[str, NDArray[Any]]:
@@ -274,26 +254,21 @@ class _Run:
             **{f"init_{name}": values for name, values in starts.items()},
         }
 
-    def restore(self, state: dict[str, list[NDArray[Any]]]) -> None:
-        """Puts a checkpoint's values into the optimizer's state."""
-        import torch
-
-        for key, tensors in self.state.items():
-            for tensor, values in zip(tensors, state[key], strict=True):
-                tensor.copy_(torch.as_tensor(values))
-
-    def go(self, writer: TraceWriter, watch: Callable[[Progress], None], stop: StopRequest) -> str:
+    def go(self, watch: Callable[[Progress], None], stop: StopRequest) -> str:
         """Trains to the end, to an interruption, or until no member is finite; returns which."""
         import torch
 
+        writer = self.writer
+        if self.diverged:  # killed after the last step was committed and before the file was sealed
+            return "diverged"
         recorder = Recorder(self.quantities, self.strides, self.layout, self.device)
         recorder.clear(writer.committed)
         ended, began = "finished", time.perf_counter()
         with torch.no_grad():
-            for done in self._steps(recorder, writer, stop):
+            for done in self._steps(recorder, stop):
                 block = recorder.block()
                 kept = _until_diverged(block, recorder.first, done)
-                self._flush(recorder, writer, done, kept, block)
+                self._flush(recorder, kept, block)
                 watch(Progress(recorder.first, kept, self.recipe.steps, time.perf_counter() - began, block))
                 recorder.clear(done)
                 if kept < done or not np.isfinite(block["log_rho"][-1]).any():
@@ -304,9 +279,9 @@ class _Run:
                     break
         return ended
 
-    def _steps(self, recorder: Recorder, writer: TraceWriter, stop: StopRequest) -> Iterator[int]:
+    def _steps(self, recorder: Recorder, stop: StopRequest) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
-        network, optimizer, state = self.network, self.optimizer, self.state
+        network, optimizer, state, writer = self.network, self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
         batches = self._batches(writer.committed)
         block_ends = time.monotonic() + BLOCK_SECONDS
@@ -360,11 +335,14 @@ class _Run:
             return None
         return Evaluation(self.network.forward(self.state["weights"], self.x_test), self.targets_test)
 
-    def _flush(self, recorder: Recorder, writer: TraceWriter, done: int, kept: int, block: Block) -> None:
-        writer.append(recorder.first, done, block)
-        if done in self.layout.snapshots and done == self.recipe.steps:
+    def _flush(self, recorder: Recorder, done: int, block: Block) -> None:
+        writer, layout = self.writer, self.layout
+        counts = {cost: layout.span(cost, recorder.first, done) for cost in layout.strides}
+        kept = {q.name: block[q.name][: counts[q.cost].stop - counts[q.cost].start] for q in self.quantities}
+        writer.append(recorder.first, done, kept)
+        if done in layout.snapshots and done == self.recipe.steps:
             writer.snapshot(done, _numpy(self.state["weights"]))
-        writer.commit(kept, {key: _numpy(tensors) for key, tensors in self.state.items()})
+        writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
 
 
 def _until_diverged(block: Block, first: int, done: int) -> int:

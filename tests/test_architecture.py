@@ -21,8 +21,8 @@ FILES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors", "memo", "provenance", "stop", "lock", "strict_yaml"},
     {"data", "networks", "optimizers", "quantities", "theory", "fluctuation", "transient", "audit"},
-    {"recipe", "trace_layout", "trace_writer", "trace"},
-    {"recorder", "train", "analyze", "compare"},
+    {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing"},
+    {"recorder", "continuation", "train", "analyze", "compare", "verify", "repair"},
     {"report", "progress"},
     {"cli", "__main__", "__init__"},
 ]
@@ -94,7 +94,11 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
         p: {f.stem for f in FILES if any(n.split(".")[0] == p for n, _ in imports(ast.parse(f.read_text())))}
         for p in ("h5py", "typer", "yaml")
     }
-    assert users == {"h5py": {"trace", "trace_writer"}, "typer": {"cli"}, "yaml": {"strict_yaml"}}
+    assert users == {
+        "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
+        "typer": {"cli"},
+        "yaml": {"strict_yaml"},
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

@@ -15,7 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from rhotrace import data
+from rhotrace import data, provenance
 from rhotrace.errors import DataError
 
 MNIST = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw"
@@ -408,8 +408,8 @@ def test_torchvision_that_does_not_import_names_the_pair_and_a_command(copy, mon
     data._read_folder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision", None)
     message = fault(root=str(copy))
-    assert "torchvision " + data._version("torchvision") in message
-    assert "torch " + data._version("torch") in message
+    assert "torchvision " + provenance.version("torchvision") in message
+    assert "torch " + provenance.version("torch") in message
     assert "it needs torch" in message
     assert "pip install --upgrade torch torchvision" in message
 
@@ -427,8 +427,8 @@ def test_torchvision_that_fails_without_a_word_is_a_data_error_too(copy, monkeyp
 def test_torchvision_that_is_not_installed_is_not_called_none(copy, monkeypatch):
     data._read_folder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    version = data._version
-    monkeypatch.setattr(data, "_version", lambda package: None if package == "torchvision" else version(package))
+    version = provenance.version
+    monkeypatch.setattr(data, "version", lambda package: None if package == "torchvision" else version(package))
     message = fault(root=str(copy))
     assert "None" not in message.replace("None in sys.modules", "")
     assert "pip install" in message

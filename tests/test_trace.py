@@ -15,6 +15,7 @@ import xarray as xr
 from rhotrace import data, recipe, trace_writer
 from rhotrace.errors import TraceError
 from rhotrace.quantities import QUANTITIES, traced
+from rhotrace.sealing import seal
 from rhotrace.trace import open_trace
 from rhotrace.trace_layout import FORMAT_VERSION, Layout, columns, dimension_sizes, snapshot_steps
 from rhotrace.train import train as train_recipe
@@ -122,7 +123,7 @@ def test_the_file_holds_the_quantities_table_and_nothing_else(runs, kind):
     expected = {q.name for q in traced({"weights": (), **({"v": ()} if kind == "weight-norm" else {})})}
     axes = {"step", "member", "layer", "quantile", "test_step"} | ({"full_step"} if kind == "sgd" else set())
     with h5py.File(runs[kind]) as file:
-        assert set(file) == expected | axes | {"seed", "batch_seed", "lr", "init_rho_k", "weights"}
+        assert set(file) == expected | axes | {"seed", "batch_seed", "lr", "init_rho_k", "weights", "checkpoint"}
     with open_trace(runs[kind]) as trace:
         assert {q.name for q in trace.quantities} == expected
 
@@ -144,9 +145,12 @@ def test_every_committed_dataset_has_a_checksum_when_sealed(runs):
             assert all(file[n].fletcher32 for n in file if n.startswith("test_"))
 
 
-def test_the_sealed_file_has_no_checkpoint_and_is_the_only_one_left(runs):
+def test_the_sealed_file_keeps_the_last_state_and_is_the_only_one_left(runs):
     with h5py.File(runs["gd"]) as file:
-        assert "checkpoint" not in file
+        assert set(file["checkpoint"]) == {"weights1", "weights2", "weights3"}
+        np.testing.assert_array_equal(file["checkpoint/weights1"][0], file["weights/W1"][-1])
+    with open_trace(runs["weight-norm"]) as trace:
+        assert set(trace.state()) == {"weights", "v", "gamma"}
     assert sorted(p.name for p in runs["gd"].parent.iterdir()) == ["gd.h5", "sgd.h5", "weight-norm.h5"]
 
 
@@ -265,7 +269,7 @@ def live(tmp_path):
     opened = []
 
     def make(*ends: int) -> trace_writer.TraceWriter:
-        attributes = {"recipe_json": "{}", "dtype": "float64"}
+        attributes = {"recipe_json": "{}"}
         members = {"seed": np.arange(MEMBERS), "lr": np.ones(MEMBERS)}
         writer = trace_writer.create(tmp_path / f"live{len(opened)}.h5", live_layout(), attributes, members)
         opened.append(writer)
@@ -350,7 +354,7 @@ def record_place(path: Path, steps: int) -> int:
     with h5py.File(path, "r") as file:
         commits = file["checkpoint/commit"]
         slot = list(commits[:, 0]).index(steps)
-        return commits.id.get_offset() + 40 * slot
+        return commits.id.get_offset() + 4096 * slot
 
 
 def flip(path: Path, place: int, bit: int = 0) -> None:
@@ -361,7 +365,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
-@pytest.mark.parametrize("byte", [0, 1, 8, 17, 24, 32, 35])
+@pytest.mark.parametrize("byte", [0, 1, 8, 17, 24, 32, 40, 48, 51])
 def test_a_torn_commit_record_falls_back_to_the_one_before(live, byte):
     writer = live(7, 12, 20)
     writer.close()
@@ -382,16 +386,17 @@ def test_the_state_of_the_last_commit_is_whole_while_the_next_is_written(live):
     with h5py.File(writer.path, "r") as file:
         records = file["checkpoint/commit"][:]
         newest = records[records[:, 0].argmax()]
-        assert newest[4] == zlib.crc32(newest[:4].tobytes())
-        np.testing.assert_array_equal(file["checkpoint/weights1"][newest[1]], weights_of(12)[0])
-        np.testing.assert_array_equal(file["checkpoint/weights1"][1 - newest[1]], weights_of(7)[0])
+        assert newest[6] == zlib.crc32(newest[:6].tobytes())
+        np.testing.assert_array_equal(file["checkpoint/weights1"][newest[2]], weights_of(12)[0])
+        np.testing.assert_array_equal(file["checkpoint/weights1"][1 - newest[2]], weights_of(7)[0])
 
 
 def test_sealing_an_unfinished_run_keeps_what_was_committed(live):
     writer = live(7, 12)
     writer.snapshot(5, weights_of(5))
     writer.append(12, 20, values(writer.layout, 12, 20))
-    writer.seal({"ended": "finished", "wall_seconds": 1.5})
+    writer.close()
+    seal(writer.path, {"ended": "finished", "wall_seconds": 1.5})
     with open_trace(writer.path) as trace:
         assert trace.complete
         assert trace.steps == 12
@@ -405,7 +410,8 @@ def test_sealing_an_unfinished_run_keeps_what_was_committed(live):
 def test_a_run_that_a_reader_of_the_same_process_has_open_can_be_sealed(live):
     writer = live(7)
     with open_trace(writer.path) as reader:
-        writer.seal({"ended": "finished"})
+        writer.close()
+        seal(writer.path, {"ended": "finished"})
         assert reader["rho_k"].shape[0] == 7
     with open_trace(writer.path) as trace:
         assert trace.complete
@@ -413,7 +419,7 @@ def test_a_run_that_a_reader_of_the_same_process_has_open_can_be_sealed(live):
 
 def test_creating_over_a_file_replaces_it_at_once(live):
     path = live(7).path
-    trace_writer.create(path, live_layout(), {"recipe_json": "{}", "dtype": "float64"}, {}).close()
+    trace_writer.create(path, live_layout(), {"recipe_json": "{}"}, {}).close()
     check_cut(path, 0)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

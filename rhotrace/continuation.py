@@ -1,0 +1,191 @@
+"""What ``train`` does about a run that is there already: go on with it, extend it, or refuse, and say why."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace import provenance
+from rhotrace.errors import RecipeError, TraceError
+from rhotrace.recipe import Recipe, differences
+from rhotrace.sealing import refuse_damage
+from rhotrace.trace import Trace, open_trace
+from rhotrace.trace_layout import Layout
+from rhotrace.trace_writer import AttributeValue, TraceWriter, create, extend, reopen
+
+# Packages whose other versions may round, or draw random numbers, otherwise.
+_DECISIVE = ("rhotrace", "torch", "numpy")
+# Root attributes that describe the process that begins a file, or its end, and not what was trained.
+_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")
+_OF_THE_END = (
+    "format",
+    "format_version",
+    "status",
+    "ended",
+    "finished",
+    "wall_seconds",
+    "sessions",
+    "attributes_digest",
+)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the user allows with a run file that is there: see ``train.train``."""
+
+    force: bool = False
+    extend_run: bool = False
+    despite_changes: bool = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run file ready for its next step.
+
+    Attributes:
+        writer: into it.
+        state: of the optimizer, by name and layer; empty at the beginning.
+        diverged: its last step is one at which no member is finite.
+    """
+
+    writer: TraceWriter
+    state: Mapping[str, list[NDArray[Any]]]
+    diverged: bool = False
+
+
+def refuse_to_overwrite(path: Path, steps: int, how: Continuation) -> None:
+    """Raises TraceError where a file is in the way that must be neither replaced nor gone on with."""
+    if not path.exists() or (how.force and path.is_file()):
+        return
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "a special file"
+        raise TraceError(f"{path}: got {what}, expected a place for the run file")
+    try:
+        with open_trace(path) as trace:
+            if not trace.complete or (how.extend_run and trace.steps < steps):
+                return  # to be gone on with
+            state = f"a {trace.attributes.get('ended')} run of {trace.steps} steps is there already"
+            remedy = "--force replaces it, --steps N takes it further, -o FILE writes elsewhere"
+    except TraceError as problem:
+        state = f"a file that is not a readable run is there already ({str(problem).removeprefix(f'{path}: ')})"
+        remedy = "--force replaces it, -o FILE writes elsewhere"
+    raise TraceError(f"{path}: {state}; {remedy}")
+
+
+def open_run(
+    path: Path,
+    recipe: Recipe,
+    layout: Layout,
+    attributes: Mapping[str, AttributeValue],
+    per_member: Mapping[str, NDArray[Any]],
+    how: Continuation,
+) -> Begun:
+    """A new run file, or the one that is there with the optimizer's state after its last committed step.
+
+    To be called under the run's lock.
+
+    Raises:
+        RecipeError: the run that is there has another recipe or other data.
+        TraceError: it is damaged, was begun under other conditions, or the file cannot be written.
+    """
+    _remove_leftovers(path)
+    if how.force or not path.exists():
+        return Begun(create(path, layout, attributes, per_member), {})
+    with open_trace(path) as trace:
+        _refuse_another_run(trace, recipe, attributes, how)
+        if not trace.steps:
+            return Begun(create(path, layout, attributes, per_member), {})
+        changed = _changed_conditions(trace.attributes, attributes)
+        if changed and not how.despite_changes:
+            raise TraceError(
+                f"{path}: this run was begun under other conditions ({_shown(changed)}), so its bits would not be those "
+                "of an uninterrupted run; --despite-changes goes on all the same, --force starts again"
+            )
+        refuse_damage(trace)
+        diverged = not np.isfinite(trace.rows("log_rho", slice(trace.steps - 1, trace.steps))).any()
+        if trace.complete or trace.layout.steps != layout.steps:
+            begun = _extended(trace, path, layout, attributes, per_member)
+        else:
+            writer, state = reopen(path)
+            begun = Begun(writer, state, diverged)
+    if dataclasses.replace(begun.writer.layout, snapshots=layout.snapshots) != layout:
+        begun.writer.close()
+        raise TraceError(
+            f"{path}: cannot go on: not laid out as this version of RhoTrace does; use the version that began it, "
+            "or start again with --force"
+        )
+    conditions = {key: attributes[key] for key in ("device", "threads") if key in attributes}
+    begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
+    return begun
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Deletes what processes killed while they made or sealed the file have left beside it."""
+    for ending in ("new", "seal"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+            left.unlink(missing_ok=True)
+
+
+def _refuse_another_run(
+    trace: Trace, recipe: Recipe, attributes: Mapping[str, AttributeValue], how: Continuation
+) -> None:
+    changed = differences(trace.recipe, recipe.model_dump())
+    changed.pop("data.root", None)
+    longer = how.extend_run and recipe.steps > trace.steps and recipe.steps >= trace.layout.steps
+    if longer:
+        changed.pop("steps", None)
+    if changed:
+        hint = ", --steps N takes a run further" if set(changed) == {"steps"} else ""
+        raise RecipeError(
+            f"{trace.path}: a run of another recipe is there ({_shown(changed)}); --force starts again{hint}, "
+            "-o FILE writes elsewhere"
+        )
+    if trace.attributes["data_digest"] != attributes["data_digest"]:
+        raise RecipeError(
+            f"{trace.path}: a run on other data is there (digest {trace.attributes['data_digest'][:12]} there, "
+            f"{str(attributes['data_digest'])[:12]} now); --force starts again, -o FILE writes elsewhere"
+        )
+
+
+def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key}: {there} there, {now} now" for key, (there, now) in list(changed.items())[:5])
+
+
+def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Versions, device and threads that differ between the process that began a run and this one."""
+    pairs = {key: (there.get(key), now.get(key)) for key in ("device", "threads")}
+    begun, present = (_versions(str(a.get("versions", ""))) for a in (there, now))
+    pairs |= {package: (begun.get(package), present.get(package)) for package in _DECISIVE}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def _versions(text: str) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in text.split(", ") if " " in part)
+
+
+def _extended(
+    trace: Trace,
+    path: Path,
+    layout: Layout,
+    attributes: Mapping[str, AttributeValue],
+    per_member: Mapping[str, NDArray[Any]],
+) -> Begun:
+    """A longer live file with all the steps of ``trace``, in its place."""
+    state = trace.state()
+    if not state:
+        raise TraceError(
+            f"{path}: cannot be taken further: it {trace.attributes.get('ended')} after {trace.steps} steps "
+            "and keeps no state of the optimizer; --force starts again"
+        )
+    later = [step for step in layout.snapshots if step > trace.steps]
+    longer = dataclasses.replace(layout, snapshots=[*trace.snapshot_steps(), *later])
+    kept = {name: value for name, value in trace.attributes.items() if name not in _OF_THE_END}
+    kept |= {name: attributes[name] for name in _OF_THE_RECIPE}
+    return Begun(extend(trace, path, longer, kept, per_member), state)

@@ -1,0 +1,135 @@
+"""Opening HDF5 files where h5py's own ways are not safe: live ones, cut-short ones, and on a disk that may be full."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+# Readable by HDF5 1.10 tools; "latest" would not be.
+_LIBVER = ("v110", "v110")
+_SUPERBLOCK_END = 28  # place of the end-of-file address in a superblock of version 2 or 3
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Opens HDF5 for reading without taking a lock, so that a live file can be watched.
+
+    HDF5 refuses to open one file with two locking modes in one process; where someone (xarray, say)
+    has it open already, theirs is taken.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as problem:
+        if "locking flag" not in str(problem):
+            raise
+        return h5py.File(path, "r")
+
+
+@contextlib.contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Makes an HDF5 file and brings it to the disk.
+
+    HDF5 kills the whole process with SIGSEGV when it closes a file whose writes fail. So it writes through
+    a Python file that remembers the first failure and feigns success until HDF5 has let go.
+
+    Raises:
+        OSError: a file is there, the folder cannot be written, or the disk is full.
+    """
+    with _Forgiving(path, "xb+") as raw:
+        try:
+            with h5py.File(raw, "w", libver=_LIBVER, track_order=True) as file:
+                yield file
+        except Exception:
+            if raw.failure:
+                raise raw.failure from None
+            raise
+        if raw.failure:
+            raise raw.failure
+        sync(raw.fileno())
+
+
+class _Forgiving(io.FileIO):
+    """An unbuffered file whose failing writes are kept in ``failure`` instead of raised."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        size = len(view)
+        try:
+            while view and not self.failure:
+                view = view[super().write(view) :]
+        except OSError as problem:
+            self.failure = problem
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as problem:
+            self.failure = self.failure or problem
+            return size or 0
+
+
+def open_cut_short(path: Path) -> h5py.File:
+    """Opens a file that lost its end as if zeros stood there, for what is left of it.
+
+    Raises:
+        OSError: not even its beginning is whole.
+    """
+    with path.open("rb") as file:
+        superblock = file.read(48)
+    if superblock[:8] != b"\x89HDF\r\n\x1a\n" or len(superblock) < 48 or superblock[8] not in (2, 3):
+        raise OSError("its first bytes are lost")
+    return h5py.File(_Padded(path, struct.unpack_from("<Q", superblock, _SUPERBLOCK_END)[0]), "r")
+
+
+class _Padded(io.FileIO):
+    """A file that reads as zeros from its real end to the end it should have."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, "rb")
+        self._size = max(size, os.fstat(self.fileno()).st_size)
+        self._place = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a writable buffer; Python 3.11 has no name for it
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._size - self._place))
+        data = os.pread(self.fileno(), count, self._place)
+        view[:count] = data.ljust(count, b"\0")
+        self._place += count
+        return count
+
+
+def sync(descriptor: int) -> None:
+    """Returns when all that was written is on the disk itself, not in its cache."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync stops at the disk's cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

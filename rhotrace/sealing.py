@@ -1,0 +1,123 @@
+"""Sealing a finished run: the live file rewritten once, compressed and with checksums, and renamed over it.
+
+Rows are written in order of time, not dataset after dataset, so that a sealed file that lost its end
+still has the first steps of everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rhotrace.errors import TraceError
+from rhotrace.hdf5_files import new_hdf5, sync_folder
+from rhotrace.trace import Trace, open_trace
+from rhotrace.trace_layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, time_axis
+from rhotrace.trace_writer import AttributeValue, add, add_fixed, attach_scales, reason
+
+_CHUNK_BYTES = 1 << 19  # below HDF5's cache of 1 MiB a dataset, so that no chunk is compressed twice
+_CHUNK_ROWS = 1 << 13
+
+
+def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bool = True) -> None:
+    """Turns a live run file into a finished one, cut to the committed steps.
+
+    Args:
+        path: of the live file.
+        attributes: added to those of the live file.
+        keep_state: keep the optimizer's state, from which the run can be extended.
+
+    Raises:
+        TraceError: the live file is damaged, or there is no room for the finished one beside it.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.seal")
+    try:
+        with open_trace(path) as live:
+            refuse_damage(live)
+            with new_hdf5(scratch) as sealed:
+                _write_sealed(live, sealed, keep_state=keep_state)
+                described = {**live.attributes, "status": "complete", **attributes}
+                if live.sessions:
+                    described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
+                sealed.attrs.update({**described, "attributes_digest": attributes_digest(described)})
+        scratch.replace(path)
+        sync_folder(path.parent)
+    except OSError as problem:
+        raise TraceError(
+            f"{path}: trained and recorded, but not compressed ({reason(problem)}); the file reads as it is, "
+            "and the same command tries again"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def refuse_damage(live: Trace) -> None:
+    """Raises TraceError where steps or weights of a live file are not as they were written.
+
+    Else copying them into a file with checksums would make them look sound.
+    """
+    block = None if live.complete else live.damaged_block()
+    if block:
+        what = f"steps {block.first} to {block.last - 1}"
+    elif not live.complete and live.damaged_snapshots():
+        what = f"the weights at step {live.damaged_snapshots()[0]}"
+    else:
+        return
+    raise TraceError(f"{live.path}: {what} are damaged on the disk; `rhotrace repair {live.path}` saves what is sound")
+
+
+def _write_sealed(live: Trace, sealed: h5py.File, *, keep_state: bool) -> None:
+    layout, steps = live.layout, live.steps
+    taken = live.snapshot_steps()
+    cut = Layout(**{**vars(layout), "steps": steps, "snapshots": taken})
+    names = {c.path for c in columns(layout)}
+    fixed = {n for n in live.dataset_names() if n not in names and "/" not in n} - {"member", "layer", "quantile"}
+    small = {"chunks": True, "fletcher32": True}
+    add_fixed(
+        sealed, cut, {name: live.rows(name, slice(None)) for name in live.dataset_names() if name in fixed}, **small
+    )
+    targets = {}
+    counts = {time_axis(cost, layout.strides): layout.rows(cost, steps) for cost in layout.strides}
+    for column in columns(cut):
+        rows = counts.get(column.dims[0], len(taken))
+        width = live.description(column.path)[0][1:]
+        targets[column.path] = add(sealed, column, (rows, *width), **_storage(rows, width, column))
+    attach_scales(sealed, cut)
+    slab = layout.steps_within(SLAB_BYTES)
+    for first in range(0, steps, slab):
+        last = min(first + slab, steps)
+        for cost in layout.strides:
+            which = layout.span(cost, first, last)
+            axis = time_axis(cost, layout.strides)
+            targets[axis][which] = np.arange(which.start, which.stop) * layout.strides[cost]
+        for quantity in layout.quantities:
+            which = layout.span(quantity.cost, first, last)
+            targets[quantity.name][which] = live.rows(quantity.name, which)
+    for number, (step, weights) in enumerate(live.each_snapshot()):
+        targets["weights/snapshot_step"][number] = step
+        for k, W in enumerate(weights, 1):
+            targets[f"weights/W{k}"][number] = W
+    if keep_state:
+        for key, tensors in live.state().items():
+            for k, tensor in enumerate(tensors, 1):
+                column = Column(f"checkpoint/{key}{k}", ("state",), layout.number_type, {})
+                add(sealed, column, (1, *tensor.shape), **_storage(1, tensor.shape, column))[0] = tensor
+
+
+def _storage(rows: int, width: Sequence[int], column: Column) -> dict[str, Any]:
+    """Chunks of whole rows of time, compressed; rows too large for that in chunks of HDF5's choice."""
+    row_bytes = max(1, np.dtype(column.dtype).itemsize * int(np.prod(width)))
+    if not rows:
+        return {}
+    storage = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+    if row_bytes > 16 * _CHUNK_BYTES:
+        return {"chunks": True, **storage}
+    return {"chunks": (max(1, min(rows, _CHUNK_ROWS, _CHUNK_BYTES // row_bytes)), *width), **storage}
