@@ -52,17 +52,17 @@ def analyze(trace: Trace, *, fit: bool = False, theta: float = transient.THETA) 
         AnalysisError: the run has no committed steps.
     """
     require_steps(trace)
-    optimizer = trace.recipe["optimizer"]["kind"]
-    checked = audit(
-        trace["rho_k"],
-        trace["grad_norm"],
-        trace["batch_a"],
-        trace["batch_q"],
-        trace["lr"],
+    transients = fit_transient(trace, fit=fit, theta=theta)
+    return Analysis(str(trace.path), summary(trace), _final(trace), transients, audit_run(trace))
+
+
+def audit_run(trace: Trace) -> Audit | None:
+    """The discrete step identity at every step of a run; see ``audit.audit``."""
+    return audit(
+        *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
         dtype=trace.attributes["dtype"],
-        weight_norm=optimizer == "weight-norm",
+        weight_norm=trace.recipe["optimizer"]["kind"] == "weight-norm",
     )
-    return Analysis(str(trace.path), summary(trace), _final(trace), fit_transient(trace, fit=fit, theta=theta), checked)
 
 
 def fit_transient(trace: Trace, *, fit: bool = True, theta: float = transient.THETA) -> TransientFit:

@@ -105,7 +105,7 @@ def train(
     from rich.console import Console
 
     from rhotrace.progress import TrainingView
-    from rhotrace.report import training_end, training_start
+    from rhotrace.report_runs import training_end, training_start
     from rhotrace.train import train as run
 
     console = Console(stderr=True)
@@ -148,11 +148,12 @@ def analyze(
     with open_trace(run) as trace:
         result = examine(trace, fit=fit_transient, theta=theta)
     from rhotrace import report
+    from rhotrace.report_analysis import print_analysis
 
     if as_json:
         typer.echo(report.to_json(result))
     else:
-        report.print_analysis(report.output(), result, fits=fit_transient)
+        print_analysis(report.output(), result, fits=fit_transient)
 
 
 @app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5")
@@ -168,11 +169,12 @@ def compare(
     with open_trace(first) as a, open_trace(second) as b:
         result = side_by_side(a, b)
     from rhotrace import report
+    from rhotrace.report_compare import print_comparison
 
     if as_json:
         typer.echo(report.to_json(result))
     else:
-        report.print_comparison(report.output(), result)
+        print_comparison(report.output(), result)
 
 
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")
@@ -180,24 +182,65 @@ def info(run: RunFile, as_json: AsJson = False) -> None:
     """Show what a run file holds and where it came from."""
     from rhotrace import report
     from rhotrace.analyze import summary
+    from rhotrace.report_runs import print_info
     from rhotrace.trace import open_trace
 
     with open_trace(run) as trace:
         if as_json:
-            typer.echo(report.to_json({**summary(trace), "attributes": trace.attributes}))
+            typer.echo(report.to_json({**summary(trace), "attributes": trace.attributes, "sessions": trace.sessions}))
         else:
-            report.print_info(report.output(), trace, summary(trace))
+            print_info(report.output(), trace, summary(trace))
 
 
 @app.command(epilog="Example: rhotrace quantities --json")
 def quantities(as_json: AsJson = False) -> None:
     """List everything that a run records, with symbols, units and equations."""
     from rhotrace import report
+    from rhotrace.report_runs import print_quantities, quantity_rows
 
     if as_json:
-        typer.echo(report.to_json(report.quantity_rows()))
+        typer.echo(report.to_json(quantity_rows()))
     else:
-        report.print_quantities(report.output())
+        print_quantities(report.output())
+
+
+@app.command(epilog="Example: rhotrace verify runs/deep8.h5")
+def verify(run: RunFile, as_json: AsJson = False) -> None:
+    """Check a run file: checksums, commit counter, shapes, the laws of its training, weights against trace and data."""
+    from rhotrace import report
+    from rhotrace.report_runs import print_verification
+    from rhotrace.trace import open_trace
+    from rhotrace.verify import verify as examine
+
+    with open_trace(run) as trace:
+        result = examine(trace)
+    if as_json:
+        typer.echo(report.to_json({**report.plain(result), "sound": result.sound}))
+    else:
+        print_verification(report.output(), result)
+    if not result.sound:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: rhotrace repair runs/deep8.h5 -o runs/deep8.repaired.h5")
+def repair(
+    run: RunFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="New run file; NAME.repaired.h5 by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save the longest sound beginning of a damaged run file in a new one; the old one is only read."""
+    from rhotrace import report
+    from rhotrace.repair import repair as save
+    from rhotrace.report_runs import print_repair
+
+    result = save(run, output or run.with_suffix(".repaired.h5"))
+    if as_json:
+        typer.echo(report.to_json(result))
+    else:
+        print_repair(report.output(), result)
 
 
 @recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")

@@ -18,7 +18,7 @@ from rhotrace.recipe import Recipe, differences
 from rhotrace.sealing import refuse_damage
 from rhotrace.trace import Trace, open_trace
 from rhotrace.trace_layout import Layout
-from rhotrace.trace_writer import AttributeValue, TraceWriter, create, extend, reopen
+from rhotrace.trace_writer import AttributeValue, Beginning, TraceWriter, create, extend, reopen
 
 # Packages whose other versions may round, or draw random numbers, otherwise.
 _DECISIVE = ("rhotrace", "torch", "numpy")
@@ -184,8 +184,7 @@ def _extended(
             f"{path}: cannot be taken further: it {trace.attributes.get('ended')} after {trace.steps} steps "
             "and keeps no state of the optimizer; --force starts again"
         )
-    later = [step for step in layout.snapshots if step > trace.steps]
-    longer = dataclasses.replace(layout, snapshots=[*trace.snapshot_steps(), *later])
-    kept = {name: value for name, value in trace.attributes.items() if name not in _OF_THE_END}
-    kept |= {name: attributes[name] for name in _OF_THE_RECIPE}
-    return Begun(extend(trace, path, longer, kept, per_member), state)
+    taken = trace.snapshot_steps()
+    longer = dataclasses.replace(layout, snapshots=[*taken, *(step for step in layout.snapshots if step > trace.steps)])
+    kept = {**trace.beginning_attributes(), **{name: attributes[name] for name in _OF_THE_RECIPE}}
+    return Begun(extend(Beginning(trace, trace.steps, taken, state), path, longer, kept, per_member), state)

@@ -62,7 +62,7 @@ class _Forgiving(io.FileIO):
         super().__init__(path, mode)
         self.failure: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> int:  # noqa: ANN401 - as readinto below
         view = memoryview(data).cast("B")
         size = len(view)
         try:

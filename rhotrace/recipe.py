@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from annotated_types import Ge, Gt, MinLen
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from rhotrace import data, strict_yaml
@@ -116,6 +118,16 @@ class Recipe(_Section):
         base = options(self.init)
         name = next(iter(base))
         return [{**base, name: value} for value in getattr(self.members, name) or [base[name]] * len(self.seeds)]
+
+    @property
+    def per_member(self) -> dict[str, NDArray[Any]]:
+        """What may differ between members, arrays of length M: seeds, learning rates and initial scales."""
+        starts = {f"init_{name}": [how[name] for how in self.init_options] for name in self.init_options[0]}
+        seeds = {"seed": self.seeds, "batch_seed": self.batch_seeds}
+        return {
+            **{name: np.array(values, dtype=np.int64) for name, values in seeds.items()},
+            **{name: np.array(values) for name, values in {"lr": self.lr, **starts}.items()},
+        }
 
     @property
     def digest(self) -> str:

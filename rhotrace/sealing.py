@@ -7,6 +7,7 @@ still has the first steps of everything.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from rhotrace.errors import TraceError
 from rhotrace.hdf5_files import new_hdf5, sync_folder
 from rhotrace.trace import Trace, open_trace
-from rhotrace.trace_layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, time_axis
+from rhotrace.trace_layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, dimension_sizes, time_axis
 from rhotrace.trace_writer import AttributeValue, add, add_fixed, attach_scales, reason
 
 _CHUNK_BYTES = 1 << 19  # below HDF5's cache of 1 MiB a dataset, so that no chunk is compressed twice
@@ -41,12 +42,12 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
     try:
         with open_trace(path) as live:
             refuse_damage(live)
+            described = {**live.attributes, "status": "complete", **attributes}
+            if live.sessions:
+                described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
             with new_hdf5(scratch) as sealed:
-                _write_sealed(live, sealed, keep_state=keep_state)
-                described = {**live.attributes, "status": "complete", **attributes}
-                if live.sessions:
-                    described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
                 sealed.attrs.update({**described, "attributes_digest": attributes_digest(described)})
+                _write_sealed(live, sealed, live.state() if keep_state else {})
         scratch.replace(path)
         sync_folder(path.parent)
     except OSError as problem:
@@ -74,23 +75,13 @@ def refuse_damage(live: Trace) -> None:
     raise TraceError(f"{live.path}: {what} are damaged on the disk; `rhotrace repair {live.path}` saves what is sound")
 
 
-def _write_sealed(live: Trace, sealed: h5py.File, *, keep_state: bool) -> None:
+def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[Any]]) -> None:
+    """Makes every dataset before it fills one: what describes them then lies in the first bytes of the file."""
     layout, steps = live.layout, live.steps
     taken = live.snapshot_steps()
-    cut = Layout(**{**vars(layout), "steps": steps, "snapshots": taken})
-    names = {c.path for c in columns(layout)}
-    fixed = {n for n in live.dataset_names() if n not in names and "/" not in n} - {"member", "layer", "quantile"}
-    small = {"chunks": True, "fletcher32": True}
-    add_fixed(
-        sealed, cut, {name: live.rows(name, slice(None)) for name in live.dataset_names() if name in fixed}, **small
-    )
-    targets = {}
-    counts = {time_axis(cost, layout.strides): layout.rows(cost, steps) for cost in layout.strides}
-    for column in columns(cut):
-        rows = counts.get(column.dims[0], len(taken))
-        width = live.description(column.path)[0][1:]
-        targets[column.path] = add(sealed, column, (rows, *width), **_storage(rows, width, column))
-    attach_scales(sealed, cut)
+    cut = dataclasses.replace(layout, steps=steps, snapshots=taken)
+    targets = _empty_datasets(live, sealed, cut, state)
+    sealed.flush()  # gives the descriptions their places now; HDF5 would put some of them last
     slab = layout.steps_within(SLAB_BYTES)
     for first in range(0, steps, slab):
         last = min(first + slab, steps)
@@ -101,15 +92,35 @@ def _write_sealed(live: Trace, sealed: h5py.File, *, keep_state: bool) -> None:
         for quantity in layout.quantities:
             which = layout.span(quantity.cost, first, last)
             targets[quantity.name][which] = live.rows(quantity.name, which)
-    for number, (step, weights) in enumerate(live.each_snapshot()):
-        targets["weights/snapshot_step"][number] = step
-        for k, W in enumerate(weights, 1):
+    for key, tensors in state.items():
+        for k, tensor in enumerate(tensors, 1):
+            targets[f"checkpoint/{key}{k}"][0] = tensor
+    if taken:
+        targets["weights/snapshot_step"][:] = taken
+    sealed.flush()
+    for number, step in enumerate(taken):
+        for k, W in enumerate(live.snapshot(step), 1):
             targets[f"weights/W{k}"][number] = W
-    if keep_state:
-        for key, tensors in live.state().items():
-            for k, tensor in enumerate(tensors, 1):
-                column = Column(f"checkpoint/{key}{k}", ("state",), layout.number_type, {})
-                add(sealed, column, (1, *tensor.shape), **_storage(1, tensor.shape, column))[0] = tensor
+
+
+def _empty_datasets(
+    live: Trace, sealed: h5py.File, cut: Layout, state: Mapping[str, Sequence[Any]]
+) -> dict[str, h5py.Dataset]:
+    """The datasets of a sealed file by name; only those that do not depend on time are filled."""
+    known = {c.path for c in columns(live.layout)} | set(dimension_sizes(cut))
+    per_member = {n: live.rows(n, slice(None)) for n in live.dataset_names() if n not in known and "/" not in n}
+    add_fixed(sealed, cut, per_member, chunks=True, fletcher32=True)
+    sizes = dimension_sizes(cut)
+    targets = {}
+    for column in columns(cut):
+        rows, *width = (sizes[d] for d in column.dims)
+        targets[column.path] = add(sealed, column, (rows, *width), **_storage(rows, width, column))
+    attach_scales(sealed, cut)
+    for key, tensors in state.items():
+        for k, tensor in enumerate(tensors, 1):
+            column = Column(f"checkpoint/{key}{k}", (), cut.number_type, {})
+            targets[column.path] = add(sealed, column, (1, *tensor.shape), **_storage(1, tensor.shape, column))
+    return targets
 
 
 def _storage(rows: int, width: Sequence[int], column: Column) -> dict[str, Any]:

@@ -154,6 +154,14 @@ class Trace:
             described = {key: plain(value) for key, value in dataset.attrs.items() if key not in own}
             return dataset.shape, dataset.dtype.str, dims, described
 
+    def size_of(self, name: str) -> int:
+        """Bytes that a dataset unpacks to."""
+        return int(self._file[name].nbytes)
+
+    def has_checksum(self, name: str) -> bool:
+        """Whether HDF5 keeps a checksum of each chunk of a dataset."""
+        return bool(self._file[name].fletcher32)
+
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
         """Turns what h5py says of damage into one line that names the place."""
@@ -168,20 +176,23 @@ class Trace:
             return []
         return [s for s in self.rows("weights/snapshot_step", slice(None)).tolist() if 0 <= s <= self.steps]
 
-    def each_snapshot(self) -> Iterator[tuple[int, list[Array]]]:
-        """(step, weights) of each committed copy of the weights, in order; weights are (M, out, in)."""
-        if "weights" not in self._file:
-            return
-        layers = range(1, self.depth + 1)
-        for number, step in enumerate(self.rows("weights/snapshot_step", slice(None)).tolist()):
-            if 0 <= step <= self.steps:
-                with self._guard("weights"):
-                    weights = [np.asarray(self._file[f"weights/W{k}"][number]) for k in layers]
-                yield step, weights
+    def snapshot(self, step: int) -> list[Array]:
+        """The weights after ``step`` steps, one (M, out, in) array per layer; one of ``snapshot_steps``."""
+        number = self._slot(step)
+        with self._guard(f"weights at step {step}"):
+            return [np.asarray(self._file[f"weights/W{k}"][number]) for k in range(1, self.depth + 1)]
+
+    def _slot(self, step: int) -> int:
+        return list(self.rows("weights/snapshot_step", slice(None))).index(step)
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
-        """All of ``each_snapshot``."""
-        return list(self.each_snapshot())
+        """(step, weights) of each committed copy of the weights, in order."""
+        return [(step, self.snapshot(step)) for step in self.snapshot_steps()]
+
+    def beginning_attributes(self) -> dict[str, Any]:
+        """The root attributes that a longer or shorter file of the same run has too."""
+        of_the_end = {"status", "ended", "finished", "wall_seconds", "sessions", "attributes_digest"}
+        return {name: value for name, value in self.attributes.items() if name not in of_the_end}
 
     # --- what a run goes on from, and is verified by ---
 
@@ -238,13 +249,13 @@ class Trace:
         """The first committed block of a live file that is not as it was written."""
         return next((b for b in self.blocks() if b.last <= self.steps and not self.block_is_whole(b)), None)
 
+    def snapshot_is_whole(self, step: int) -> bool:
+        """Whether a copy of the weights in a live file has the checksum it was written with."""
+        return bool(checksum(self.snapshot(step)) == self.checkpoint("snapshot_crc")[self._slot(step)])
+
     def damaged_snapshots(self) -> list[int]:
         """Steps of the copies of the weights of a live file that are not as they were written."""
-        if not self.layout.snapshots:
-            return []
-        taken, stored = self.rows("weights/snapshot_step", slice(None)), self.checkpoint("snapshot_crc")
-        crcs = dict(zip(taken.tolist(), stored.tolist(), strict=True))
-        return [step for step, weights in self.each_snapshot() if checksum(weights) != crcs[step]]
+        return [step for step in self.snapshot_steps() if not self.snapshot_is_whole(step)]
 
     def __enter__(self) -> Trace:
         return self

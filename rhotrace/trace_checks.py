@@ -84,7 +84,7 @@ def _check_item(path: Path, group: h5py.Group, name: str) -> int:
             raise TraceError(
                 f"{where} is {item.dtype} of shape {item.shape}, expected float64 of (time, {', '.join(map(str, expected))})"
             )
-    size = math.prod(item.shape) * int(item.dtype.itemsize)
+    size: int = math.prod(item.shape) * item.dtype.itemsize
     if item.chunks is None and size and item.id.get_storage_size() < size:
         raise TraceError(f"{where} declares shape {item.shape}, but holds nothing of it")
     return size

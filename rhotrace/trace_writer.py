@@ -24,6 +24,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,34 @@ def create(
     return extend(None, path, layout, attributes, per_member)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """The part of a run that another file begins with.
+
+    Attributes:
+        trace: the run.
+        steps: taken from it.
+        snapshots: steps of the copies of the weights taken from it.
+        state: of the optimizer after these steps, or nothing where that is lost.
+    """
+
+    trace: Trace
+    steps: int
+    snapshots: Sequence[int]
+    state: Mapping[str, Sequence[Array]]
+
+
 def extend(
-    begun: Trace | None,
+    beginning: Beginning | None,
     path: Path,
     layout: Layout,
     attributes: Mapping[str, AttributeValue],
     per_member: Mapping[str, Array],
 ) -> TraceWriter:
-    """As ``create``, with all the steps of another run already in the file when it appears.
+    """As ``create``, with the beginning of another run already in the file when it appears.
 
     Raises:
-        TraceError: as ``create``; or what was begun is damaged.
+        TraceError: as ``create``; or the beginning is damaged.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -92,8 +110,8 @@ def extend(
         _reserve(scratch)
         writer = TraceWriter(scratch, layout)
         try:
-            if begun:
-                _copy_steps(begun, writer)
+            if beginning:
+                _copy_steps(beginning, writer)
             scratch.replace(path)
             sync_folder(path.parent)
         except (OSError, TraceError):
@@ -108,19 +126,19 @@ def extend(
     return writer
 
 
-def _copy_steps(begun: Trace, writer: TraceWriter) -> None:
-    layout = writer.layout
+def _copy_steps(beginning: Beginning, writer: TraceWriter) -> None:
+    layout, trace = writer.layout, beginning.trace
     slab = layout.steps_within(SLAB_BYTES)
-    for first in range(0, begun.steps, slab):
-        last = min(first + slab, begun.steps)
-        block = {q.name: begun.rows(q.name, layout.span(q.cost, first, last)) for q in layout.quantities}
+    for first in range(0, beginning.steps, slab):
+        last = min(first + slab, beginning.steps)
+        block = {q.name: trace.rows(q.name, layout.span(q.cost, first, last)) for q in layout.quantities}
         writer.append(first, last, block)
-    for step, weights in begun.each_snapshot():
-        writer.snapshot(step, weights)
-    writer.started = time.monotonic() - begun.wall_seconds
-    for line in begun.sessions:
-        writer.note_session(line)
-    writer.commit(begun.steps, begun.state())
+    for step in beginning.snapshots:
+        writer.snapshot(step, trace.snapshot(step))
+    writer.started = time.monotonic() - trace.wall_seconds
+    for session in trace.sessions:
+        writer.note_session(session)
+    writer.commit(beginning.steps, beginning.state)
 
 
 def _write_skeleton(
@@ -178,6 +196,7 @@ def add_fixed(file: h5py.File, layout: Layout, per_member: Mapping[str, Array], 
 
 
 def add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
+    """Makes a column's dataset, with its attributes."""
     dataset = file.create_dataset(column.path, tuple(shape), column.dtype, **storage)
     dataset.attrs.update(column.attributes)
     return dataset

@@ -219,7 +219,7 @@ class _Run:
         import torch
 
         attributes = {**self.attributes(), **provenance.collect(recipe_file)}
-        begun = open_run(path, self.recipe, self.layout, attributes, self.per_member(), how)
+        begun = open_run(path, self.recipe, self.layout, attributes, self.recipe.per_member, how)
         self.writer, self.diverged = begun.writer, begun.diverged
         self.layout = begun.writer.layout  # an extended run has the snapshots of both plans
         for key, tensors in begun.state.items():
@@ -242,16 +242,6 @@ class _Run:
             "data_md5": ", ".join(f"{file} {md5}" for file, md5 in self.dataset.files.items()),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
-        }
-
-    def per_member(self) -> dict[str, NDArray[Any]]:
-        recipe = self.recipe
-        starts = {name: np.array([how[name] for how in recipe.init_options]) for name in recipe.init_options[0]}
-        return {
-            "seed": np.array(recipe.seeds, dtype=np.int64),
-            "batch_seed": np.array(recipe.batch_seeds, dtype=np.int64),
-            "lr": np.array(recipe.lr),
-            **{f"init_{name}": values for name, values in starts.items()},
         }
 
     def go(self, watch: Callable[[Progress], None], stop: StopRequest) -> str:

@@ -12,7 +12,7 @@ import pytest
 import rhotrace
 from rhotrace import memo
 from rhotrace.quantities import QUANTITIES
-from rhotrace.report import quantities_markdown
+from rhotrace.report_runs import quantities_markdown
 
 PACKAGE = Path(rhotrace.__file__).parent
 ROOT = PACKAGE.parent
@@ -23,7 +23,7 @@ LAYERS = [
     {"data", "networks", "optimizers", "quantities", "theory", "fluctuation", "transient", "audit"},
     {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing"},
     {"recorder", "continuation", "train", "analyze", "compare", "verify", "repair"},
-    {"report", "progress"},
+    {"report", "report_analysis", "report_compare", "report_runs", "progress"},
     {"cli", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -6,6 +6,7 @@ from test_fluctuation import ar1
 
 from rhotrace.compare import compare
 from rhotrace.errors import AnalysisError
+from rhotrace.sealing import seal
 from rhotrace.trace import open_trace
 from rhotrace.trace_layout import Layout
 from rhotrace.trace_writer import create
@@ -37,7 +38,8 @@ def planted(train, tmp_path):
         writer = create(path, layout, {**attributes, **changed}, per_member)
         writer.append(0, rows, block)
         writer.commit(rows, {})
-        writer.seal({"ended": "finished"})
+        writer.close()
+        seal(path, {"ended": "finished"})
         return path
 
     return write

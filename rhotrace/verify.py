@@ -1,0 +1,307 @@
+"""``rhotrace verify``: everything a run file says of itself, held against everything else it says.
+
+Each check is a function that returns what it found sound, or raises ``Wrong`` or ``NotChecked``; a dataset that
+cannot be read is wrong wherever it is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace import data
+from rhotrace.analyze import audit_run
+from rhotrace.errors import DataError, RecipeError, TraceError
+from rhotrace.networks import NETWORKS
+from rhotrace.quantities import QUANTITIES
+from rhotrace.recipe import Recipe, options
+from rhotrace.recipe import parse as parse_recipe
+from rhotrace.trace import Trace, whole_commits
+from rhotrace.trace_layout import SLAB_BYTES, attributes_digest, checksum, columns, dimension_sizes, time_axis
+
+# Relative differences that other machines' summation orders explain.
+_NORMS = 1e-12
+_DERIVED = 1e-12
+_OUTPUTS = {"float32": 1e-4, "float64": 1e-10}
+
+Outcome = Literal["sound", "wrong", "not checked"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: its name, what came out, and what was found, where."""
+
+    name: str
+    outcome: Outcome
+    says: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of one file."""
+
+    path: str
+    steps: int
+    complete: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.outcome != "wrong" for check in self.checks)
+
+
+class Wrong(Exception):  # noqa: N818 - a finding, not an error of the program
+    """The file contradicts itself; says where."""
+
+
+class NotChecked(Exception):  # noqa: N818 - a finding, not an error of the program
+    """Something outside the file is missing."""
+
+
+def verify(trace: Trace) -> Verification:
+    """Checks a run file against itself, the quantities table, the laws of its training and its data."""
+    return Verification(str(trace.path), trace.steps, trace.complete, tuple(_examine(trace)))
+
+
+def _examine(trace: Trace) -> Iterator[Check]:
+    for name, check in CHECKS.items():
+        try:
+            yield Check(name, "sound", check(trace))
+        except (Wrong, TraceError, RecipeError) as found:
+            yield Check(name, "wrong", str(found).removeprefix(f"{trace.path}: "))
+        except NotChecked as found:
+            yield Check(name, "not checked", str(found))
+
+
+def _attributes(trace: Trace) -> str:
+    if attributes_digest(trace.attributes) != trace.attributes.get("attributes_digest"):
+        raise Wrong("the root attributes (recipe, provenance) are not as they were written: their SHA-256 differs")
+    return f"{len(trace.attributes)} root attributes have the SHA-256 they were written with"
+
+
+def _recipe(trace: Trace) -> str:
+    recipe = parse_recipe(trace.attributes["recipe"], where="attribute recipe")
+    if recipe.digest != trace.attributes["recipe_digest"] or recipe.model_dump() != trace.recipe:
+        raise Wrong("attributes recipe, recipe_json and recipe_digest do not agree")
+    for name, expected in recipe.per_member.items():
+        found = trace.rows(name, slice(None))
+        if not np.array_equal(found, expected):
+            raise Wrong(f"dataset {name}: got {found.tolist()[:5]}, expected {expected.tolist()[:5]}, as in the recipe")
+    return f"the recipe, its digest and {', '.join(recipe.per_member)} agree"
+
+
+def _commit(trace: Trace) -> str:
+    planned = trace.layout.steps
+    if trace.complete:
+        if trace.steps > planned or (trace.attributes.get("ended") == "finished" and trace.steps != planned):
+            raise Wrong(f"got {trace.steps} steps, expected the {planned} planned ones of a finished run")
+        return f"{trace.steps} of {planned} planned steps; {trace.attributes.get('ended')}"
+    commits = whole_commits(trace)
+    if not commits:
+        raise Wrong("no whole commit record: no step counts")
+    ends = {0: 0, **{block.last: number for number, block in enumerate(trace.blocks(), 1)}}
+    for commit in commits:
+        if ends.get(commit.steps) != commit.blocks:
+            raise Wrong(
+                f"the commit record says {commit.steps} steps in {commit.blocks} blocks, the list of blocks does not"
+            )
+    return f"{trace.steps} of {planned} planned steps committed, in {commits[0].blocks} blocks"
+
+
+def _shapes(trace: Trace) -> str:
+    layout = trace.layout
+    sizes = {**dimension_sizes(layout), "snapshot": len(layout.snapshots)}
+    if trace.complete:
+        sizes |= {time_axis(c, layout.strides): layout.rows(c, trace.steps) for c in layout.strides}
+        sizes["snapshot"] = len(trace.snapshot_steps())
+    expected = {c.path: c for c in columns(layout)}
+    present = set(trace.dataset_names())
+    missing = sorted(set(expected) - present)
+    if missing:
+        raise Wrong(f"missing: {', '.join(missing)}")
+    for path, column in expected.items():
+        shape, kind, dims, described = trace.description(path)
+        wanted = tuple(sizes[d] for d in column.dims)
+        if shape != wanted or kind != column.dtype:
+            raise Wrong(f"dataset {path}: got {kind} of shape {shape}, expected {column.dtype} of {wanted}")
+        if path != column.dims[0] and dims != column.dims:
+            raise Wrong(f"dataset {path}: got dimensions {dims}, expected {column.dims}")
+        for name, value in column.attributes.items():
+            if described.get(name) != value:
+                raise Wrong(f"dataset {path}: attribute {name}: got {described.get(name)!r}, expected {value!r}")
+    axes = set(sizes) | {f"weights/{d}" for d in sizes} | set(Recipe.model_validate(trace.recipe).per_member)
+    unknown = sorted(present - set(expected) - axes)
+    if unknown:
+        raise Wrong(f"unknown to the quantities table: {', '.join(unknown)}")
+    return (
+        f"{len(expected)} datasets have the shape, type, dimensions and attributes that the quantities table gives them"
+    )
+
+
+def _checksums(trace: Trace) -> str:
+    if not trace.complete:
+        return _live_checksums(trace)
+    read = 0
+    for name in trace.dataset_names():
+        rows = trace.description(name)[0][0]
+        slab = max(1, rows * SLAB_BYTES // max(1, trace.size_of(name)))
+        for first in range(0, rows, slab):
+            trace.rows(name, slice(first, first + slab))
+        if rows and not trace.has_checksum(name):
+            raise Wrong(f"dataset {name} has no checksum, though the file is finished")
+        read += trace.size_of(name)
+    trace.state()
+    return f"{read / 1e6:.3g} MB read, each chunk with its checksum"
+
+
+def _live_checksums(trace: Trace) -> str:
+    block = trace.damaged_block()
+    if block:
+        raise Wrong(f"steps {block.first} to {block.last - 1} are not as they were written: their CRC-32 differs")
+    damaged = trace.damaged_snapshots()
+    if damaged:
+        raise Wrong(f"the weights at step {damaged[0]} are not as they were written: their CRC-32 differs")
+    for commit in whole_commits(trace):
+        state = trace.state(commit.slot)
+        if checksum(tensor for tensors in state.values() for tensor in tensors) != commit.state_crc:
+            raise Wrong(f"the optimizer's state after step {commit.steps} is not as it was written: its CRC-32 differs")
+    return f"{trace.steps} steps, {len(trace.snapshot_steps())} copies of the weights and the states have their CRC-32"
+
+
+def _axes(trace: Trace) -> str:
+    for axis in dict.fromkeys(time_axis(cost, trace.strides) for cost in trace.strides):
+        expected = trace[axis]
+        found = trace.rows(axis, slice(len(expected)))
+        wrong = np.flatnonzero(found != expected)
+        # The newest block of a run that was killed may not have reached its axis yet.
+        if len(wrong) and (trace.complete or (found[wrong] != -1).any()):
+            row = int(wrong[0])
+            raise Wrong(f"dataset {axis}: row {row} says step {found[row]}, expected {expected[row]}")
+    return "every row stands at its step"
+
+
+def _derived(trace: Trace) -> str:
+    layout, checked = trace.layout, 0
+    slab = layout.steps_within(SLAB_BYTES)
+    derived = [q for q in layout.quantities if q.derive]
+    for first in range(0, trace.steps, slab):
+        last = min(first + slab, trace.steps)
+        for quantity in derived:
+            at = np.arange(last)[:: trace.strides[quantity.cost]]
+            at = at[at >= first]
+            rows = {
+                q.name: _rows_at(trace, q.name, at)
+                for q in QUANTITIES
+                if q.cost in ("free", quantity.cost) and q.name in trace
+            }
+            with np.errstate(all="ignore"):
+                expected = quantity.derive(rows) if quantity.derive else rows[quantity.name]
+            near = np.isclose(rows[quantity.name], expected, rtol=_DERIVED, atol=_DERIVED, equal_nan=True)
+            if not near.all():
+                step, member = (int(i) for i in np.argwhere(~near)[0][:2])
+                raise Wrong(f"dataset {quantity.name}: step {at[step]}, member {member} is not what the others make it")
+            checked += near.size
+    return f"{', '.join(q.name for q in derived)} recomputed at {checked} places"
+
+
+def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of a quantity at steps that are all multiples of its stride."""
+    if not len(steps):
+        return trace.rows(name, slice(0, 0))
+    stride = next(trace.strides[q.cost] for q in QUANTITIES if q.name == name)
+    rows = steps // stride
+    return np.asarray(trace.rows(name, slice(int(rows[0]), int(rows[-1]) + 1))[rows - rows[0]])
+
+
+def _audit(trace: Trace) -> str:
+    found = audit_run(trace)
+    if found is None:
+        raise NotChecked("fewer than two finite steps")
+    step, member, layer = found.where
+    if not found.holds:
+        raise Wrong(
+            f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
+            f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
+        )
+    return f"the step identity holds at {found.checked} places, to {found.residual:.2g} of rho_k^2"
+
+
+def _norms(trace: Trace) -> str:
+    steps = trace.snapshot_steps()
+    if not steps:
+        raise NotChecked("the file has no copies of the weights")
+    for step in steps:
+        norms = np.stack([np.sqrt(np.square(W, dtype=np.float64).sum(axis=(1, 2))) for W in trace.snapshot(step)], 1)
+        if step == trace.steps:
+            _same_end(trace, step)
+            continue
+        recorded = trace.rows("rho_k", slice(step, step + 1))[0]
+        near = np.isclose(norms, recorded, rtol=_NORMS, equal_nan=True) | ~np.isfinite(recorded)
+        if not near.all():
+            member, layer = (int(i) for i in np.argwhere(~near)[0])
+            raise Wrong(
+                f"weights at step {step}, member {member}, layer {layer + 1}: their norm is {norms[member, layer]:.9g}, "
+                f"rho_k says {recorded[member, layer]:.9g}"
+            )
+    return f"rho_k recomputed from the weights at {len(steps)} steps"
+
+
+def _same_end(trace: Trace, step: int) -> None:
+    """The last copy of the weights and the state after the last step are the same thing, kept twice."""
+    end = trace.state().get("weights")
+    if end and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(end, trace.snapshot(step), strict=True)):
+        raise Wrong(f"weights at step {step} differ from the optimizer's state after it")
+
+
+def _outputs(trace: Trace) -> str:
+    recipe = Recipe.model_validate(trace.recipe)
+    steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["forward"] == 0]
+    if not steps:
+        raise NotChecked("the file has no copies of the weights at steps with full-set sums")
+    try:
+        loaded = data.load(**options(recipe.data), dtype=recipe.network.dtype)
+    except DataError as absent:
+        raise NotChecked(f"needs the data: {str(absent).splitlines()[0]}") from None
+    if loaded.digest != trace.attributes["data_digest"]:
+        raise NotChecked(f"the data here is other data: its digest is {loaded.digest[:12]}")
+    import torch
+
+    forward = NETWORKS[recipe.network.kind](
+        loaded.x.shape[1], loaded.y.shape[1], **options(recipe.network, without=("dtype",))
+    ).forward
+    x, targets = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y.T).double()
+    for step in steps:
+        with torch.no_grad():
+            g = forward(tuple(map(torch.as_tensor, trace.snapshot(step))), x).double()
+        sums = {"a": (g * targets).sum(dim=(1, 2)) / len(x), "q": g.square().sum(dim=(1, 2)) / len(x)}
+        scale = {"a": sums["q"].sqrt(), "q": sums["q"]}
+        for name, expected in sums.items():
+            row = step // trace.strides["forward"]
+            recorded = trace.rows(name, slice(row, row + 1))[0]
+            off = np.abs(recorded - expected.numpy()) / scale[name].numpy()
+            if (off > _OUTPUTS[recipe.network.dtype]).any():
+                member = int(np.nanargmax(off))
+                raise Wrong(
+                    f"{name} at step {step}, member {member}: the weights give {expected[member]:.9g} on the data, "
+                    f"the file says {recorded[member]:.9g}"
+                )
+    return f"a and q recomputed from the weights and the data at {len(steps)} steps"
+
+
+CHECKS: dict[str, Callable[[Trace], str]] = {
+    "attributes": _attributes,
+    "recipe": _recipe,
+    "commit counter": _commit,
+    "shapes": _shapes,
+    "checksums": _checksums,
+    "time axes": _axes,
+    "derived quantities": _derived,
+    "audit of the steps": _audit,
+    "weights and rho_k": _norms,
+    "weights, a and q": _outputs,
+}
