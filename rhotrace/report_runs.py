@@ -123,7 +123,8 @@ def print_verification(console: Console, result: Verification) -> None:
 
 def print_repair(console: Console, result: Repair) -> None:
     """What was saved, and what to do with it."""
-    kept = f"{len(result.snapshots)} copies of the weights"
+    copies = len(result.snapshots)
+    kept = f"{copies} cop{'y' if copies == 1 else 'ies'} of the weights"
     lost = f" ({result.snapshots_lost} lost)" if result.snapshots_lost else ""
     say(
         console,

@@ -97,10 +97,10 @@ def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[A
             targets[f"checkpoint/{key}{k}"][0] = tensor
     if taken:
         targets["weights/snapshot_step"][:] = taken
-    sealed.flush()
     for number, step in enumerate(taken):
         for k, W in enumerate(live.snapshot(step), 1):
             targets[f"weights/W{k}"][number] = W
+        sealed.flush()
 
 
 def _empty_datasets(
@@ -131,4 +131,5 @@ def _storage(rows: int, width: Sequence[int], column: Column) -> dict[str, Any]:
     storage = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
     if row_bytes > 16 * _CHUNK_BYTES:
         return {"chunks": True, **storage}
-    return {"chunks": (max(1, min(rows, _CHUNK_ROWS, _CHUNK_BYTES // row_bytes)), *width), **storage}
+    together = 1 if column.dims[:2] == ("snapshot", "member") else min(rows, _CHUNK_ROWS, _CHUNK_BYTES // row_bytes)
+    return {"chunks": (max(1, together), *width), **storage}
