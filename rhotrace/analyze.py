@@ -9,10 +9,12 @@ import numpy as np
 
 from rhotrace import transient
 from rhotrace.audit import Audit, audit
+from rhotrace.closed_form import Series
 from rhotrace.errors import AnalysisError
 from rhotrace.lock import is_locked
+from rhotrace.theory import THETA
 from rhotrace.trace import Trace
-from rhotrace.transient import Series, TransientFit
+from rhotrace.transient import TransientFit
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Analysis:
     audit: Audit | None
 
 
-def analyze(trace: Trace, *, fit: bool = False, theta: float = transient.THETA) -> Analysis:
+def analyze(trace: Trace, *, fit: bool = False, theta: float = THETA) -> Analysis:
     """Examines one run.
 
     Args:
@@ -65,27 +67,26 @@ def audit_run(trace: Trace) -> Audit | None:
     )
 
 
-def fit_transient(trace: Trace, *, fit: bool = True, theta: float = transient.THETA) -> TransientFit:
-    """T of every member and over members; see ``transient`` for the definitions."""
+def series_of(trace: Trace) -> list[Series]:
+    """Each member's series, at the steps that have full-set sums."""
     steps, every = trace.step_of("a"), trace.strides["forward"]
     log_rho, rho_k = trace["log_rho"][::every], trace["rho_k"][::every]
     series = {name: trace[name] for name in ("rho_eq_over_rho", "a", "q", "loss")}
-    lr = trace["lr"]
-    each = [
-        transient.measure(
-            m,
-            Series(
-                steps=steps,
-                log_rho=log_rho[:, m],
-                rho_k=rho_k[:, m],
-                lr=float(lr[m]),
-                **{n: v[:, m] for n, v in series.items()},
-            ),
-            theta=theta,
-            fit=fit,
+    return [
+        Series(
+            steps=steps,
+            log_rho=log_rho[:, m],
+            rho_k=rho_k[:, m],
+            lr=float(lr),
+            **{name: values[:, m] for name, values in series.items()},
         )
-        for m in range(trace.members)
+        for m, lr in enumerate(trace["lr"])
     ]
+
+
+def fit_transient(trace: Trace, *, fit: bool = True, theta: float = THETA) -> TransientFit:
+    """T of every member and over members; see ``transient`` for the definitions."""
+    each = [transient.measure(m, series, theta=theta, fit=fit) for m, series in enumerate(series_of(trace))]
     return TransientFit(theta, tuple(each), transient.pool(each, member_labels(trace)))
 
 

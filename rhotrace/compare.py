@@ -15,9 +15,10 @@ from rhotrace import fluctuation
 from rhotrace.analyze import delta, fit_transient, require_steps, summary
 from rhotrace.errors import AnalysisError
 from rhotrace.fluctuation import Fluctuation
+from rhotrace.intervals import Interval, geometric_mean, mean
 from rhotrace.recipe import differences
 from rhotrace.trace import Trace
-from rhotrace.transient import Interval, Outcome, geometric_mean, mean
+from rhotrace.transient import Outcome
 
 _STILL = 1e-12  # a fluctuation this small is rounding, and a ratio to it means nothing
 

@@ -82,6 +82,24 @@ def integrated_time(x: Floats, *, window_factor: float = 5.0) -> float:
     return float(max(tau[ends[0] if len(ends) else n - 1], 1e-3))
 
 
+def autocorrelation_time(residuals: Floats, parameters: int) -> float:
+    """Autocorrelation time of the residuals of a fit, in samples, at least 1: the larger of two estimates.
+
+    A fit bends to slow noise, so residuals forget sooner than the noise did. Beside ``integrated_time`` stands
+    that of a first-order process, (1 + phi)/(1 - phi), with the correlation of neighbours phi mended to first order
+    in 1/n by (1 + 3 phi + parameters (1 + phi))/n (after Kendall, and Marriott and Pope, Biometrika 41, 1954).
+    """
+    n = len(residuals)
+    total = float(residuals @ residuals)
+    if n < 10 or not total:
+        return 1.0
+    phi = float(residuals[1:] @ residuals[:-1]) / total
+    if phi <= 2 / np.sqrt(n):
+        return max(1.0, integrated_time(residuals))  # not told from white noise
+    phi = min(phi + (1 + 3 * phi + parameters * (1 + phi)) / n, 1 - 1 / n)
+    return max(1.0, integrated_time(residuals), (1 + phi) / (1 - phi))
+
+
 def measure(
     member: int, steps: NDArray[np.int64], delta: Floats, after: float, log_rho: Floats | None = None
 ) -> Fluctuation | str:

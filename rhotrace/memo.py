@@ -16,38 +16,156 @@ CITATION = "T. Poggio and Q. Liao, Implicit dynamic regularization in deep netwo
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of the memo: where it stands, what it says, as a formula where it is one."""
+    """One statement of the memo.
+
+    Attributes:
+        place: where it stands.
+        says: what it says.
+        formula: as a formula, where it is one.
+        code: module and name that compute, hold or test it.
+    """
 
     place: str
     says: str
     formula: str
+    code: str
 
 
 STATEMENTS: dict[str, Statement] = {
-    "eq1": Statement("equation (1)", "gradient flow on the square loss", "dW_k/dt = -dL/dW_k, L = mean((g - y)^2)"),
-    "eq2": Statement("equation (2)", "the flow in normalised variables", "<W_k, dg/dW_k> = g for every k"),
-    "eq3": Statement("equation (3)", "growth of one layer's norm", "d rho_k/dt = (2/rho_k)(a - q)"),
-    "eq4": Statement("equation (4)", "motion of the directions", "dV_k/dt = -(1/rho_k)(I - V_k V_k^T) dL/dW_k"),
-    "lemma1": Statement("Lemma 1", "all layers' squared norms grow alike", "d(rho_k^2)/dt = 4(a - q) for every k"),
-    "eq5": Statement(
-        "equation (5)", "growth of the product of equal norms", "d rho/dt = 2 L rho^((2L-2)/L) (A - rho B)"
+    "unit_inputs": Statement("section 2.2", "inputs have norm 1", "||x_n|| = 1", "data.load"),
+    "bounded": Statement("section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "claims.bounded"),
+    "equal_norms": Statement("section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "networks.INITS"),
+    "eq1": Statement(
+        "equation (1)", "gradient flow on the square loss", "dW_k/dt = -dL/dW_k, L = mean((g - y)^2)", "optimizers.gd"
     ),
-    "eq6": Statement("equation (6)", "equilibrium of the product norm", "rho_eq = A/B = rho a/q"),
-    "eq7": Statement("equation (7)", "motion of the directions, equal norms", "dV_k/dt as (4), rho_k = rho^(1/L)"),
-    "eq8": Statement("equation (8)", "stationary directions", "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y"),
-    "eq9": Statement("equation (9)", "the transient as Ivanov regularisation", "min mean((rho f - y)^2) s.t. rho <= C"),
-    "fig1": Statement("Figure 1", "sqrt(rho) against time at L = 4, constant A and B", "(5) integrated"),
-    "fig2": Statement(
-        "Figure 2", "lambda of the Tikhonov problem hypothetically equivalent", "lambda = (A - rho B)/rho"
+    "eq2": Statement(
+        "equation (2)", "the flow in normalised variables", "<W_k, dg/dW_k> = g for every k", "networks.mlp"
+    ),
+    "eq3": Statement("equation (3)", "growth of one layer's norm", "d rho_k/dt = (2/rho_k)(a - q)", "audit.audit"),
+    "eq4": Statement(
+        "equation (4)", "motion of the directions", "dV_k/dt = -(1/rho_k)(I - V_k V_k^T) dL/dW_k", "claims.directions"
+    ),
+    "lemma1": Statement(
+        "Lemma 1", "all layers' squared norms grow alike", "d(rho_k^2)/dt = 4(a - q) for every k", "audit.audit"
+    ),
+    "eq5": Statement(
+        "equation (5)",
+        "growth of the product of equal norms",
+        "d rho/dt = 2 L rho^((2L-2)/L) (A - rho B)",
+        "theory.driven",
+    ),
+    "eq6": Statement(
+        "equation (6)", "equilibrium of the product norm", "rho_eq = A/B = rho a/q", "quantities.QUANTITIES"
+    ),
+    "eq7": Statement(
+        "equation (7)",
+        "motion of the directions, equal norms",
+        "dV_k/dt as (4), rho_k = rho^(1/L)",
+        "claims.equal_at_end",
+    ),
+    "eq8": Statement(
+        "equation (8)", "stationary directions", "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y", "claims.stationary"
     ),
     "transient": Statement(
-        "section 3",
-        "rho stays small for a time T, longer for smaller starts and deeper nets",
-        "rho(T) = theta rho_eq(T)",
+        "section 3", "rho stays small for a time T, then grows quickly", "rho(T) = theta rho_eq(T)", "transient.measure"
     ),
-    "weightnorm": Statement("remark 4", "weight normalisation has the same norm dynamics", "d gamma_k/dt as (3)"),
-    "sgd": Statement("remark 5", "under SGD rho fluctuates around rho_eq", "rho_eq is critical for GD, not for SGD"),
+    "longer": Statement(
+        "section 3", "T is longer for smaller starts and deeper nets", "T ~ rho_k(0)^-(L-2)", "scaling.scaling"
+    ),
+    "eq9": Statement(
+        "equation (9)",
+        "the transient as Ivanov regularisation",
+        "min mean((rho f - y)^2) s.t. rho <= C",
+        "claims.ivanov",
+    ),
+    "fig1": Statement(
+        "Figure 1", "sqrt(rho) against time at L = 4, constant A and B", "(5) integrated", "simulate.simulate"
+    ),
+    "fig2": Statement(
+        "Figure 2",
+        "lambda of the Tikhonov problem hypothetically equivalent",
+        "lambda = (A - rho B)/rho",
+        "theory.tikhonov_lambda",
+    ),
+    "interpolation": Statement(
+        "section 3", "after T, gradient descent fits the labels", "L -> 0", "claims.interpolation"
+    ),
+    "minimum_norm": Statement(
+        "section 3", "convergence to a local minimum norm solution", "min ||W|| s.t. g = y", "claims.minimum_norm"
+    ),
+    "growing": Statement(
+        "remark 1", "rho_k grows while rho is small and mean(f y) > 0", "d rho_k/dt > 0", "claims.growing"
+    ),
+    "at_least_one": Statement("remark 2", "rho_eq is at least 1", "rho_eq >= 1", "claims.at_least_one"),
+    "unit_margins": Statement(
+        "remark 3", "y_n f_n = 1, rho = 1 is stationary with zero loss", "y_n f_n = 1, rho = 1", "claims.unit_margins"
+    ),
+    "weightnorm": Statement(
+        "remark 4", "weight normalisation has the same norm dynamics", "d gamma_k/dt as (3)", "optimizers.weight_norm"
+    ),
+    "sgd": Statement(
+        "remark 5",
+        "under SGD rho fluctuates around rho_eq",
+        "rho_eq is critical for GD, not for SGD",
+        "compare.compare",
+    ),
+    "exponential": Statement(
+        "open question 1", "exponential loss: the same transient, then growing margins", "-", "claims.exponential"
+    ),
+    "generalisation": Statement(
+        "open question 2", "the transient's regularisation helps prediction", "-", "claims.generalisation"
+    ),
+    "resnets": Statement("open question 3", "ResNets control the norm more gradually", "-", "claims.resnets"),
+    "small_rho": Statement("open question 4", "separability biases towards small rho", "-", "claims.small_rho"),
+    "controlled": Statement("open question 5", "controlling rho_k apart from V_k may help", "-", "claims.controlled"),
 }
+
+
+@dataclass(frozen=True)
+class Erratum:
+    """A place where the memo contradicts itself or says more than follows, with the derivation."""
+
+    key: str
+    says: str
+    derivation: str
+
+
+ERRATA: tuple[Erratum, ...] = (
+    Erratum(
+        "eq1",
+        "means in (1), sums in (2) to (8)",
+        "(1) has the factor 1/N and (3), (5), (7) do not: with sums, time runs N times as fast. RhoTrace uses means.",
+    ),
+    Erratum(
+        "bounded",
+        "|f(x)| <= 1 'at convergence'",
+        "|f(x)| <= prod_k ||V_k||_2 ||x|| <= prod_k ||V_k||_F = 1 at all times, since a spectral norm is at most the "
+        "Frobenius norm; with Frobenius norms of width-n layers it is loose by up to sqrt(n) for each layer.",
+    ),
+    Erratum(
+        "eq8",
+        "(8) assumes sum(f l) != 0, the next sentence uses sum(f l) = 0",
+        "At dV_k/dt = 0, (8) reads sum(l df/dV_k) = sum(l f) V_k for any rho. Where also d rho/dt = 0, (6) makes the "
+        "right-hand side 0: no assumption is needed, and sum(l df/dV_k) = 0.",
+    ),
+    Erratum(
+        "growing",
+        "d rho_k/dt > 0 'as long as rho is not much larger than 1'",
+        "By (3), d rho_k/dt > 0 if and only if A - rho B > 0: for A > 0 that is rho < rho_eq = A/B. Nothing happens at 1.",
+    ),
+    Erratum(
+        "at_least_one",
+        "rho_eq >= 1 without a condition",
+        "|f_n| <= 1 gives f_n^2 <= |f_n|, hence rho_eq = sum(y f)/sum(f^2) >= 1 if y_n f_n >= 0 for all n; with "
+        "misclassified samples it can be smaller, or negative.",
+    ),
+    Erratum(
+        "unit_margins",
+        "y_n f_n = 1 for all n as a solution",
+        "It needs every sample to reach |f_n| = 1, that is rank-one layers aligned with every x_n at once: in general "
+        "it is not attained, and rho at interpolation is 1/|f_n| >> 1.",
+    ),
+)
 
 
 def cite(key: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace import memo, theory
+from rhotrace.closed_form import Series, driven_log_rho
 from rhotrace.errors import RhoTraceError
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from rhotrace.scaling import Scaling
     from rhotrace.simulate import Simulation
+    from rhotrace.transient import TransientFit
 
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by all kinds of colour vision; lines differ in dash and weight too.
@@ -164,3 +168,95 @@ def times_figure(simulation: Simulation, path: Path) -> None:
 
 
 FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2": tikhonov_figure, "T": times_figure}
+
+
+# --- analyze -----------------------------------------------------------------------------------------------
+
+
+def transient_figure(series: Sequence[Series], transient: TransientFit, path: Path) -> None:
+    """log10 of rho and rho_eq with T and the driven solution, and below it by how much the driven solution misses."""
+    with _drawn(path, 6.6, 5.0) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
+        for number, (one, each) in enumerate(shown):
+            colour = _colour(number)
+            rows = _thinned(one.log_rho)
+            steps, log_rho = one.steps[rows], one.log_rho[rows] / np.log(10)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan)[rows])
+            above.plot(steps, log_rho, color=colour, label=f"member {each.member}")
+            above.plot(steps, log_eq, color=colour, linewidth=0.8, alpha=0.7)
+            solved = driven_log_rho(one)[rows] / np.log(10)
+            above.plot(steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
+            below.plot(steps, solved - log_rho, color=colour)
+            if each.T > 0:
+                above.plot(
+                    each.T, np.interp(each.T, steps, log_rho), "o", color=colour, markersize=5, markeredgecolor="white"
+                )
+        above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
+        above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
+        above.plot(
+            [], [], "o", color="0.4", markersize=5, label=f"T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)"
+        )
+        if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
+            pool = transient.pools[0].T
+            above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
+        more = f"; the first {len(shown)} of {len(series)} members" if len(shown) < len(series) else ""
+        above.set(
+            ylabel="$\\log_{10} \\rho$, $\\log_{10} \\rho_\\mathrm{eq}$", title=f"Norm and equilibrium norm{more}"
+        )
+        above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        below.set(xlabel="step", ylabel="driven $-$ measured")
+        below.axhline(0, color="0.6", linewidth=0.6)
+
+
+def _thinned(values: NDArray[np.float64], most: int = 4000) -> NDArray[np.int64]:
+    """Rows to draw: the ends, and of each stretch of many rows its smallest and its largest value."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), most // 2)
+    kept = {0, len(values) - 1}
+    for rows in stretches:
+        kept |= {int(rows[np.argmin(values[rows])]), int(rows[np.argmax(values[rows])])}
+    return np.array(sorted(kept))
+
+
+# --- scaling -----------------------------------------------------------------------------------------------
+
+
+def scaling_figure(result: Scaling, path: Path) -> None:
+    """T against rho_k(0), log-log, with the law's slope through each depth's smallest start; beside it the collapse."""
+    with _drawn(path, 7.4, 3.6) as figure:
+        left, right = figure.subplots(1, 2)
+        for number, each in enumerate(result.each):
+            points = [p for p in each.points if p.left]
+            start, T = np.array([p.start for p in points]), np.array([p.T.value for p in points])
+            ends = np.array([[p.T.value - p.T.low, p.T.high - p.T.value] for p in points]).T
+            look = {"color": _colour(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
+            label = f"L = {each.depth}: " + ("log law" if each.depth == 2 else f"{each.exponent.value:.2f}")
+            left.errorbar(start, T, yerr=np.nan_to_num(ends), capsize=2, label=label, **look)
+            if each.depth != 2 and points:
+                left.plot(start, T[-1] * (start / start[-1]) ** each.law, ":", color=_colour(number), linewidth=1)
+            collapsed = T * start ** (each.depth - 2)
+            if each.depth != 2 and points:
+                right.plot(start / start[-1], collapsed / collapsed[-1], label=f"L = {each.depth}", **look)
+        left.plot([], [], ":", color="0.4", linewidth=1, label="slope $-(L-2)$")
+        left.set(
+            xscale="log",
+            yscale="log",
+            xlabel="$\\rho_k(0)$",
+            ylabel="T, in η · steps",
+            title="Transient time, and its exponent",
+        )
+        right.set(
+            xscale="log",
+            xlabel="$\\rho_k(0)$ / smallest",
+            ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
+            title="In the memo's units",
+        )
+        right.axhline(1, color="0.4", linestyle=":", linewidth=1)
+        for axis in (left.xaxis, right.xaxis, left.yaxis):
+            _plain_ticks(axis)
+        for axes in (left, right):
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()

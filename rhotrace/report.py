@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rhotrace.transient import Interval
+    from rhotrace.intervals import Interval
 
 
 def to_json(result: Any) -> str:  # noqa: ANN401 - any result dataclass or plain value
@@ -50,6 +50,13 @@ def ranged(interval: Interval, digits: int = 3) -> str:
     if not math.isfinite(interval.low):
         return number(interval.value, digits)
     return f"{number(interval.value, digits)} [{number(interval.low, digits)}, {number(interval.high, digits)}]"
+
+
+def span(interval: Interval, digits: int = 3) -> str:
+    """The ends of an interval; a dash where it has none."""
+    if not math.isfinite(interval.low):
+        return "–"
+    return f"{number(interval.low, digits)} – {number(interval.high, digits)}"
 
 
 _NARROWEST = 80  # in a narrower terminal whole rows that wrap are easier to read than columns of single letters

@@ -6,32 +6,39 @@ import math
 from typing import TYPE_CHECKING
 
 from rhotrace import memo
-from rhotrace.report import headline, number, ranged, row, say, table, title
+from rhotrace.report import headline, number, ranged, row, say, span, table, title
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from rhotrace.analyze import Analysis
     from rhotrace.audit import Audit
-    from rhotrace.transient import Interval, MemberTransient, Pool, TransientFit
+    from rhotrace.intervals import Interval
+    from rhotrace.transient import MemberTransient, Pool, TransientFit
 
 
-def print_analysis(console: Console, result: Analysis, *, fits: bool) -> None:
+def print_analysis(console: Console, result: Analysis, *, fits: bool, plot: Path | None = None) -> None:
     """All of ``analyze``'s answer."""
     title(console, result.path, headline(result.summary))
     _print_transient(console, result)
+    _print_end(console, result)
     if fits:
         _print_fits(console, result.transient)
+    _print_driven(console, result.transient)
     for pool in result.transient.pools:
         say(console, _pool_words(pool, several=len(result.transient.pools) > 1), "bold")
     console.print()
     _print_audit(console, result.audit)
+    if plot:
+        say(console, f"drawn: {plot}")
 
 
 def _print_transient(console: Console, result: Analysis) -> None:
     grid = table(
-        "member | seed | T | T loss | T growth | rho_eq/rho | loss | error | test err",
-        "Transient, in steps, and the end of the run",
+        "member | seed | T | ± (95 %) | T loss | T growth | T driven | T constant",
+        "The transient time by each definition, in steps",
     )
     theta = result.transient.theta
     failed = []
@@ -41,23 +48,53 @@ def _print_transient(console: Console, result: Analysis) -> None:
             str(each.member),
             str(final.seed),
             number(each.T, 4),
+            number((each.crossing.high - each.crossing.low) / 2, 2),
             number(each.T_loss, 4),
             number(each.T_inflection, 4),
-            number(final.rho_eq_over_rho, 4),
-            number(final.loss),
-            number(final.error),
-            number(final.test_error),
+            number(each.driven.T, 4) if each.driven else "–",
+            number(each.T_constant, 4),
         )
         if math.isnan(each.T):
             failed.append(f"member {each.member}: no T, {each.outcome}")
     console.print(grid)
-    dwell = "held for 10 steps or 5 % of T, whichever is longer"
-    others = (
-        "T loss: first step from which the loss is below 1/2, likewise; T growth: step at which log rho grows fastest"
+    say(
+        console,
+        f"T: first step from which rho >= {theta:g} rho_eq, held for 10 steps or 5 % of T, whichever is longer; ±: of that "
+        "crossing, from a cubic through log(rho/rho_eq) around it. T loss: first step from which the loss is below 1/2, likewise. "
+        "T growth: step at which log rho grows fastest. T driven: of equation (5) with the measured A(t) and B(t). "
+        "T constant: if A and B stayed as they are at step 0.",
     )
-    say(console, f"T: first step from which rho >= {theta:g} rho_eq, {dwell}. {others}.")
     for line in failed:
         say(console, line)
+
+
+def _print_end(console: Console, result: Analysis) -> None:
+    grid = table("member | seed | rho_eq/rho | loss | error | test error", "The last recorded step")
+    for final in result.final:
+        end = (number(final.rho_eq_over_rho, 4), number(final.loss), number(final.error), number(final.test_error))
+        row(grid, str(final.member), str(final.seed), *end)
+    console.print()
+    console.print(grid)
+
+
+def _print_driven(console: Console, transient: TransientFit) -> None:
+    driven = [each.driven for each in transient.each if each.driven]
+    if driven:
+        worst = max(driven, key=lambda d: d.largest)
+        rms = max(d.rms for d in driven)
+        say(
+            console,
+            f"{memo.cite('eq5')} driven by the measured A(t) and B(t) misses log rho by at most {number(worst.largest, 2)} "
+            f"(rms {number(rms, 2)}), where log rho rises by {number(worst.rise)}.",
+        )
+    ratios = sorted(each.T_constant / each.T for each in transient.each if each.T > 0 and each.T_constant > 0)
+    if ratios:
+        low, high = number(ratios[0], 2), number(ratios[-1], 2)
+        times = low if low == high else f"{low} to {high}"
+        say(
+            console,
+            f"With A and B constant from step 0, the memo's simplification, T would be {times} times the measured one.",
+        )
 
 
 def _pool_words(pool: Pool, *, several: bool) -> str:
@@ -69,8 +106,13 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
         return f"T = {number(pool.T.value, 4)} steps{where}; one member of {pool.members} has a T: no interval over members."
     return (
         f"T = {number(pool.T.value, 4)} steps{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
-        f"(geometric mean of {pool.left} of {pool.members} members{some}; mean {number(pool.mean, 4)} ± {number(pool.std, 3)})."
+        f"(geometric mean of {pool.left} of {pool.members} members{some}; Student's t on log T{_bootstrapped(pool)}; "
+        f"mean {number(pool.mean, 4)} ± {number(pool.std, 3)})."
     )
+
+
+def _bootstrapped(pool: Pool) -> str:
+    return f", bootstrap {span(pool.bootstrap, 4)}" if math.isfinite(pool.bootstrap.low) else ""
 
 
 def _print_fits(console: Console, transient: TransientFit) -> None:

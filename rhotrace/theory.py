@@ -15,6 +15,8 @@ from scipy.special import digamma, factorial, hyp2f1, poch
 
 Floats = NDArray[np.float64]
 
+THETA = 0.5
+
 _GRID = 3000
 _NEAR, _TERMS = 0.3, 26  # 0.3^26 is below the rounding of 1
 
@@ -87,7 +89,7 @@ def time_to_reach(r: ArrayLike, r_start: ArrayLike, *, A: ArrayLike, B: ArrayLik
 
 
 def transient_time(
-    r_start: ArrayLike, *, depth: int, A: ArrayLike = 1.0, B: ArrayLike = 1.0, theta: float = 0.5
+    r_start: ArrayLike, *, depth: int, A: ArrayLike = 1.0, B: ArrayLike = 1.0, theta: float = THETA
 ) -> Floats:
     """Time T at which ``rho = theta rho_eq`` for constant A and B; grows as ``r_start^-(L-2)`` for L > 2.
 

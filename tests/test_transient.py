@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rhotrace import theory, transient
-from rhotrace.transient import Outcome, Series
+from rhotrace import closed_form, intervals, theory, transient
+from rhotrace.closed_form import Series
+from rhotrace.transient import Outcome
 
 LR = 0.05
 
@@ -60,7 +61,7 @@ def test_the_fitted_interval_covers_a_planted_T_under_noise():
     covered = 0
     for seed in range(60):
         series, T = planted(depth=4, start=0.45, noise=0.02, seed=seed)
-        fit, why = transient.fit_closed_form(series, T)
+        fit, why = closed_form.fit_closed_form(series, T)
         assert fit is not None, why
         covered += fit.T.low <= T <= fit.T.high
     assert 51 <= covered <= 60  # 95 % of 60 is 57; 51 or fewer would be a coverage below 90 % at p < 0.002
@@ -155,7 +156,7 @@ def test_the_pooled_interval_covers_the_truth_95_percent_of_the_time():
     trials = 2000
     for _ in range(trials):
         T = np.exp(np.log(500) + 0.4 * rng.standard_normal(5))
-        interval = transient.geometric_mean(T)
+        interval = intervals.geometric_mean(T)
         covered += interval.low <= 500 <= interval.high
     assert covered / trials == pytest.approx(0.95, abs=0.015)
 

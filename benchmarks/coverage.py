@@ -1,0 +1,108 @@
+"""How often the stated 95 % intervals of T cover a planted truth: python benchmarks/coverage.py [trials].
+
+Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, has a
+memory (first order, phi), or alternates from step to step as at the edge of stability; some runs end soon after T.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.signal import lfilter
+
+from rhotrace import theory
+from rhotrace.closed_form import Series
+from rhotrace.intervals import bootstrapped_geometric_mean, geometric_mean
+from rhotrace.transient import Outcome, measure
+
+LR = 0.001
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One kind of synthetic run."""
+
+    depth: int = 4
+    start: float = 0.45
+    noise: float = 0.02
+    phi: float = 0.0
+    alternating: float = 0.0
+    length: float = 3.0  # in units of T
+
+
+BASE = Condition()
+DEPTHS = {1: 0.01, 2: 0.1, 3: 0.3, 4: 0.45, 5: 0.5, 6: 0.6, 8: 0.7, 10: 0.75, 12: 0.8}
+CONDITIONS = {
+    **{f"L = {depth}": replace(BASE, depth=depth, start=start) for depth, start in DEPTHS.items()},
+    "noise 0.005": replace(BASE, noise=0.005),
+    "noise 0.05": replace(BASE, noise=0.05),
+    "memory phi = 0.5": replace(BASE, phi=0.5),
+    "memory phi = 0.9": replace(BASE, phi=0.9),
+    "memory phi = 0.95": replace(BASE, phi=0.95),
+    "run ends at 1.5 T": replace(BASE, length=1.5),
+    "run ends at 1.25 T": replace(BASE, length=1.25),
+    "alternating by 0.02": replace(BASE, alternating=0.02),
+}
+
+
+def planted(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
+    T = float(theory.transient_time(condition.start, depth=condition.depth)) / LR
+    steps = np.arange(int(condition.length * T))
+    r = theory.norm_trajectory(steps * LR, condition.start, A=1.0, B=1.0, depth=condition.depth)
+    draws = rng.standard_normal(len(steps) + 500)
+    noise = condition.noise * lfilter([np.sqrt(1 - condition.phi**2)], [1, -condition.phi], draws)[500:]
+    noise += condition.alternating * (-1.0) ** steps
+    log_rho = condition.depth * np.log(r) + noise
+    a, q = np.exp(log_rho), np.exp(2 * log_rho)
+    norms = np.repeat(np.exp(log_rho / condition.depth)[:, None], condition.depth, axis=1)
+    return Series(steps, log_rho, np.exp(-log_rho), a, q, 1 - 2 * a + q, norms, LR), T
+
+
+def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
+    """How many trials have a T, and in how many the crossing's and the fit's interval hold the truth."""
+    rng = np.random.default_rng(1)
+    found = crossing = fit = 0
+    for _ in range(trials):
+        series, T = planted(condition, rng)
+        one = measure(0, series)
+        if one.outcome is not Outcome.LEFT or one.fit is None:
+            continue
+        found += 1
+        crossing += one.crossing.low <= T <= one.crossing.high
+        fit += one.fit.T.low <= T <= one.fit.T.high
+    return found, crossing, fit
+
+
+def pooled(members: int, trials: int) -> tuple[float, float]:
+    rng = np.random.default_rng(2)
+    held = np.zeros(2)
+    for _ in range(trials):
+        T = np.exp(np.log(500) + 0.4 * rng.standard_normal(members))
+        for number, interval in enumerate((geometric_mean(T), bootstrapped_geometric_mean(T))):
+            held[number] += interval.low <= 500 <= interval.high
+    return float(held[0] / trials), float(held[1] / trials)
+
+
+def main() -> None:
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    began = time.perf_counter()
+    print(f"{trials} trials each; a true coverage of 95 % shows as 95 ± {196 * (0.95 * 0.05 / trials) ** 0.5:.1f} %\n")
+    print("| synthetic runs | with a fit | crossing covers T | fit covers T |\n|---|---|---|---|")
+    for name, condition in CONDITIONS.items():
+        found, crossing, fit = cover(condition, trials)
+        shares = [f"{100 * n / found:.1f} %" if found else "–" for n in (crossing, fit)]
+        print(f"| {name} | {found} of {trials} | {shares[0]} | {shares[1]} |", flush=True)
+    print("\n| members | Student's t on log T covers | bootstrap over members covers |\n|---|---|---|")
+    for members in (2, 4, 8, 16):
+        student, bootstrap = pooled(members, 1000)
+        print(
+            f"| {members} | {100 * student:.1f} % | {f'{100 * bootstrap:.1f} %' if members >= 8 else '–'} |", flush=True
+        )
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

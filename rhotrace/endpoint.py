@@ -1,0 +1,98 @@
+"""The network at the end of a run, taken up again from its weights and its data: what the trace alone cannot say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace import data
+from rhotrace.errors import DataError
+from rhotrace.networks import NETWORKS
+from rhotrace.recipe import Recipe, options
+from rhotrace.trace import Trace
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class End:
+    """The network after its last step, on the training set; all arrays have the member axis first.
+
+    Attributes:
+        step: of the weights.
+        largest_f: log10 of the largest |f_n|, (M,).
+        margins_f: log10 of the largest y_n f_n, (M,); -inf where none is positive.
+        inputs: smallest and largest ||x_n||.
+        homogeneity: largest |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k||, (M, L).
+        turning: largest difference of one step of V_k from equation (4), relative, (M, L).
+    """
+
+    step: int
+    largest_f: Floats
+    margins_f: Floats
+    inputs: tuple[float, float]
+    homogeneity: Floats
+    turning: Floats
+
+
+def end_of(trace: Trace, recipe: Recipe) -> End | str:
+    """The network at its last copy of the weights, or why it cannot be had."""
+    steps = trace.snapshot_steps()
+    if not steps:
+        return "the file has no copies of the weights"
+    try:
+        loaded = data.load(**options(recipe.data), dtype="float64")
+    except DataError as absent:
+        return f"needs the data: {str(absent).splitlines()[0]}"
+    if loaded.digest != trace.attributes["data_digest"]:
+        return "the data here is not that of the run"
+    return _end(steps[-1], trace.snapshot(steps[-1]), loaded, recipe)
+
+
+def _end(step: int, weights: list[NDArray[Any]], loaded: data.Dataset, recipe: Recipe) -> End:
+    import torch
+
+    shape = loaded.x.shape[1], loaded.y.shape[1]
+    network = NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
+    W = tuple(torch.as_tensor(w, dtype=torch.float64) for w in weights)
+    x, y = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y)
+    with torch.no_grad():
+        g, G = network.gradients(W, x, y)
+        norms = torch.stack([w.square().sum((1, 2)).sqrt() for w in W], dim=1)  # (M, L)
+        log_rho = norms.log10().sum(dim=1)
+        targets = y.T if y.shape[1] == 1 else 2 * y.T - 1
+        off = 2 * ((g * g - g * y.T).sum((1, 2)) / len(x))[:, None]
+        inner = torch.stack([(w * d).sum((1, 2)) for w, d in zip(W, G, strict=True)], dim=1)
+        sizes = norms * torch.stack([d.square().sum((1, 2)).sqrt() for d in G], dim=1)
+        lengths = x.square().sum(1).sqrt()
+        top = (targets * g).amax((1, 2)).clamp(min=0)
+        return End(
+            step=step,
+            largest_f=(g.abs().amax((1, 2)).log10() - log_rho).numpy(),
+            margins_f=(top.log10() - log_rho).numpy(),
+            inputs=(float(lengths.min()), float(lengths.max())),
+            homogeneity=((inner - off).abs() / sizes.clamp(min=1e-300)).numpy(),
+            turning=np.stack([_turning(w, d) for w, d in zip(W, G, strict=True)], axis=1),
+        )
+
+
+def _turning(W: torch.Tensor, G: torch.Tensor) -> Floats:
+    """How far V_k's motion over one short step of descent is from equation (4), relative, (M,).
+
+    The step is 1e-6 of rho_k/||G_k||, so that what finite steps add is of that order.
+    """
+    norm = W.square().sum((1, 2), keepdim=True).sqrt()
+    size = G.square().sum((1, 2), keepdim=True).sqrt().clamp(min=1e-300)
+    lr = 1e-6 * norm / size
+    V, after = W / norm, W - lr * G
+    moved = (after / after.square().sum((1, 2), keepdim=True).sqrt() - V) / lr
+    predicted = -(G - V * (V * G).sum((1, 2), keepdim=True)) / norm
+    miss = (moved - predicted).square().sum((1, 2)).sqrt()
+    scale = predicted.square().sum((1, 2)).sqrt()
+    return (miss / scale.clamp(min=1e-300)).numpy().astype(np.float64)

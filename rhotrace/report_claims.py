@@ -1,0 +1,36 @@
+"""``audit`` as a person reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from rhotrace import memo
+from rhotrace.report import headline, row, say, table, title
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from rhotrace.claims import Claim
+
+
+_SHORT = {"holds": "holds", "fails": "FAILS", "not testable here": "–"}
+
+
+def print_claims(console: Console, path: Path, summary: dict[str, Any], claims: tuple[Claim, ...]) -> None:
+    """The memo, statement by statement, against one run; then where the memo contradicts itself."""
+    title(console, str(path), headline(summary))
+    grid = table("<where | <the memo says | <this run | <measured, in the worst member (tolerance)", memo.CITATION)
+    for claim in claims:
+        finding = claim.finding
+        tolerance = f" ({finding.tolerance})" if finding.tolerance else ""
+        row(grid, claim.place, claim.says, _SHORT[finding.outcome], finding.measured + tolerance)
+    console.print(grid)
+    say(console, "–: not testable on this run alone, for the reason given.")
+    counts = Counter(claim.finding.outcome for claim in claims)
+    say(console, ", ".join(f"{counts[o]} {o}" for o in ("holds", "fails", "not testable here")), "bold")
+    say(console, "\nWhere the memo's own words or factors do not agree", "bold")
+    for erratum in memo.ERRATA:
+        say(console, f"{memo.STATEMENTS[erratum.key].place}: {erratum.says}. {erratum.derivation}")

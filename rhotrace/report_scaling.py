@@ -1,0 +1,67 @@
+"""``scaling`` as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rhotrace import memo
+from rhotrace.report import number, ranged, row, say, span, table, title
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from rhotrace.scaling import Scaling
+
+
+def print_scaling(console: Console, result: Scaling, plot: Path | None) -> None:
+    """T of every start, the exponent of each depth against the law, and what it would take to know it better."""
+    title(
+        console,
+        f"T against rho_k(0), from {len(result.paths)} run{'s' if len(result.paths) > 1 else ''}",
+        ", ".join(result.paths),
+    )
+    grid = table("L | rho_k(0) | T | 95 % interval | members", "Transient time, learning rate x steps")
+    for each in result.each:
+        for point in each.points:
+            left = f"{point.left} of {point.members}"
+            row(grid, str(each.depth), f"{point.start:g}", number(point.T.value, 4), span(point.T), left)
+    console.print(grid)
+    grid = table(
+        "L | law | exponent | two smallest | residual | T varies | memo's units | seeds",
+        f"Exponent of T in rho_k(0), {memo.cite('eq5')}",
+    )
+    for each in result.each:
+        row(
+            grid,
+            str(each.depth),
+            "log" if each.depth == 2 else f"{each.law:g}",
+            ranged(each.exponent),
+            ranged(each.local),
+            number(each.residual, 2),
+            f"× {number(each.raw_factor)}",
+            f"× {number(each.collapsed_factor)}" if each.depth != 2 else "–",
+            str(each.seeds),
+        )
+    console.print(grid)
+    say(
+        console,
+        "exponent: d log T / d log rho_k(0), mean over seeds of each seed's slope, with Student's t interval; two smallest: between "
+        "the two smallest starts; residual: rms of log T about each seed's line; T varies: largest over smallest T; memo's units: "
+        "the same of T rho_k(0)^(L-2), 1 where the law holds.",
+    )
+    console.print()
+    for each in result.each:
+        say(console, f"L = {each.depth}: {each.verdict}", "bold")
+        if each.depth <= 2:
+            say(
+                console,
+                f"L = {each.depth}: T grows by {ranged(each.per_efold)} (learning rate x steps) for each e-fold by which rho_k(0) is smaller",
+            )
+        if each.seeds_needed:
+            say(console, f"L = {each.depth}: {each.seeds_needed} seeds would give the exponent to ± {result.target:g}")
+        for caution in each.cautions:
+            say(console, f"caution, L = {each.depth}: {caution}")
+    if plot:
+        say(console, f"drawn: {plot}")
