@@ -8,6 +8,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,8 @@ def plain(result: Any) -> Any:  # noqa: ANN401 - as ``to_json``
 def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON values
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

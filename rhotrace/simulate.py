@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 _POINTS = 600
 _CHECKED = 12  # trajectories of each depth that the integrator computes too
-_MOST = 100_000
+_MOST, _DEEPEST = 100_000, 100
 _LONGEST = 2.5  # times the longest T that is drawn
 
 
@@ -161,10 +161,8 @@ def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
             found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = [-1.0]
-    limit = _MOST if not whole else 100
-    if len(found) > _MOST or not all(
-        0 < n <= (limit if whole else np.inf) and (not whole or n == int(n)) for n in found
-    ):
+    good = [0 < n < np.inf and (not whole or (n == int(n) and n <= _DEEPEST)) for n in found]
+    if len(found) > _MOST or not all(good):
         wanted = (
             "whole numbers of layers, such as 2,3,4" if whole else "positive numbers, such as 0.1,0.2 or 0.05:0.8:20"
         )
