@@ -154,8 +154,9 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     with np.errstate(all="ignore"):
         A = np.exp(-series.log_rho[rows]) * series.a[rows]
     fitted_T = _propagated(lambda p: first + model.time_to(p, theta) / series.lr, found, covariance, freedom)
-    floor = _CURVE_ERROR * (last - first)  # below it the curve itself is not known
-    fitted_T = Interval(fitted_T.value, fitted_T.low - floor, fitted_T.high + floor)
+    # Below _CURVE_ERROR the curve itself is not known.
+    half = float(np.hypot(fitted_T.high - fitted_T.value, _CURVE_ERROR * (last - first)))
+    fitted_T = Interval(fitted_T.value, fitted_T.value - half, fitted_T.value + half)
     if not first <= fitted_T.value <= last:
         fitted_T = NONE  # an extrapolation of a curve fitted elsewhere
     return ClosedFormFit(
