@@ -22,18 +22,8 @@ from rhotrace.trace_writer import AttributeValue, Beginning, TraceWriter, create
 
 # Packages whose other versions may round, or draw random numbers, otherwise.
 _DECISIVE = ("rhotrace", "torch", "numpy")
-# Root attributes that describe the process that begins a file, or its end, and not what was trained.
-_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")
-_OF_THE_END = (
-    "format",
-    "format_version",
-    "status",
-    "ended",
-    "finished",
-    "wall_seconds",
-    "sessions",
-    "attributes_digest",
-)
+_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")  # root attributes that an extended run has anew
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -71,8 +61,10 @@ def refuse_to_overwrite(path: Path, steps: int, how: Continuation) -> None:
         with open_trace(path) as trace:
             if not trace.complete or (how.extend_run and trace.steps < steps):
                 return  # to be gone on with
-            state = f"a {trace.attributes.get('ended')} run of {trace.steps} steps is there already"
-            remedy = "--force replaces it, --steps N takes it further, -o FILE writes elsewhere"
+            ended = trace.attributes.get("ended")
+            state = f"a {ended} run of {trace.steps} steps is there already"
+            further = "" if ended == "diverged" else f"--steps N (above {trace.steps}) takes it further, "
+            remedy = f"--force replaces it, {further}-o FILE writes elsewhere"
     except TraceError as problem:
         state = f"a file that is not a readable run is there already ({str(problem).removeprefix(f'{path}: ')})"
         remedy = "--force replaces it, -o FILE writes elsewhere"
@@ -105,31 +97,32 @@ def open_run(
         changed = _changed_conditions(trace.attributes, attributes)
         if changed and not how.despite_changes:
             raise TraceError(
-                f"{path}: this run was begun under other conditions ({_shown(changed)}), so its bits would not be those "
-                "of an uninterrupted run; --despite-changes goes on all the same, --force starts again"
+                f"{path}: this run was begun under other conditions ({_shown(changed)}), so it may not come to the bits of "
+                "an uninterrupted run; --despite-changes goes on all the same, --force starts again"
             )
         refuse_damage(trace)
-        diverged = not np.isfinite(trace.rows("log_rho", slice(trace.steps - 1, trace.steps))).any()
         if trace.complete or trace.layout.steps != layout.steps:
             begun = _extended(trace, path, layout, attributes, per_member)
         else:
-            writer, state = reopen(path)
-            begun = Begun(writer, state, diverged)
+            begun = Begun(*reopen(path))
+        last = begun.writer.committed
+        diverged = not np.isfinite(trace.rows("log_rho", slice(last - 1, last))).any()
     if dataclasses.replace(begun.writer.layout, snapshots=layout.snapshots) != layout:
         begun.writer.close()
         raise TraceError(
             f"{path}: cannot go on: not laid out as this version of RhoTrace does; use the version that began it, "
             "or start again with --force"
         )
-    conditions = {key: attributes[key] for key in ("device", "threads") if key in attributes}
+    conditions = {key: attributes[key] for key in ("device", "threads", "git_revision") if key in attributes}
     begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
-    return begun
+    return dataclasses.replace(begun, diverged=diverged)
 
 
 def _remove_leftovers(path: Path) -> None:
     """Deletes what processes killed while they made or sealed the file have left beside it."""
-    for ending in ("new", "seal"):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        process, _, ending = left.name.removeprefix(f".{path.name}.").partition(".")
+        if process.isdecimal() and ending in ("new", "seal"):  # else it is of a file named like this one and more
             left.unlink(missing_ok=True)
 
 
@@ -142,7 +135,7 @@ def _refuse_another_run(
     if longer:
         changed.pop("steps", None)
     if changed:
-        hint = ", --steps N takes a run further" if set(changed) == {"steps"} else ""
+        hint = f", --steps {max(changed['steps'])} goes on with it" if set(changed) == {"steps"} else ""
         raise RecipeError(
             f"{trace.path}: a run of another recipe is there ({_shown(changed)}); --force starts again{hint}, "
             "-o FILE writes elsewhere"
@@ -155,7 +148,9 @@ def _refuse_another_run(
 
 
 def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    return "; ".join(f"{key}: {there} there, {now} now" for key, (there, now) in list(changed.items())[:5])
+    parts = [f"{key}: {there} there, {now} now" for key, (there, now) in changed.items()]
+    more = [f"and {len(parts) - _MOST_SHOWN} more"] if len(parts) > _MOST_SHOWN else []
+    return "; ".join(parts[:_MOST_SHOWN] + more)
 
 
 def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -178,13 +173,20 @@ def _extended(
     per_member: Mapping[str, NDArray[Any]],
 ) -> Begun:
     """A longer live file with all the steps of ``trace``, in its place."""
-    state = trace.state()
+    if trace.complete:
+        steps, state = trace.steps, trace.state()
+    else:
+        writer, state = reopen(path)  # which knows whether the newest state is whole
+        writer.close()
+        steps = writer.committed
     if not state:
+        ended = trace.attributes.get("ended")
         raise TraceError(
-            f"{path}: cannot be taken further: it {trace.attributes.get('ended')} after {trace.steps} steps "
+            f"{path}: cannot be taken further: it {'was repaired' if ended == 'repaired' else ended} after {steps} steps "
             "and keeps no state of the optimizer; --force starts again"
         )
-    taken = trace.snapshot_steps()
-    longer = dataclasses.replace(layout, snapshots=[*taken, *(step for step in layout.snapshots if step > trace.steps)])
+    taken = [step for step in trace.snapshot_steps() if step <= steps]
+    later = [step for step in layout.snapshots if step >= steps and step not in taken]
+    longer = dataclasses.replace(layout, snapshots=[*taken, *later])
     kept = {**trace.beginning_attributes(), **{name: attributes[name] for name in _OF_THE_RECIPE}}
-    return Begun(extend(Beginning(trace, trace.steps, taken, state), path, longer, kept, per_member), state)
+    return Begun(extend(Beginning(trace, steps, taken, state), path, longer, kept, per_member), state)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from rhotrace.transient import DWELL_FRACTION, DWELL_STEPS, THETA
+from rhotrace.intervals import geometric_mean
+from rhotrace.theory import THETA
+from rhotrace.trace import open_trace
+from rhotrace.trace_layout import SLAB_BYTES
+from rhotrace.transient import first_lasting
 
 if TYPE_CHECKING:
     from rhotrace.train import Progress as Block
@@ -23,30 +29,44 @@ _LINE_SECONDS = 5.0
 
 
 class TransientWatch:
-    """Follows each member's T while it trains, by the rule of ``transient.first_lasting``."""
+    """Follows each member's T while it trains: what ``transient.first_lasting`` finds in the rows so far.
+
+    Attributes:
+        T: step of each member's first lasting crossing, NaN where there is none yet; None before the first row.
+    """
 
     def __init__(self) -> None:
-        self._since: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
-        self.T: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+        self.T: NDArray[np.float64] | None = None
+        self._since: NDArray[np.float64] = np.empty(0)  # step from which each member's condition holds, or NaN
 
-    def update(self, block: Block) -> None:
-        """Takes in a block; ``T`` then holds each member's first lasting crossing so far, NaN where none."""
-        ratio = block.block["rho_eq_over_rho"]
-        if self._since is None or self.T is None:
-            self._since, self.T = np.full((2, ratio.shape[1]), np.nan)
-        steps = np.linspace(block.first, block.last, len(ratio), endpoint=False)
-        for step, row in zip(steps, ratio, strict=True):
-            reached = (row > 0) & (row <= 1 / THETA)
-            self._since = np.where(reached, np.where(np.isnan(self._since), step, self._since), np.nan)
-            lasted = step - self._since >= np.maximum(DWELL_STEPS, DWELL_FRACTION * self._since)
-            self.T = np.where(np.isnan(self.T) & lasted, self._since, self.T)
+    def update(self, steps: NDArray[np.int64], rho_eq_over_rho: NDArray[np.float64]) -> None:
+        """Takes in the next rows of the run, (n,) and (n, M); the first ones must be those of step 0."""
+        if self.T is None:
+            self.T, self._since = np.full((2, rho_eq_over_rho.shape[1]), np.nan)
+        reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / THETA)
+        for member in np.flatnonzero(np.isnan(self.T) & (reached.any(axis=0) | ~np.isnan(self._since))):
+            since = self._since[member]
+            before = [] if np.isnan(since) else [int(since)]  # stands for all rows since then
+            rows = np.concatenate([np.array(before, np.int64), steps])
+            holds = np.append(np.ones(len(before), np.bool_), reached[:, member])
+            row, _ = first_lasting(holds, rows)
+            if row >= 0:
+                self.T[member] = rows[row]
+            unbroken = int(np.flatnonzero(np.append(True, ~holds))[-1])  # row after the last break
+            self._since[member] = rows[unbroken] if unbroken < len(rows) else np.nan
 
     def words(self) -> str:
-        """Such as ``T 4410 (3 of 4 passed)``, the geometric mean of those that passed."""
-        if self.T is None or np.isnan(self.T).all():
-            return "T not yet"
-        passed = self.T[~np.isnan(self.T)]
-        return f"T {np.exp(np.log(np.maximum(passed, 1)).mean()):.0f} ({len(passed)} of {len(self.T)} passed)"
+        """Such as ``T about 4410 steps (3 of 4 members)``, the geometric mean over those that have passed it."""
+        if self.T is None:
+            return "T not yet reached"
+        members = len(self.T)
+        passed, at_once = self.T[self.T > 0], int((self.T == 0).sum())
+        if at_once == members:
+            return "no transient: rho started at or above rho_eq/2"
+        counts = [f"{len(passed)} of {members} members"] if len(passed) and members > 1 else []
+        counts += [f"{at_once} of {members} had no transient"] if at_once else []
+        T = f"T about {geometric_mean(passed).value:.0f} steps" if len(passed) else "T not yet reached"
+        return f"{T} ({', '.join(counts)})" if counts else T
 
 
 class TrainingView:
@@ -54,13 +74,15 @@ class TrainingView:
 
     Args:
         console: where to.
+        path: of the run file, from which a run that goes on has its beginning.
         announce: prints what is about to be trained, once all is checked and the first step is near.
     """
 
-    def __init__(self, console: Console, announce: Callable[[int], None]) -> None:
-        self.console = console
+    def __init__(self, console: Console, path: Path, announce: Callable[[int], None]) -> None:
+        self.console, self._path = console, path
         self._announce = announce
         self._before = (0, 0.0)  # steps and seconds at the end of the last block
+        self._stride = 1  # steps between rows of rho_eq/rho
         self.transient = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
@@ -80,10 +102,23 @@ class TrainingView:
     def begin(self, first: int) -> None:
         """Announces the run, which starts or goes on at step ``first``, and opens the display."""
         self._before = (first, 0.0)
+        self._recall(first)
         with contextlib.suppress(OSError):
             self._announce(first)
         if self.console.is_terminal:
             self._live.start()
+
+    def _recall(self, first: int) -> None:
+        """Shows ``transient`` the rows that are recorded: a run that goes on may have passed its T long before."""
+        with open_trace(self._path) as trace:
+            self._stride = trace.strides["forward"]
+            slab = trace.layout.steps_within(SLAB_BYTES)
+            for start in range(0, first, slab):
+                rows = trace.layout.span("forward", start, min(start + slab, first))
+                self._follow(rows.start, trace.rows("rho_eq_over_rho", rows))
+
+    def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
+        self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -97,7 +132,7 @@ class TrainingView:
             self._show(block)
 
     def _show(self, block: Block) -> None:
-        self.transient.update(block)
+        self._follow(-(-block.first // self._stride), block.block["rho_eq_over_rho"])
         state = self._state(block)
         steps, seconds = self._before
         per_second = (block.last - steps) / max(block.seconds - seconds, 1e-9)
@@ -105,25 +140,24 @@ class TrainingView:
         rate = f"{per_second:.0f} steps/s"
         if self.console.is_terminal:
             self._bar.update(self._task, total=block.steps, completed=block.last, rate=rate)
-            self._text.plain = state
+            self._text.plain = "\n".join(state)
         elif time.monotonic() >= self._next_line or block.last == block.steps:
             left = (block.steps - block.last) / per_second
             self.console.print(
-                f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {state}",
+                f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {'  '.join(state)}",
                 soft_wrap=True,
                 highlight=False,
             )
             self._next_line = time.monotonic() + _LINE_SECONDS
 
-    def _state(self, block: Block) -> str:
+    def _state(self, block: Block) -> tuple[str, str]:
         rows = block.block
-        parts = [self.transient.words()]
+        measured = {"rho": np.exp(min(_median(rows["log_rho"][-1]), 700))}
         if len(rows["loss"]):
             loss, ratio = (_median(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
-            parts += [f"loss {loss:.3g}", f"rho_eq/rho {ratio:.3g}"]
-        log_rho = _median(rows["log_rho"][-1])
-        parts.insert(-1 if len(parts) > 1 else 1, f"rho {np.exp(min(log_rho, 700)):.3g}")
-        return "  ".join(parts) + ("  (medians of members)" if rows["log_rho"].shape[1] > 1 else "")
+            measured = {"loss": loss, **measured, "rho_eq/rho": ratio}
+        medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
+        return self.transient.words(), medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
