@@ -130,14 +130,16 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     inside = np.flatnonzero((series.steps >= T / 2) & (series.steps <= 2 * T))
     if len(inside) < 20:
         return None, f"only {len(inside)} evaluations between T/2 and 2T, expected at least 20"
-    rows = inside[np.unique(np.linspace(0, len(inside) - 1, _FIT_POINTS).astype(int))]
-    first, last = int(series.steps[rows[0]]), int(series.steps[rows[-1]])
     depth = series.rho_k.shape[1]
-    log_r = series.log_rho[rows] / depth
+    # Means of neighbours: an alternation from step to step, as at the edge of stability, is not what is fitted.
+    pairs = inside[: len(inside) // 2 * 2].reshape(-1, 2)
+    rows = pairs[np.unique(np.linspace(0, len(pairs) - 1, _FIT_POINTS).astype(int))]
+    log_r, steps = series.log_rho[rows].mean(axis=1) / depth, series.steps[rows].mean(axis=1)
+    first, last = int(series.steps[inside[0]]), int(series.steps[inside[-1]])
     rise = float(np.max(log_r) - np.min(log_r))
     if log_r[-1] <= log_r[0] or rise < 1e-3:
         return None, f"log rho rises by {rise * depth:.2g} between T/2 and 2T, too little to fit"
-    model = _Model((series.steps[rows] - first) * series.lr, depth)
+    model = _Model((steps - steps[0]) * series.lr, depth)
 
     def misfit(p: Floats) -> Floats:
         return np.asarray(model.curve(p) - log_r)
@@ -153,7 +155,7 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     residual = float(np.sqrt(np.mean(solved.fun**2)) / rise)
     with np.errstate(all="ignore"):
         A = np.exp(-series.log_rho[rows]) * series.a[rows]
-    fitted_T = _propagated(lambda p: first + model.time_to(p, theta) / series.lr, found, covariance, freedom)
+    fitted_T = _propagated(lambda p: float(steps[0]) + model.time_to(p, theta) / series.lr, found, covariance, freedom)
     # Below _CURVE_ERROR the curve itself is not known.
     half = float(np.hypot(fitted_T.high - fitted_T.value, _CURVE_ERROR * (last - first)))
     fitted_T = Interval(fitted_T.value, fitted_T.value - half, fitted_T.value + half)
