@@ -32,6 +32,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False),
 ]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw the result: NAME.png, .svg or .pdf.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
 
 INTERRUPTED = 130
@@ -57,6 +60,11 @@ def main() -> None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _check_theta(theta: float) -> None:
+    if not 0 < theta < 1:
+        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
 
 
 def _version(asked: bool) -> None:
@@ -110,7 +118,7 @@ def train(
 
     console = Console(stderr=True)
     try:
-        with TrainingView(console, lambda first: training_start(console, content, path, first)) as view:
+        with TrainingView(console, path, lambda first: training_start(console, content, path, first)) as view:
             outcome = run(
                 content,
                 path,
@@ -137,23 +145,27 @@ def analyze(
         bool, typer.Option("--fit-transient", help="Also fit the memo's closed form to each member.")
     ] = False,
     theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the transient time T of a run and audit its steps."""
-    if not 0 < theta < 1:
-        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
+    _check_theta(theta)
+    from rhotrace import plots, report
     from rhotrace.analyze import analyze as examine
+    from rhotrace.analyze import series_of
     from rhotrace.trace import open_trace
 
+    plots.check_format(plot)
     with open_trace(run) as trace:
         result = examine(trace, fit=fit_transient, theta=theta)
-    from rhotrace import report
+        if plot:
+            plots.transient_figure(series_of(trace), result.transient, plot)
     from rhotrace.report_analysis import print_analysis
 
     if as_json:
         typer.echo(report.to_json(result))
     else:
-        print_analysis(report.output(), result, fits=fit_transient)
+        print_analysis(report.output(), result, fits=fit_transient, plot=plot)
 
 
 @app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5")
@@ -175,6 +187,104 @@ def compare(
         typer.echo(report.to_json(result))
     else:
         print_comparison(report.output(), result)
+
+
+@app.command(epilog="Example: rhotrace simulate --depth 4 --start 0.1,0.15,0.2,0.3 --plot figure1.png")
+def simulate(
+    depth: Annotated[str, typer.Option(help="Numbers of layers, such as 2,3,4.", metavar="L,...")] = "",
+    start: Annotated[
+        str,
+        typer.Option(help="Values of rho_k(0): a list 0.1,0.2 or 0.05:0.8:20 for 20 log-spaced ones.", metavar="R,..."),
+    ] = "",
+    A: Annotated[float, typer.Option("--A", help="mean(y f), constant.")] = 1.0,
+    B: Annotated[float, typer.Option("--B", help="mean(f^2), constant.")] = 1.0,
+    run: Annotated[
+        Path | None, typer.Option("--from", help="Take A, B, L and rho_k from this run.", show_default=False)
+    ] = None,
+    step: Annotated[int, typer.Option(min=0, help="Step of the run to take them at.")] = 0,
+    member: Annotated[int, typer.Option(min=0, help="Member of the run to take them from.")] = 0,
+    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    until: Annotated[float | None, typer.Option(help="Last time (lr x steps).", show_default=False)] = None,
+    figure: Annotated[
+        str, typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.", metavar="1|2|T")
+    ] = "1",
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve the memo's equation (5) without a network: its Figures 1 and 2, and T against start and depth."""
+    from rhotrace import plots, report
+    from rhotrace.report_simulate import print_simulation
+    from rhotrace.simulate import constants_of, given, numbers
+    from rhotrace.simulate import simulate as solve
+
+    _check_theta(theta)
+    plots.check_format(plot)
+    if figure not in plots.FIGURES:
+        raise RhoTraceError(f"--figure: got {figure!r}, expected one of {', '.join(plots.FIGURES)}")
+    if run:
+        from rhotrace.trace import open_trace
+
+        with open_trace(run) as trace:
+            constants, depths, starts = constants_of(trace, step=step, member=member)
+    else:
+        constants, depths, starts = given(A, B)
+    depths = [int(n) for n in numbers("--depth", depth, whole=True)] or depths
+    result = solve(depths, numbers("--start", start) or starts, constants, theta=theta, until=until)
+    if plot:
+        plots.FIGURES[figure](result, plot)
+    if as_json:
+        typer.echo(report.to_json(result))
+    else:
+        print_simulation(report.output(), result, plot)
+
+
+@app.command(epilog="Example: rhotrace audit runs/deep8.h5")
+def audit(run: RunFile, as_json: AsJson = False) -> None:
+    """Go through the memo statement by statement, and say what holds in this run."""
+    from rhotrace import memo, report
+    from rhotrace.analyze import summary
+    from rhotrace.claims import audit_claims
+    from rhotrace.report_claims import print_claims
+    from rhotrace.trace import open_trace
+
+    with open_trace(run) as trace:
+        claims, about = audit_claims(trace), summary(trace)
+    if as_json:
+        errata = [report.plain(erratum) for erratum in memo.ERRATA]
+        typer.echo(report.to_json({"path": str(run), "claims": [report.plain(c) for c in claims], "errata": errata}))
+    else:
+        print_claims(report.output(), run, about, claims)
+
+
+@app.command(epilog="Example: rhotrace scaling runs/scaling-L*.h5 --plot scaling.png")
+def scaling(
+    runs: Annotated[list[Path], typer.Argument(help="Run files made by `rhotrace train`.", show_default=False)],
+    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    target: Annotated[
+        float, typer.Option(help="Half-width of the exponent's interval to plan seeds for.", min=1e-3)
+    ] = 0.1,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit T against rho_k(0) at each depth, and hold the exponent against the memo's law."""
+    from contextlib import ExitStack
+
+    from rhotrace import plots, report
+    from rhotrace.report_scaling import print_scaling
+    from rhotrace.scaling import scaling as fit
+    from rhotrace.trace import open_trace
+
+    _check_theta(theta)
+    plots.check_format(plot)
+    with ExitStack() as stack:
+        result = fit([stack.enter_context(open_trace(run)) for run in runs], theta=theta, target=target)
+    if plot:
+        plots.scaling_figure(result, plot)
+    if as_json:
+        verdicts = [each.verdict for each in result.each]
+        typer.echo(report.to_json({**report.plain(result), "verdicts": verdicts}))
+    else:
+        print_scaling(report.output(), result, plot)
 
 
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")

@@ -15,6 +15,8 @@ import h5py
 
 # Readable by HDF5 1.10 tools; "latest" would not be.
 _LIBVER = ("v110", "v110")
+# Numbers begin at multiples of their size, so that no sector of a disk, and no page in memory, holds half of one.
+_ALIGNMENT = {"alignment_threshold": 1, "alignment_interval": 8}
 _SUPERBLOCK_END = 28  # place of the end-of-file address in a superblock of version 2 or 3
 
 
@@ -44,7 +46,7 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
     """
     with _Forgiving(path, "xb+") as raw:
         try:
-            with h5py.File(raw, "w", libver=_LIBVER, track_order=True) as file:
+            with h5py.File(raw, "w", libver=_LIBVER, track_order=True, **_ALIGNMENT) as file:
                 yield file
         except Exception:
             if raw.failure:

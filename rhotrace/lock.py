@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
 from rhotrace.errors import TraceError
+
+_PATIENCE = 0.1  # seconds; ``is_locked`` holds the lock for an instant
 
 
 def lock_path(run: Path) -> Path:
@@ -47,29 +51,61 @@ class RunLock:
         path = lock_path(self.run)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # The holder before may have removed the file between our opening and our locking it.
-                    if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                        break
-                except BlockingIOError:
-                    holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-                    os.close(descriptor)
-                    raise TraceError(
-                        f"{self.run}: another process (pid {holder}) is training into this file; wait for it, or use -o FILE"
-                    ) from None
-                os.close(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            self._descriptor = _lock(path)
+        except BlockingIOError:
+            holder = _holder(path)
+            raise TraceError(
+                f"{self.run}: another process (pid {holder}) is training into this file; wait for it, or use -o FILE"
+            ) from None
         except OSError as problem:
             raise TraceError(f"{self.run}: the run file cannot be made: {problem.strerror or problem}") from None
-        self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # a full disk holds up no run that has its space already
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        lock_path(self.run).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if _is_at(self._descriptor, lock_path(self.run)):  # else its folder was removed, and another may be in use
+                lock_path(self.run).unlink()
         os.close(self._descriptor)
+
+
+def _lock(path: Path) -> int:
+    """A descriptor of the lock file, locked.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the folder cannot be written.
+    """
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The holder before may have removed the file between our opening and our locking it.
+                if _is_at(descriptor, path):
+                    otherwise.pop_all()
+                    return descriptor
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    raise
+        time.sleep(_PATIENCE / 10)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file at a path is the one that is open."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[:20].strip() or "unknown"
+    except OSError:
+        return "unknown"

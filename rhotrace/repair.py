@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rhotrace import provenance
-from rhotrace.errors import TraceError
+from rhotrace.errors import RecipeError, TraceError
 from rhotrace.recipe import Recipe
+from rhotrace.recipe import parse as parse_recipe
 from rhotrace.sealing import seal
 from rhotrace.trace import Trace, open_trace, whole_commits
+from rhotrace.trace_checks import DAMAGE
 from rhotrace.trace_layout import SLAB_BYTES, attributes_digest, checksum
 from rhotrace.trace_writer import Beginning, extend
+from rhotrace.verify import is_whole
 
 State = Mapping[str, Sequence[Any]]
 
@@ -57,20 +62,27 @@ def repair(path: Path, target: Path) -> Repair:
     """
     if target.exists():
         raise TraceError(f"{target}: a file is there already, and repair replaces none; choose another with -o FILE")
-    with _open(path) as trace:
-        recipe = Recipe.model_validate(trace.recipe)
+    opened, cut_short = _open(path)
+    with opened as trace:
+        if not cut_short and is_whole(trace):
+            raise TraceError(f"{path}: nothing to repair: all of its {trace.steps} steps are whole")
+        recipe = _recipe(trace)
         steps = _sound_steps(trace)
         if not steps:
             raise TraceError(f"{path}: nothing can be saved: not even its first steps are whole")
         planned = trace.layout.snapshots
         whole = trace.snapshot if trace.complete else trace.snapshot_is_whole
         snapshots = [s for s in planned if s <= steps and _readable(partial(whole, s))]
-        lost = sum(s <= trace.steps for s in planned) - len(snapshots)
+        lost = sum(s not in snapshots for s in trace.due_snapshots)
         state = _sound_state(trace, steps)
         text_lost = attributes_digest(trace.attributes) != trace.attributes.get("attributes_digest")
-        if steps >= trace.steps and not lost and not text_lost and (state or "checkpoint" not in trace):
-            raise TraceError(f"{path}: nothing to repair: all of its {steps} steps are whole")
-        attributes = {**trace.beginning_attributes(), "repaired_from": str(path), "repaired": provenance.now()}
+        texts = {
+            "recipe": recipe.to_yaml(),
+            "recipe_json": json.dumps(recipe.model_dump()),
+            "recipe_digest": recipe.digest,
+        }
+        attributes = {**trace.beginning_attributes(), **texts}
+        attributes |= {"repaired_from": str(path), "repaired": provenance.now()}
         if text_lost:
             attributes["repaired_text"] = "some of the text attributes were damaged and stand as they were found"
         layout = dataclasses.replace(trace.layout, steps=steps, snapshots=snapshots)
@@ -81,21 +93,39 @@ def repair(path: Path, target: Path) -> Repair:
         return Repair(str(path), str(target), steps, trace.steps, tuple(snapshots), lost, text_lost, bool(state))
 
 
-def _open(path: Path) -> Trace:
+def _open(path: Path) -> tuple[Trace, bool]:
+    """The run, and whether its file lost its end."""
     try:
-        return open_trace(path)
+        return open_trace(path), False
     except TraceError as refusal:
         try:
-            return open_trace(path, cut_short=True)
+            return open_trace(path, cut_short=True), True
         except TraceError:
             raise refusal from None
+
+
+def _recipe(trace: Trace) -> Recipe:
+    """The recipe, which stands in a file twice.
+
+    Raises:
+        TraceError: both are damaged.
+    """
+    found: list[Recipe] = []
+    with contextlib.suppress(TraceError):
+        found.append(Recipe.model_validate(trace.recipe))
+    with contextlib.suppress(TraceError, RecipeError):
+        found.append(parse_recipe(trace.attributes["recipe"]))
+    found.sort(key=lambda recipe: recipe.digest == trace.attributes.get("recipe_digest"))
+    if not found:
+        raise TraceError(f"{trace.path}: nothing can be saved: its recipe is lost")
+    return found[-1]
 
 
 def _readable(read: Callable[[], object]) -> bool:
     """Whether a part of the file reads as sound; ``read`` raises TraceError or returns False where it does not."""
     try:
         return read() is not False
-    except (TraceError, ValueError):  # ValueError: a snapshot that is not in the file's list
+    except (TraceError, *DAMAGE):
         return False
 
 
@@ -129,7 +159,7 @@ def _sound_state(trace: Trace, steps: int) -> State:
     """The optimizer's state after ``steps`` steps, or nothing where it is lost."""
     if trace.complete:
         return trace.state() if steps == trace.steps and _readable(trace.state) else {}
-    for commit in whole_commits(trace):
+    for commit in whole_commits(trace) if _readable(partial(whole_commits, trace)) else ():
         if commit.steps == steps and _readable(partial(trace.state, commit.slot)):
             state = trace.state(commit.slot)
             if checksum(tensor for tensors in state.values() for tensor in tensors) == commit.state_crc:

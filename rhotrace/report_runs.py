@@ -26,7 +26,7 @@ def training_start(console: Console, recipe: Recipe, path: Path, first: int) -> 
     members = len(recipe.seeds)
     say(
         console,
-        f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} for {recipe.steps} steps "
+        f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} {'for' if first == 0 else 'to'} {recipe.steps} steps "
         f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}, {path.stat().st_size / 1e6:.0f} MB reserved",
     )
 
@@ -34,9 +34,8 @@ def training_start(console: Console, recipe: Recipe, path: Path, first: int) -> 
 def training_end(console: Console, outcome: Outcome, path: Path, transient: str) -> None:
     """How it ended, what it cost, and what to do next."""
     took = f"{outcome.steps} steps in {outcome.seconds:.1f} s"
-    if outcome.seconds_full:
-        share = 100 * outcome.seconds_full / outcome.seconds
-        took += f", {share:.0f} % of it for full-set sums (record.full_every spaces them out)"
+    if outcome.share_full:
+        took += f", {100 * outcome.share_full:.0f} % of it for full-set sums (record.full_every spaces them out)"
     words = {
         "finished": f"done: {took}; {transient}",
         "interrupted": f"stopped: {took} are recorded, and the same command goes on from there; {transient}",
@@ -83,10 +82,17 @@ def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
             row(grid, key.replace("_", " "), str(trace.attributes[key]))
     for key in _DIFFS:
         diff = str(trace.attributes.get(key, ""))
-        says = f"{len(diff.splitlines())} lines, kept in the attribute {key}" if diff else "none"
-        row(grid, key.replace("_", " "), says)
+        if diff or trace.attributes.get(key.replace("diff", "revision")):
+            says = f"{len(diff.splitlines())} lines, kept in the attribute {key}" if diff else "none"
+            row(grid, key.replace("_", " "), says)
     for number, session in enumerate(trace.sessions, 2):
-        row(grid, f"session {number}", f"from step {session['from_step']}, {session['started']} on {session['host']}")
+        where = f"from step {session.get('from_step')}, {session.get('started')} on {session.get('host')}"
+        differs = [
+            str(session[key])
+            for key in ("versions", "device", "threads", "git_revision")
+            if key in session and session[key] != trace.attributes.get(key)
+        ]
+        row(grid, f"session {number}", "; ".join([where, *differs]))
     for name in (n for n in _PER_MEMBER if n in trace):
         row(grid, name.replace("_", " "), _listed(trace[name].tolist()))
     row(grid, "snapshots", "at steps " + ", ".join(map(str, snapshots)) if snapshots else "none")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -18,9 +19,17 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
 from rhotrace.hdf5_files import open_cut_short, open_hdf5
-from rhotrace.quantities import QUANTITIES, Cost, Quantity
-from rhotrace.trace_checks import DAMAGE, check, first_line, plain
-from rhotrace.trace_layout import Layout, checksum, time_axis
+from rhotrace.quantities import QUANTITIES, Quantity
+from rhotrace.trace_checks import (
+    DAMAGE,
+    check,
+    damaged_heaps,
+    first_line,
+    read_attributes,
+    read_root_attributes,
+    without,
+)
+from rhotrace.trace_layout import Layout, checksum, dimension_sizes, time_axis
 
 Array = NDArray[Any]
 
@@ -53,6 +62,17 @@ class WrittenBlock:
     crc: int
 
 
+class Attributes(dict[str, Any]):
+    """The attributes of a run file's root group; to ask for one that is not there is a TraceError."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise TraceError(f"{self._path}: a damaged run file: the attribute {name} is missing")
+
+
 def whole_commits(trace: Trace) -> list[Commit]:
     """The commit records of a live file that are not torn, newest first."""
     records = trace.checkpoint("commit")[:, :7]
@@ -69,8 +89,8 @@ class Trace:
     Attributes:
         path: of the file.
         attributes: of the root group, as plain values.
+        layout: what the file was made to hold.
         strides: steps between evaluations, by cost class.
-        recipe: the resolved recipe as a plain mapping.
         members: M.
         depth: L, the number of weight layers.
         complete: whether the run was finished and sealed.
@@ -78,26 +98,52 @@ class Trace:
         wall_seconds: spent training.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
         self.path = path
         self._file = file
-        self.attributes: dict[str, Any] = {name: plain(value) for name, value in file.attrs.items()}
-        self.strides: dict[Cost, int] = json.loads(self.attributes["strides"])
-        self.recipe: dict[str, Any] = dict(json.loads(self.attributes["recipe_json"]))
-        self.members = int(file["member"].shape[0])
-        self.depth = int(file["layer"].shape[0])
+        self._opened: dict[str, Any] = {}
+        self.attributes: dict[str, Any] = Attributes(path, read_root_attributes(file))
+        rows, self.members, self.depth = map(int, file["rho_k"].shape)
+        self.layout = Layout.from_attributes(self.attributes, self.members)
+        self.strides = self.layout.strides
         self.complete = self.attributes["status"] == "complete"
         if self.complete:
-            self.steps = int(file["step"].shape[0])
+            self.steps = rows
             self.wall_seconds = float(self.attributes.get("wall_seconds", np.nan))
         else:
-            newest = next(iter(whole_commits(self)), None)
+            newest = None
+            with contextlib.suppress(*([TraceError] if cut_short else [])):
+                newest = next(iter(whole_commits(self)), None)
             self.steps, self.wall_seconds = (newest.steps, newest.seconds) if newest else (0, 0.0)
+        self._refuse_odd_shapes()
+
+    def _refuse_odd_shapes(self) -> None:
+        """Raises TraceError where a quantity is not laid out as the attributes say, or lacks steps that count."""
+        sizes = dimension_sizes(self.layout)
+        for quantity in self.layout.quantities:
+            dataset, axes = self._dataset(quantity.name), tuple(sizes[axis] for axis in quantity.axes)
+            rows = self.layout.rows(quantity.cost, self.steps)
+            if dataset.shape[1:] != axes or dataset.dtype != np.float64 or len(dataset) < rows:
+                raise TraceError(
+                    f"{self.path}: refused: {quantity.name} is {dataset.dtype} of shape {dataset.shape}, expected float64 "
+                    f"of {(rows, *axes)}"
+                )
 
     @cached_property
-    def layout(self) -> Layout:
-        """What the file was made to hold."""
-        return Layout.from_attributes(self.attributes, self.members)
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as a plain mapping.
+
+        Raises:
+            TraceError: the attribute is not a valid one.
+        """
+        from rhotrace.recipe import Recipe
+
+        try:
+            content = json.loads(self.attributes["recipe_json"])
+            Recipe.model_validate(content)
+        except (ValueError, RecursionError):
+            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe") from None
+        return dict(content)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -134,11 +180,17 @@ class Trace:
             TraceError: no such dataset, or one that fails its checksum.
         """
         with self._guard(name):
-            dataset = self._file.get(name)
+            dataset = self._dataset(name) if name in self._file else None
             if not isinstance(dataset, h5py.Dataset):
                 known = ", ".join(q.name for q in self.quantities)
                 raise TraceError(f"{self.path}: no dataset {name!r}; it holds {known}")
             return np.asarray(dataset[which])
+
+    def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
+        """A dataset, opened once."""
+        if name not in self._opened:
+            self._opened[name] = self._file[name]
+        return self._opened[name]
 
     def dataset_names(self) -> list[str]:
         """Paths of all datasets but those of the group ``checkpoint``."""
@@ -148,19 +200,28 @@ class Trace:
     def description(self, name: str) -> tuple[tuple[int, ...], str, tuple[str, ...], dict[str, Any]]:
         """Shape, type, names of the dimensions, and attributes (but HDF5's own) of a dataset."""
         with self._guard(name):
-            dataset = self._file[name]
+            dataset = self._dataset(name)
             dims = tuple(dim[0].name.rpartition("/")[2] if len(dim) else "" for dim in dataset.dims)
-            own = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
-            described = {key: plain(value) for key, value in dataset.attrs.items() if key not in own}
+            described = read_attributes(dataset, without={"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"})
             return dataset.shape, dataset.dtype.str, dims, described
+
+    def length(self, name: str) -> int:
+        """Rows of a dataset, committed or not."""
+        with self._guard(name):
+            return len(self._dataset(name))
 
     def size_of(self, name: str) -> int:
         """Bytes that a dataset unpacks to."""
-        return int(self._file[name].nbytes)
+        return int(self._dataset(name).nbytes)
 
-    def has_checksum(self, name: str) -> bool:
-        """Whether HDF5 keeps a checksum of each chunk of a dataset."""
-        return bool(self._file[name].fletcher32)
+    def is_checksummed(self, name: str) -> bool:
+        """Whether HDF5 has each chunk of a dataset, with a checksum; one that is not there would read as zeros."""
+        with self._guard(name):
+            dataset = self._dataset(name)
+            if not dataset.chunks or not dataset.fletcher32:
+                return False
+            grid = (-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+            return int(dataset.id.get_num_chunks()) == math.prod(grid)
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
@@ -176,14 +237,27 @@ class Trace:
             return []
         return [s for s in self.rows("weights/snapshot_step", slice(None)).tolist() if 0 <= s <= self.steps]
 
+    @property
+    def due_snapshots(self) -> list[int]:
+        """Steps of the copies of the weights that must be there; that of the last step may come as training goes on."""
+        planned = self.layout.snapshots
+        return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
+
     def snapshot(self, step: int) -> list[Array]:
         """The weights after ``step`` steps, one (M, out, in) array per layer; one of ``snapshot_steps``."""
         number = self._slot(step)
         with self._guard(f"weights at step {step}"):
-            return [np.asarray(self._file[f"weights/W{k}"][number]) for k in range(1, self.depth + 1)]
+            return [self._tensor(f"weights/W{k}", number, shape) for k, shape in enumerate(self.layout.shapes, 1)]
+
+    def _tensor(self, name: str, number: int, shape: tuple[int, ...]) -> Array:
+        dataset, expected = self._dataset(name), (self.members, *shape)
+        if dataset.shape[1:] != expected or dataset.dtype != self.layout.number_type:
+            raise ValueError(f"{name} is {dataset.dtype} of shape {dataset.shape}, expected {expected} in each row")
+        return np.asarray(dataset[number])
 
     def _slot(self, step: int) -> int:
-        return list(self.rows("weights/snapshot_step", slice(None))).index(step)
+        with self._guard("weights/snapshot_step"):
+            return list(self.rows("weights/snapshot_step", slice(None))).index(step)
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
         """(step, weights) of each committed copy of the weights, in order."""
@@ -197,9 +271,17 @@ class Trace:
     # --- what a run goes on from, and is verified by ---
 
     def checkpoint(self, name: str) -> Array:
-        """A dataset of the group ``checkpoint``, whole."""
+        """A dataset of whole numbers of the group ``checkpoint``.
+
+        Raises:
+            TraceError: no such dataset, damaged, or of another shape or type.
+        """
         with self._guard(f"checkpoint/{name}"):
-            return np.asarray(self._file[f"checkpoint/{name}"][:])
+            dataset = self._dataset(f"checkpoint/{name}")
+            least = {"commit": (2, 7), "blocks": (0, 2)}.get(name, (0,))
+            if len(dataset.shape) != len(least) or dataset.shape < least or dataset.dtype.kind not in "iu":
+                raise ValueError(f"{dataset.dtype} of shape {dataset.shape}")
+            return np.asarray(dataset[:])
 
     def state(self, slot: int | None = None) -> dict[str, list[Array]]:
         """The optimizer's state after the last committed step (or in a slot), by name and layer, (M, ...).
@@ -212,21 +294,30 @@ class Trace:
             slot = 0 if self.complete else next((c.slot for c in whole_commits(self)), 0)
         with self._guard("checkpoint"):
             return {
-                key: [np.asarray(self._file[f"checkpoint/{key}{k}"][slot]) for k in range(1, len(shapes) + 1)]
+                key: [self._tensor(f"checkpoint/{key}{k}", slot, shape) for k, shape in enumerate(shapes, 1)]
                 for key, shapes in self.layout.state.items()
             }
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
-        """The processes that went on with this run after the first, oldest first."""
+        """The processes that went on with this run after the first, oldest first; those whose line is whole."""
         text = self.attributes.get("sessions", "")
         if not self.complete:
-            text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode(errors="replace")
+            with contextlib.suppress(TraceError):
+                text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode(errors="replace")
         found = []
         for line in text.splitlines():
-            with contextlib.suppress(ValueError):  # a torn last line
-                found.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):  # a torn last line
+                session = json.loads(line)
+                if isinstance(session, dict) and {"from_step", "started", "host"} <= set(session):
+                    found.append(session)
         return found
+
+    @property
+    def sessions_are_whole(self) -> bool:
+        """Whether the list of sessions in a live file is one, perhaps with a torn last line."""
+        text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode("latin-1")
+        return all(line.startswith("{") and line.isascii() and line.isprintable() for line in text.split("\n") if line)
 
     def blocks(self) -> list[WrittenBlock]:
         """The blocks of a live file in order, committed or not, as far as the list makes sense."""
@@ -251,7 +342,8 @@ class Trace:
 
     def snapshot_is_whole(self, step: int) -> bool:
         """Whether a copy of the weights in a live file has the checksum it was written with."""
-        return bool(checksum(self.snapshot(step)) == self.checkpoint("snapshot_crc")[self._slot(step)])
+        slot, crc = self._slot(step), self.checkpoint("snapshot_crc")
+        return slot < len(crc) and bool(checksum(self.snapshot(step)) == crc[slot])
 
     def damaged_snapshots(self) -> list[int]:
         """Steps of the copies of the weights of a live file that are not as they were written."""
@@ -271,7 +363,8 @@ def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
 
     Args:
         path: of the file.
-        cut_short: open also what is left of a file that lost its end; what is lost reads as damaged.
+        cut_short: open also what is left of a file that lost its end, or some of its parts; what is lost reads as
+            damaged.
 
     Raises:
         TraceError: missing, not HDF5, damaged, or not a run of a format this version reads.
@@ -286,8 +379,11 @@ def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
     except OSError as problem:
         raise TraceError(f"{path}: cannot be read as a run file: {_trouble(path)} ({first_line(problem)})") from None
     try:
+        heaps = damaged_heaps(path, file) if cut_short else []
+        if heaps:
+            file = without(path, file, heaps)
         check(path, file, cut_short=cut_short)
-        return Trace(path, file)
+        return Trace(path, file, cut_short=cut_short)
     except TraceError:
         file.close()
         raise

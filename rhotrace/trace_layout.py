@@ -7,7 +7,8 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ FORMAT = "rhotrace-run"
 FORMAT_VERSION = 2
 SESSIONS_BYTES = 1 << 14
 SLAB_BYTES = 1 << 25  # copied at a time
+_MAX_COUNT = 10**9 + 1
 
 Array = NDArray[Any]
 
@@ -78,17 +80,41 @@ class Layout:
 
     @staticmethod
     def from_attributes(attributes: Mapping[str, Any], members: int) -> Layout:
-        """The layout of a file that was written with ``attributes``."""
-        state = json.loads(attributes["state_shapes"])
+        """The layout of a file that was written with ``attributes``.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: one is not what any run has.
+        """
+        steps, dtype = int(attributes["planned_steps"]), str(attributes["dtype"])
+        names = ("strides", "planned_snapshots", "layer_shapes", "state_shapes")
+        strides, snapshots, shapes, state = (json.loads(attributes[name]) for name in names)
+        odd = {
+            "planned_steps": not _counts([steps]),
+            "dtype": dtype not in ("float32", "float64"),
+            "strides": set(strides) != set(get_args(Cost)) or not _counts(strides.values()),
+            "planned_snapshots": not _counts(s + 1 for s in snapshots)
+            or any(b <= a for a, b in pairwise(snapshots))
+            or snapshots[-1:] > [steps],
+            "layer_shapes": not shapes
+            or not all(len(s) == 2 and _counts(s) for s in shapes)
+            or any(out != into for (out, _), (_, into) in pairwise(shapes)),
+            "state_shapes": not all(
+                key.isidentifier() and len(tensors) == len(shapes) and all(map(_counts, tensors))
+                for key, tensors in state.items()
+            ),
+        }
+        for name in (name for name, is_odd in odd.items() if is_odd):
+            raise ValueError(f"attribute {name}: got {str(attributes[name])[:60]!r}, which no run has")
         return Layout(
-            steps=int(attributes["planned_steps"]),
+            steps=steps,
             members=members,
-            shapes=tuple((int(out), int(into)) for out, into in json.loads(attributes["layer_shapes"])),
-            dtype=str(attributes["dtype"]),
-            strides=json.loads(attributes["strides"]),
-            snapshots=json.loads(attributes["planned_snapshots"]),
+            shapes=tuple((out, into) for out, into in shapes),
+            dtype=dtype,
+            strides=strides,
+            snapshots=snapshots,
             quantities=tuple(q for q in QUANTITIES if q.only is None or q.only in state),
-            state={key: [tuple(shape) for shape in shapes] for key, shapes in state.items()},
+            state={key: [tuple(shape) for shape in tensors] for key, tensors in state.items()},
         )
 
 
@@ -100,6 +126,11 @@ class Column:
     dims: tuple[str, ...]
     dtype: str
     attributes: Mapping[str, str]
+
+
+def _counts(values: Iterable[Any]) -> bool:
+    """Whether all of some JSON values are counts: whole numbers from 1 to 10^9."""
+    return all(type(value) is int and 0 < value <= _MAX_COUNT for value in values)
 
 
 def checksum(arrays: Iterable[Array]) -> int:
@@ -142,6 +173,20 @@ def dimension_sizes(layout: Layout) -> dict[str, int]:
     sizes["units_0"] = layout.shapes[0][1]
     sizes.update({f"units_{k}": out for k, (out, _) in enumerate(layout.shapes, 1)})
     return sizes
+
+
+def fixed_axes(layout: Layout) -> dict[str, Array]:
+    """Path and content of the axes that do not grow with time."""
+    found = {
+        "member": np.arange(layout.members),
+        "layer": np.arange(1, len(layout.shapes) + 1),
+        "quantile": np.array(QUANTILES),
+    }
+    if layout.snapshots:
+        found["weights/snapshot"] = np.arange(len(layout.snapshots))
+        units = {name: size for name, size in dimension_sizes(layout).items() if name.startswith("units_")}
+        found |= {f"weights/{name}": np.arange(size) for name, size in units.items()}
+    return found
 
 
 def columns(layout: Layout) -> Iterator[Column]:

@@ -17,7 +17,6 @@ What changes after the start, apart from the quantities and the copies of the we
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -112,6 +111,7 @@ def extend(
         try:
             if beginning:
                 _copy_steps(beginning, writer)
+            writer.sync()  # a power cut must not leave the name of a file that is not on the disk
             scratch.replace(path)
             sync_folder(path.parent)
         except (OSError, TraceError):
@@ -232,7 +232,6 @@ def _reserve(path: Path) -> None:
         except OSError as problem:
             needs = f"{reason(problem)}; the run needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB were free"
             raise OSError(problem.errno, f"{needs} (fewer steps, members or record.snapshots need less)") from None
-        sync(file.fileno())
 
 
 def reason(problem: OSError) -> str:
@@ -281,6 +280,7 @@ class TraceWriter:
             steps = {c.path: file[c.path].shape for c in columns(layout) if c.dtype == "<i8"}
         self._descriptor = os.open(path, os.O_RDWR)
         if resumed:
+            self.sync()  # the process that was killed may have written this commit without bringing it to the disk
             self._put_axes(0, self.committed)
         else:
             for name, shape in steps.items():
@@ -342,12 +342,16 @@ class TraceWriter:
             for k, W in enumerate(weights, 1):
                 self._put(f"weights/W{k}", slot, W)
             self._put("checkpoint/snapshot_crc", slot, np.array([checksum(weights)]))
+            if step <= self.committed:  # it counts from now, and not from the next commit
+                self.sync()
             self._put("weights/snapshot_step", slot, np.array([step]))
 
     def note_session(self, session: Mapping[str, AttributeValue]) -> None:
         """Adds to the list of processes that have written into the file; a list past its space keeps its beginning."""
         with self._guard(), open_hdf5(self.path) as file:
             text = bytes(file["checkpoint/sessions"][:]).rstrip(b"\0")
+            if not text.endswith(b"\n"):  # the last process was killed while it wrote its line
+                text += b"\n" * bool(text)
             text += json.dumps(session).encode() + b"\n"
             if len(text) <= SESSIONS_BYTES:
                 self._put("checkpoint/sessions", 0, np.frombuffer(text, np.uint8))
@@ -363,17 +367,29 @@ class TraceWriter:
             for key, tensors in state.items():
                 for k, tensor in enumerate(tensors, 1):
                     self._put(f"checkpoint/{key}{k}", slot, tensor)
-            sync(self._descriptor)
-            if os.fstat(self._descriptor).st_nlink == 0:
-                raise OSError(errno.ENOENT, "somebody removed the file while it was trained into")
+            self.sync()
+            self._refuse_absence()
             crc = checksum(tensor for tensors in state.values() for tensor in tensors)
             record = np.array([steps, self._blocks, slot, crc, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
             record[-1] = zlib.crc32(record[:-1].tobytes())
             self._put("checkpoint/commit", slot, record)
-            sync(self._descriptor)
+            self.sync()
             self._put_axes(self.committed, steps)
         self.committed = steps
         self._next_slot = 1 - slot
+
+    def _refuse_absence(self) -> None:
+        """Raises TraceError where the file is no longer at its path: what follows could not be sealed."""
+        ours = os.fstat(self._descriptor)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(ours, self.path.stat()):
+                return
+        what = f"moved; its first {self.committed} steps are with it" if ours.st_nlink else "removed"
+        raise TraceError(f"{self.path}: training stopped: while it trained, the file was {what}")
+
+    def sync(self) -> None:
+        """Returns when all that was written is on the disk."""
+        sync(self._descriptor)
 
     def close(self) -> None:
         """Leaves the file live, as it is after the last commit."""

@@ -58,8 +58,8 @@ class Outcome:
 
     ended: str
     steps: int
-    seconds: float
-    seconds_full: float  # spent on full-set passes that training itself did not need
+    seconds: float  # of all sessions
+    share_full: float  # of this session's time: full-set passes that training itself did not need
 
 
 def train(
@@ -104,8 +104,10 @@ def train(
         run.begin(path, how, recipe_file)
         try:
             begin(run.writer.committed)
+            before = run.writer.seconds
             ended = run.go(watch, stop)
-            outcome = Outcome(ended, run.writer.committed, run.writer.seconds, run.seconds_full)
+            seconds = run.writer.seconds
+            outcome = Outcome(ended, run.writer.committed, seconds, run.seconds_full / max(seconds - before, 1e-9))
         finally:
             run.writer.close()
         if ended != "interrupted":
@@ -274,16 +276,18 @@ class _Run:
         network, optimizer, state, writer = self.network, self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
         batches = self._batches(writer.committed)
+        if writer.committed in planned:
+            writer.snapshot(writer.committed, _numpy(state["weights"]))
         block_ends = time.monotonic() + BLOCK_SECONDS
         for step in range(writer.committed, self.recipe.steps):
-            if step in planned:
-                writer.snapshot(step, _numpy(state["weights"]))
             x, y, targets = next(batches)
             outputs, gradients = network.gradients(state["weights"], x, y)
             batch = Evaluation(outputs, targets)
             full = batch if self.full_batch else self._evaluate_full(step)
             recorder.record(step, Moment(state, gradients, batch, full, self._evaluate_test(step)))
             optimizer.step(state, gradients, self.lr)
+            if step + 1 in planned:
+                writer.snapshot(step + 1, _numpy(state["weights"]))
             full_block = recorder.count() == recorder.size or time.monotonic() > block_ends
             if full_block or stop.requested or step + 1 == self.recipe.steps:
                 yield step + 1
@@ -330,8 +334,6 @@ class _Run:
         counts = {cost: layout.span(cost, recorder.first, done) for cost in layout.strides}
         kept = {q.name: block[q.name][: counts[q.cost].stop - counts[q.cost].start] for q in self.quantities}
         writer.append(recorder.first, done, kept)
-        if done in layout.snapshots and done == self.recipe.steps:
-            writer.snapshot(done, _numpy(self.state["weights"]))
         writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
 
 

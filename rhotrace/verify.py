@@ -6,8 +6,8 @@ cannot be read is wrong wherever it is met.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,17 @@ from rhotrace.quantities import QUANTITIES
 from rhotrace.recipe import Recipe, options
 from rhotrace.recipe import parse as parse_recipe
 from rhotrace.trace import Trace, whole_commits
-from rhotrace.trace_layout import SLAB_BYTES, attributes_digest, checksum, columns, dimension_sizes, time_axis
+from rhotrace.trace_checks import DAMAGE, first_line
+from rhotrace.trace_layout import (
+    SLAB_BYTES,
+    Column,
+    attributes_digest,
+    checksum,
+    columns,
+    dimension_sizes,
+    fixed_axes,
+    time_axis,
+)
 
 # Relative differences that other machines' summation orders explain.
 _NORMS = 1e-12
@@ -65,17 +75,25 @@ class NotChecked(Exception):  # noqa: N818 - a finding, not an error of the prog
 
 def verify(trace: Trace) -> Verification:
     """Checks a run file against itself, the quantities table, the laws of its training and its data."""
-    return Verification(str(trace.path), trace.steps, trace.complete, tuple(_examine(trace)))
+    return Verification(str(trace.path), trace.steps, trace.complete, tuple(_examine(trace, CHECKS)))
 
 
-def _examine(trace: Trace) -> Iterator[Check]:
-    for name, check in CHECKS.items():
+def is_whole(trace: Trace) -> bool:
+    """Whether nothing is wrong with a run file as a file, whatever the numbers in it."""
+    return all(check.outcome != "wrong" for check in _examine(trace, STRUCTURE))
+
+
+def _examine(trace: Trace, checks: Mapping[str, Callable[[Trace], str]]) -> Iterator[Check]:
+    for name, check in checks.items():
         try:
-            yield Check(name, "sound", check(trace))
+            with np.errstate(all="ignore"):  # damaged numbers overflow
+                yield Check(name, "sound", check(trace))
         except (Wrong, TraceError, RecipeError) as found:
             yield Check(name, "wrong", str(found).removeprefix(f"{trace.path}: "))
         except NotChecked as found:
             yield Check(name, "not checked", str(found))
+        except DAMAGE as found:  # the content of a file that is not what any of it should be
+            yield Check(name, "wrong", f"cannot be examined ({type(found).__name__}: {first_line(found)})")
 
 
 def _attributes(trace: Trace) -> str:
@@ -104,6 +122,8 @@ def _commit(trace: Trace) -> str:
     commits = whole_commits(trace)
     if not commits:
         raise Wrong("no whole commit record: no step counts")
+    if np.count_nonzero(trace.checkpoint("commit")[:, :7].any(axis=1)) > len(commits):
+        raise Wrong(f"one of the two commit records is damaged; by the other, {trace.steps} steps count")
     ends = {0: 0, **{block.last: number for number, block in enumerate(trace.blocks(), 1)}}
     for commit in commits:
         if ends.get(commit.steps) != commit.blocks:
@@ -119,7 +139,10 @@ def _shapes(trace: Trace) -> str:
     if trace.complete:
         sizes |= {time_axis(c, layout.strides): layout.rows(c, trace.steps) for c in layout.strides}
         sizes["snapshot"] = len(trace.snapshot_steps())
+    recipe = Recipe.model_validate(trace.recipe)
     expected = {c.path: c for c in columns(layout)}
+    for name, values in recipe.per_member.items():
+        expected[name] = Column(name, ("member",), values.dtype.str, {})
     present = set(trace.dataset_names())
     missing = sorted(set(expected) - present)
     if missing:
@@ -134,8 +157,7 @@ def _shapes(trace: Trace) -> str:
         for name, value in column.attributes.items():
             if described.get(name) != value:
                 raise Wrong(f"dataset {path}: attribute {name}: got {described.get(name)!r}, expected {value!r}")
-    axes = set(sizes) | {f"weights/{d}" for d in sizes} | set(Recipe.model_validate(trace.recipe).per_member)
-    unknown = sorted(present - set(expected) - axes)
+    unknown = sorted(present - set(expected) - set(sizes) - {f"weights/{d}" for d in sizes})
     if unknown:
         raise Wrong(f"unknown to the quantities table: {', '.join(unknown)}")
     return (
@@ -148,12 +170,12 @@ def _checksums(trace: Trace) -> str:
         return _live_checksums(trace)
     read = 0
     for name in trace.dataset_names():
-        rows = trace.description(name)[0][0]
+        rows = trace.length(name)
         slab = max(1, rows * SLAB_BYTES // max(1, trace.size_of(name)))
         for first in range(0, rows, slab):
             trace.rows(name, slice(first, first + slab))
-        if rows and not trace.has_checksum(name):
-            raise Wrong(f"dataset {name} has no checksum, though the file is finished")
+        if rows and not trace.is_checksummed(name):
+            raise Wrong(f"dataset {name} is not kept in chunks with checksums, though the file is finished")
         read += trace.size_of(name)
     trace.state()
     return f"{read / 1e6:.3g} MB read, each chunk with its checksum"
@@ -166,11 +188,13 @@ def _live_checksums(trace: Trace) -> str:
     damaged = trace.damaged_snapshots()
     if damaged:
         raise Wrong(f"the weights at step {damaged[0]} are not as they were written: their CRC-32 differs")
-    for commit in whole_commits(trace):
+    if not trace.sessions_are_whole:
+        raise Wrong("the list of sessions is not as it was written")
+    for commit in whole_commits(trace)[:1]:  # the state before it may be half overwritten by one that was not committed
         state = trace.state(commit.slot)
         if checksum(tensor for tensors in state.values() for tensor in tensors) != commit.state_crc:
             raise Wrong(f"the optimizer's state after step {commit.steps} is not as it was written: its CRC-32 differs")
-    return f"{trace.steps} steps, {len(trace.snapshot_steps())} copies of the weights and the states have their CRC-32"
+    return f"{trace.steps} steps, {len(trace.snapshot_steps())} copies of the weights and the optimizer's state have their CRC-32"
 
 
 def _axes(trace: Trace) -> str:
@@ -182,7 +206,13 @@ def _axes(trace: Trace) -> str:
         if len(wrong) and (trace.complete or (found[wrong] != -1).any()):
             row = int(wrong[0])
             raise Wrong(f"dataset {axis}: row {row} says step {found[row]}, expected {expected[row]}")
-    return "every row stands at its step"
+    layout, taken = trace.layout, trace.snapshot_steps()
+    if taken != [s for s in layout.snapshots if s in trace.due_snapshots or s in taken]:
+        raise Wrong(f"dataset weights/snapshot_step: got {taken}, expected {trace.due_snapshots}")
+    for name, values in fixed_axes(replace(layout, snapshots=taken) if trace.complete else layout).items():
+        if not np.array_equal(trace.rows(name, slice(None)), values):
+            raise Wrong(f"dataset {name}: its content is not that of the axis")
+    return "every row stands at its step, and every axis is as it should be"
 
 
 def _derived(trace: Trace) -> str:
@@ -228,6 +258,12 @@ def _audit(trace: Trace) -> str:
             f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
             f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
         )
+    finite = np.isfinite(trace["rho_k"]).min(axis=2)
+    given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(trace["batch_a"] + trace["batch_q"])
+    lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])
+    if len(lost):
+        step, member = (int(i) for i in lost[0])
+        raise Wrong(f"step {step}, member {member} leads to finite norms from numbers that are not finite")
     return f"the step identity holds at {found.checked} places, to {found.residual:.2g} of rho_k^2"
 
 
@@ -241,12 +277,13 @@ def _norms(trace: Trace) -> str:
             _same_end(trace, step)
             continue
         recorded = trace.rows("rho_k", slice(step, step + 1))[0]
-        near = np.isclose(norms, recorded, rtol=_NORMS, equal_nan=True) | ~np.isfinite(recorded)
+        near = np.isclose(norms, recorded, rtol=_NORMS, atol=0, equal_nan=True)
+        near |= ~np.isfinite(recorded) & ~np.isfinite(norms)
         if not near.all():
             member, layer = (int(i) for i in np.argwhere(~near)[0])
             raise Wrong(
-                f"weights at step {step}, member {member}, layer {layer + 1}: their norm is {norms[member, layer]:.9g}, "
-                f"rho_k says {recorded[member, layer]:.9g}"
+                f"weights at step {step}, member {member}, layer {layer + 1}: their norm is {norms[member, layer]:.13g}, "
+                f"rho_k says {recorded[member, layer]:.13g}"
             )
     return f"rho_k recomputed from the weights at {len(steps)} steps"
 
@@ -283,9 +320,10 @@ def _outputs(trace: Trace) -> str:
         for name, expected in sums.items():
             row = step // trace.strides["forward"]
             recorded = trace.rows(name, slice(row, row + 1))[0]
-            off = np.abs(recorded - expected.numpy()) / scale[name].numpy()
-            if (off > _OUTPUTS[recipe.network.dtype]).any():
-                member = int(np.nanargmax(off))
+            near = np.abs(recorded - expected.numpy()) <= _OUTPUTS[recipe.network.dtype] * scale[name].numpy()
+            near |= ~np.isfinite(recorded) & ~np.isfinite(expected.numpy())
+            if not near.all():
+                member = int(np.argmin(near))
                 raise Wrong(
                     f"{name} at step {step}, member {member}: the weights give {expected[member]:.9g} on the data, "
                     f"the file says {recorded[member]:.9g}"
@@ -293,13 +331,16 @@ def _outputs(trace: Trace) -> str:
     return f"a and q recomputed from the weights and the data at {len(steps)} steps"
 
 
-CHECKS: dict[str, Callable[[Trace], str]] = {
+STRUCTURE: dict[str, Callable[[Trace], str]] = {
     "attributes": _attributes,
     "recipe": _recipe,
     "commit counter": _commit,
     "shapes": _shapes,
     "checksums": _checksums,
-    "time axes": _axes,
+    "axes": _axes,
+}
+CHECKS: dict[str, Callable[[Trace], str]] = {
+    **STRUCTURE,
     "derived quantities": _derived,
     "audit of the steps": _audit,
     "weights and rho_k": _norms,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Networks this small gain nothing from threads, and on a busy machine threads that wait for each other lose much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from rhotrace import recipe
+from rhotrace import cli, recipe
 from rhotrace.train import train as train_recipe
+
+if TYPE_CHECKING:
+    from damaging import Undamaged
 
 SMALL = """\
 data: {dataset: mnist, classes: [0, 1], train: 40, test: 20}
@@ -65,3 +70,35 @@ def rhotrace(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the command line inside this process from ``tmp_path``; returns (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["rhotrace", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+        except SystemExit as left:
+            return int(left.code or 0), *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, Undamaged]:
+    """A small finished run and one that was stopped twice, both sound: ``files["sealed"]`` and ``files["live"]``."""
+    from damaging import make_files
+
+    return make_files(tmp_path_factory.mktemp("undamaged"))
+
+
+@pytest.fixture
+def copies(files, tmp_path) -> dict[str, Path]:
+    """A copy of each, to be damaged."""
+    return {kind: Path(shutil.copy(file.path, tmp_path)) for kind, file in files.items()}

@@ -20,10 +20,10 @@ FILES = sorted(PACKAGE.glob("*.py"))
 
 LAYERS = [
     {"errors", "memo", "provenance", "stop", "lock", "strict_yaml"},
-    {"data", "networks", "optimizers", "quantities", "theory", "fluctuation", "transient", "audit"},
+    {"data", "networks", "optimizers", "quantities", "theory", "intervals", "fluctuation", "closed_form", "transient", "audit"},
     {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing"},
-    {"recorder", "continuation", "train", "analyze", "compare", "verify", "repair"},
-    {"report", "report_analysis", "report_compare", "report_runs", "progress"},
+    {"recorder", "continuation", "train", "analyze", "compare", "verify", "repair", "simulate", "scaling", "endpoint", "claims"},
+    {"report", "report_analysis", "report_claims", "report_compare", "report_runs", "report_scaling", "report_simulate", "plots", "progress"},
     {"cli", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -178,7 +178,7 @@ def test_train_of_networks_that_die_warns_of_nothing(command, small_file):
 def test_analyze_prints_a_report_on_stdout_alone(command, trained):
     code, out, err = command("analyze", trained / "long.h5", "--fit-transient")
     assert (code, err) == (0, "")
-    for words in ("Transient", "T = ", "Audit", "holds to rounding", "1500 of 1500 steps", "eq"):
+    for words in ("transient time", "T = ", "driven by", "Audit", "holds to rounding", "1500 of 1500 steps", "eq"):
         assert words in out
 
 

@@ -232,6 +232,7 @@ def test_the_last_snapshot_is_one_step_of_descent_past_the_last_row(runs, small)
 # --- live files --------------------------------------------------------------------------------------------
 
 STEPS, MEMBERS, SHAPES = 40, 2, ((3, 4), (1, 3))
+PER_MEMBER = {"seed": np.arange(MEMBERS), "lr": np.ones(MEMBERS), "init_rho_k": np.ones(MEMBERS)}
 
 
 def live_layout() -> Layout:
@@ -270,7 +271,7 @@ def live(tmp_path):
 
     def make(*ends: int) -> trace_writer.TraceWriter:
         attributes = {"recipe_json": "{}"}
-        members = {"seed": np.arange(MEMBERS), "lr": np.ones(MEMBERS)}
+        members = PER_MEMBER
         writer = trace_writer.create(tmp_path / f"live{len(opened)}.h5", live_layout(), attributes, members)
         opened.append(writer)
         for first, last in zip((0, *ends), ends, strict=False):
@@ -421,7 +422,7 @@ def test_a_run_that_a_reader_of_the_same_process_has_open_can_be_sealed(live):
 
 def test_creating_over_a_file_replaces_it_at_once(live):
     path = live(7).path
-    trace_writer.create(path, live_layout(), {"recipe_json": "{}"}, {}).close()
+    trace_writer.create(path, live_layout(), {"recipe_json": "{}"}, PER_MEMBER).close()
     check_cut(path, 0)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
