@@ -6,23 +6,18 @@ whether the statement holds in this run, fails, or cannot be tested on it. Figur
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace import memo
-from rhotrace.analyze import audit_run, fit_transient, require_steps, series_of
-from rhotrace.audit import Audit
-from rhotrace.closed_form import Series
-from rhotrace.endpoint import End, end_of
-from rhotrace.recipe import Recipe
+from rhotrace.analyze import require_steps
+from rhotrace.endpoint import End, Evidence
 from rhotrace.trace import Trace
-from rhotrace.transient import TransientFit
 
 Floats = NDArray[np.float64]
 Outcome = Literal["holds", "fails", "not testable here"]
@@ -45,36 +40,6 @@ class Claim:
     place: str
     says: str
     finding: Finding
-
-
-class Evidence:
-    """What several claims share, computed when first asked for."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.recipe = Recipe.model_validate(trace.recipe)
-        self.log_rho, self.ratio = trace["log_rho"], trace["rho_eq_over_rho"]
-        self.stride = trace.strides["forward"]
-
-    @cached_property
-    def audit(self) -> Audit | None:
-        """The discrete step identity."""
-        return audit_run(self.trace)
-
-    @cached_property
-    def series(self) -> list[Series]:
-        """Each member's series."""
-        return series_of(self.trace)
-
-    @cached_property
-    def transient(self) -> TransientFit:
-        """T of each member."""
-        return fit_transient(self.trace, fit=False)
-
-    @cached_property
-    def end(self) -> End | str:
-        """The network at its last copy of the weights, or why it cannot be had."""
-        return end_of(self.trace, self.recipe)
 
 
 def audit_claims(trace: Trace) -> tuple[Claim, ...]:
@@ -108,19 +73,46 @@ def _at_end(claim: Callable[[Evidence, End], Finding]) -> Callable[[Evidence], F
     return held
 
 
+def _after_T(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
+    """A claim about the members that left the transient: a run that ends within it says nothing of what comes after."""
+
+    def held(evidence: Evidence) -> Finding:
+        members = len(evidence.transient.each)
+        if not evidence.left:
+            outcomes = Counter(str(each.outcome) for each in evidence.transient.each)
+            return _untestable("no member has a T: " + "; ".join(f"{n} {o}" for o, n in outcomes.items()))
+        finding = claim(evidence)
+        some = "" if len(evidence.left) == members else f"in the {len(evidence.left)} of {members} members with a T: "
+        return replace(finding, measured=some + finding.measured)
+
+    return held
+
+
+def _factors(logs: Sequence[float]) -> str:
+    """Factors from their logarithms, as ``2.6 to 32`` or ``10^5.2 to 10^5.8``."""
+    ends = [np.exp(min(logs)), np.exp(max(logs))]
+    low, high = (f"{end:.3g}" if 1e-3 < end < 1e3 else f"10^{np.log10(end):.1f}" for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
 # --- assumptions and the flow ------------------------------------------------------------------------------
 
 
 def unit_inputs(_: Evidence, end: End) -> Finding:
     """||x_n|| = 1."""
     worst = max(abs(length - 1) for length in end.inputs)
-    return _judged(worst < 1e-6, f"||x_n|| is between {end.inputs[0]:.7g} and {end.inputs[1]:.7g}", "1 ± 1e-6")
+    measured = (
+        f"||x_n|| = 1 to {worst:.1e}" if worst < 1e-3 else f"||x_n|| = {end.inputs[0]:.4g} to {end.inputs[1]:.4g}"
+    )
+    return _judged(worst < 1e-6, measured, "1e-6")
 
 
 def bounded(_: Evidence, end: End) -> Finding:
     """|f(x)| <= 1; and how loose that is."""
     largest = float(end.largest_f.max())
-    return _judged(largest <= 0, f"largest |f_n| = 10^{largest:.2f}: true, and loose by that factor", "at most 1")
+    if not np.isfinite(largest):
+        return _untestable("every output is zero")
+    return _judged(largest <= 0, f"largest |f_n| = 10^{largest:.2f}: the bound is loose by that factor", "at most 1")
 
 
 def equal_norms(evidence: Evidence) -> Finding:
@@ -165,7 +157,7 @@ def directions(_: Evidence, end: End) -> Finding:
     worst = float(end.turning.max())
     return _judged(
         worst < 1e-3,
-        f"V_k turns as (4) says, to {worst:.1e}, in a short step from the weights at step {end.step}",
+        f"a short step of gradient descent from the weights at step {end.step} turns V_k as (4) says, to {worst:.1e}",
         "1e-3",
     )
 
@@ -176,54 +168,55 @@ def balance(evidence: Evidence) -> Finding:
     if audit is None:
         return _untestable("fewer than two finite steps")
     return _judged(
-        audit.balance < 0.01,
+        audit.balance < 0.05,
         f"rho_k^2 - rho_j^2 moves by at most {audit.balance:.2g} of rho_k^2",
-        "0.01 (finite steps)",
+        "0.05, for finite steps",
     )
 
 
 def product_growth(evidence: Evidence) -> Finding:
     """Equation (5), driven by the measured A and B, against the measured rho."""
-    driven = [each.driven for each in evidence.transient.each]
-    found = [d for d in driven if d and d.rise > 0]
-    if not found:
-        return _untestable("a or q is not finite throughout")
-    worst = max(d.rms / d.rise for d in found)
+    found = [each.driven for each in evidence.transient.each if each.driven]
+    moved = [d for d in found if d.rise > 0.05]
+    if not moved:
+        return _untestable("log rho moves by less than 0.05" if found else "a or q is not finite throughout")
+    worst = max(d.rms / d.rise for d in moved)
     return _judged(
         worst < 0.02,
-        f"driven by the measured A(t), B(t) it misses log rho by {100 * worst:.2g} % of its rise (rms)",
+        f"driven by the measured A(t), B(t) it misses log rho by {100 * worst:.2g} % of its range (rms)",
         "2 %",
     )
 
 
 def equilibrium(evidence: Evidence) -> Finding:
     """Equation (6): rho at the end against rho_eq, averaged over the last tenth."""
-    tail = evidence.ratio[-max(1, len(evidence.ratio) // 10) :]
+    tail = evidence.ratio[-max(1, len(evidence.ratio) // 10) :, evidence.left]
     if not (tail > 0).all():
-        return _judged(good=False, measured="a <= 0 in the last tenth of the run: no equilibrium", tolerance="1 %")
+        return _judged(good=False, measured="a <= 0 in the last tenth of the run: no equilibrium", tolerance="0.01")
     off = np.abs(np.log(tail)).mean(axis=0)
     return _judged(
         float(off.max()) < 0.01, f"|log(rho/rho_eq)| is {off.min():.1e} to {off.max():.1e} over the last tenth", "0.01"
     )
 
 
-def equal_at_end(evidence: Evidence) -> Finding:
-    """Equation (7) replaces rho_k by rho^(1/L): the layer norms must still be equal at the end."""
-    norms = evidence.trace["rho_k"][-1]
-    spread = float(np.max(np.ptp(norms, axis=1) / norms.mean(axis=1)))
-    return _judged(spread < 0.01, f"rho_k at the end differ by {spread:.2g} of their mean", "0.01")
+def equal_throughout(evidence: Evidence) -> Finding:
+    """Equation (7) replaces rho_k by rho^(1/L): the layer norms must be equal at all times."""
+    norms = evidence.trace["rho_k"]
+    with np.errstate(all="ignore"):
+        spread = float(np.nanmax(np.ptp(norms, axis=2) / norms.mean(axis=2)))
+    return _judged(spread < 0.01, f"rho_k differ by at most {spread:.2g} of their mean over the run", "0.01")
 
 
 def stationary(evidence: Evidence) -> Finding:
     """Equation (8): the part of dL/dW_k across W_k, at the end over its largest value in the run."""
     trace = evidence.trace
-    if evidence.stride != 1 or trace.recipe["optimizer"].get("batch_size"):
-        return _untestable("minibatches: the recorded gradients are not those of the full loss")
+    if evidence.stride != 1 or evidence.minibatches:
+        return _untestable("needs the gradient of the full loss at every step: full batches, record.full_every 1")
     along = 2 * (trace["q"] - trace["a"])[..., None] / trace["rho_k"]
-    across = np.sqrt(np.maximum(trace["grad_norm"] ** 2 - along**2, 0.0))
+    across = np.sqrt(np.maximum(trace["grad_norm"] ** 2 - along**2, 0.0))[:, evidence.left]
     with np.errstate(all="ignore"):
         left = np.median(across[-max(1, len(across) // 100) :], axis=0) / across.max(axis=0)
-    worst = float(np.nanmax(left))
+    worst = float(np.max(np.nan_to_num(left)))
     return _judged(worst < 0.05, f"the gradient across V_k ends at {worst:.2g} of its largest value", "0.05")
 
 
@@ -231,39 +224,32 @@ def stationary(evidence: Evidence) -> Finding:
 
 
 def transient_first(evidence: Evidence) -> Finding:
-    """rho << rho_eq for a time T, then fast growth: little of the rise of log rho happens before T/2."""
-    left = [(m, each.T) for m, each in enumerate(evidence.transient.each) if each.T > 0]
-    if not left:
-        return _judged(good=False, measured="no member has a T in this run", tolerance="a T in every member")
-    early = []
-    for m, T in left:
+    """rho stays small for a time T, then grows fast: little of its rise happens before T/2."""
+    Ts, early = [evidence.transient.each[m].T for m in evidence.left], []
+    for m, T in zip(evidence.left, Ts, strict=True):
         log_rho = evidence.log_rho[:, m]
-        rise = float(np.max(log_rho) - log_rho[0])
-        early.append(float(log_rho[int(T / 2)] - log_rho[0]) / rise if rise > 0 else 1.0)
-    Ts = [T for _, T in left]
+        rho = np.exp(log_rho - np.max(log_rho))
+        early.append(float((rho[int(T / 2)] - rho[0]) / (1 - rho[0])) if rho[0] < 1 else 1.0)
     measured = (
-        f"T = {min(Ts):.4g} to {max(Ts):.4g} steps in {len(left)} of {evidence.trace.members} members; "
-        f"{100 * max(early):.2g} % of the rise of log rho comes before T/2"
+        f"T = {min(Ts):.4g} to {max(Ts):.4g} steps in {len(Ts)} of {evidence.trace.members} members; "
+        f"at most {100 * max(early):.2g} % of the rise of rho comes before T/2"
     )
-    return _judged(len(left) == evidence.trace.members and max(early) < 0.1, measured, "a T in every member, 10 %")
+    return _judged(max(early) < 0.1, measured, "10 %")
 
 
 def longer(evidence: Evidence) -> Finding:
-    """T against the start, where the members of the run differ in it."""
-    starts = evidence.trace["init_rho_k"] if "init_rho_k" in evidence.trace else np.zeros(1)
-    T = np.array([each.T for each in evidence.transient.each])
-    centres = {
-        r: float(np.exp(np.log(T[(starts == r) & (T > 0)]).mean()))
-        for r in set(starts.tolist())
-        if (T[starts == r] > 0).any()
-    }
+    """T (learning rate x steps) against the start, where the members of the run differ in it."""
+    trace = evidence.trace
+    name, shown = ("init_rho_k", "rho_k(0)") if "init_rho_k" in trace else ("init_scale", "scale")
+    starts, T = trace[name][evidence.left], np.array([evidence.transient.each[m].T for m in evidence.left])
+    log_T = np.log(T * trace["lr"][evidence.left])
+    centres = {r: float(np.exp(log_T[starts == r].mean())) for r in sorted(set(starts.tolist()), reverse=True)}
     if len(centres) < 2:
-        return _untestable("one start: needs runs of several, see `rhotrace scaling`")
-    ordered = [centres[r] for r in sorted(centres, reverse=True)]
-    words = ", ".join(f"{centres[r]:.4g} at {r:g}" for r in sorted(centres, reverse=True))
+        return _untestable("one start: needs several, see `rhotrace scaling`")
+    words = ", ".join(f"{T:.4g} at {r:g}" for r, T in centres.items())
     return _judged(
-        ordered == sorted(ordered),
-        f"geometric mean of T, by rho_k(0): {words}; exponents: `rhotrace scaling`",
+        list(centres.values()) == sorted(centres.values()),
+        f"geometric mean of T (lr x steps) by {shown}: {words}; exponents, and depth: `rhotrace scaling`",
         "longer at every smaller start",
     )
 
@@ -274,39 +260,41 @@ def ivanov(_: Evidence) -> Finding:
 
 
 def constant_sums(evidence: Evidence) -> Finding:
-    """Figure 1 takes A and B as constant: how much A changes until T."""
-    factors = []
-    for each, series in zip(evidence.transient.each, evidence.series, strict=True):
-        if each.T > 0:
-            early = series.steps <= each.T
-            log_A = np.log(np.where(series.a > 0, series.a, np.nan)) - series.log_rho
-            factors.append(float(np.exp(np.nanmax(log_A[early]) - np.nanmin(log_A[early]))))
-    if not factors:
-        return _untestable("no member has a T")
-    ratios = [e.T_constant / e.T for e in evidence.transient.each if e.T > 0 and e.T_constant > 0]
-    predicted = (
-        f"; the T they imply at step 0 is {min(ratios):.2g} to {max(ratios):.2g} times the true one" if ratios else ""
-    )
-    return _judged(
-        max(factors) < 2, f"A grows {min(factors):.2g}- to {max(factors):.2g}-fold until T{predicted}", "2-fold"
-    )
+    """Figure 1 takes A and B as constant: by which factors they change until T."""
+    growth: dict[str, list[float]] = {"A": [], "B": []}
+    turned = 0
+    for m in evidence.left:
+        series = evidence.series[m]
+        early = series.steps <= evidence.transient.each[m].T
+        a, q, log_rho = series.a[early], series.q[early], series.log_rho[early]
+        turned += int((a <= 0).any())
+        for name, values, power in (("A", a, 1), ("B", q, 2)):
+            if (values > 0).all():
+                growth[name].append(float(np.ptp(np.log(values) - power * log_rho)))
+    words = [f"{name} changes by a factor of {_factors(logs)}" for name, logs in growth.items() if logs]
+    words += [f"A changes sign in {turned} of {len(evidence.left)}"] if turned else []
+    each = [evidence.transient.each[m] for m in evidence.left]
+    ratios = [float(np.log(e.T_constant / e.T)) for e in each if e.T_constant > 0]
+    implied = f"; the T that those of step 0 imply is {_factors(ratios)} times the true one" if ratios else ""
+    steady = not turned and max(growth["A"] + growth["B"], default=np.inf) < np.log(2)
+    return _judged(steady, f"until T, {', '.join(words)}{implied}", "a factor of 2")
 
 
 def vanishing_lambda(evidence: Evidence) -> Finding:
     """Figure 2: lambda rho / A = 1 - rho/rho_eq falls from 1 to 0."""
+    ratio = evidence.ratio[:, evidence.left]
     with np.errstate(all="ignore"):
-        share = 1 - 1 / np.where(evidence.ratio > 0, evidence.ratio, np.nan)
-    first, last = share[: max(1, len(share) // 100)], share[-max(1, len(share) // 10) :]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a member with a <= 0 throughout has nothing to average
-        begins, ends = float(np.nanmin(np.nanmedian(first, axis=0))), float(np.nanmax(np.abs(np.nanmean(last, axis=0))))
-    measured = f"lambda rho/A = 1 - rho/rho_eq goes from {begins:.4f} to {ends:.1e}"
-    return _judged(begins > 0.5 and ends < 0.01, measured, "from above 0.5 to below 0.01")
+        share = 1 - 1 / np.where(ratio > 0, ratio, np.nan)
+    begins = [s[np.isfinite(s)][: max(1, len(share) // 100)] for s in share.T]  # from where a > 0
+    first = float(min(np.median(s) for s in begins))
+    last = float(np.abs(share[-max(1, len(share) // 10) :].mean(axis=0)).max())
+    measured = f"lambda rho/A = 1 - rho/rho_eq goes from {first:.4f} to {last:.1e}"
+    return _judged(first > 0.5 and last < 0.01, measured, "from above 0.5 to below 0.01")
 
 
 def interpolation(evidence: Evidence) -> Finding:
     """Zero error and small loss at the end."""
-    loss, error = (float(evidence.trace[name][-1].max()) for name in ("loss", "error"))
+    loss, error = (float(evidence.trace[name][-1, evidence.left].max()) for name in ("loss", "error"))
     return _judged(
         error == 0 and loss < 0.05,
         f"loss {loss:.2g}, training error {error:.2g} at the last step",
@@ -317,43 +305,57 @@ def interpolation(evidence: Evidence) -> Finding:
 def minimum_norm(_: Evidence) -> Finding:
     """Minimum norm among interpolants."""
     return _untestable(
-        "nobody knows the smallest rho that interpolates here; runs can only be compared with each other"
+        "nobody knows the smallest rho that interpolates in a ReLU network; runs can only be compared with each other"
     )
+
+
+def linear(_: Evidence) -> Finding:
+    """What the memo recalls of linear networks."""
+    return _untestable("recalled from linear networks, where it is known; not a statement on ReLU networks")
 
 
 # --- remarks and open questions ----------------------------------------------------------------------------
 
 
 def growing(evidence: Evidence) -> Finding:
-    """Remark 1: with the flow term alone, and with 1 as threshold as the memo has it."""
-    trace = evidence.trace
-    a, q = trace["a"], trace["q"]
-    log_eq = trace["log_rho_eq"]
-    small = (a > 0) & (evidence.log_rho[:: evidence.stride] < np.nan_to_num(log_eq, nan=-np.inf))
-    grows = (a - q > 0)[small]
-    share = float(grows.mean()) if len(grows) else np.nan
-    end = np.exp(np.nanmin(log_eq[-1])) if np.isfinite(log_eq[-1]).any() else np.nan
+    """Remark 1: whether the recorded norms grow where (3) says so, and where that ends."""
+    if evidence.minibatches:
+        return _untestable("minibatches: each step follows a - q of its own batch")
+    trace, every = evidence.trace, evidence.stride
+    norms, ratio = trace["rho_k"], evidence.ratio
+    rows = np.arange(len(ratio))[np.arange(len(ratio)) * every + 1 < len(norms)]
+    grew = (norms[rows * every + 1] > norms[rows * every]).mean(axis=2)
+    below = ratio[rows] > 1  # that is a > 0 and rho < rho_eq
+    if not below.any():
+        return _untestable("rho is never below rho_eq")
+    share, above = float(grew[below].mean()), float(grew[~below].mean()) if (~below).any() else np.nan
+    beyond = f", and in {100 * above:.3g} % of the others" if np.isfinite(above) else ""
     return _judged(
-        share == 1.0,
-        f"d rho_k/dt > 0 at {100 * share:.4g} % of the steps with a > 0, rho < rho_eq; the threshold is rho_eq = {end:.3g}, not 1",
-        "100 %",
+        share >= 0.99,
+        f"rho_k grows in {100 * share:.4g} % of the steps with mean(f y) > 0 and rho < rho_eq{beyond}: the threshold is "
+        "rho_eq, not 1",
+        "99 %, for rounding",
     )
 
 
 def at_least_one(evidence: Evidence) -> Finding:
     """Remark 2: rho_eq >= 1."""
-    lowest = float(np.nanmin(evidence.trace["log_rho_eq"]))
-    return _judged(lowest >= 0, f"smallest rho_eq of the run is {np.exp(min(lowest, 700)):.3g}", "1")
+    log_eq, steps = evidence.trace["log_rho_eq"], evidence.trace.step_of("log_rho_eq")
+    after = np.concatenate([log_eq[steps >= evidence.transient.each[m].T, m] for m in evidence.left])
+    lowest = float(np.nanmin(after)) if np.isfinite(after).any() else np.nan
+    return _judged(lowest >= 0, f"smallest rho_eq from T on is {np.exp(min(lowest, 700)):.3g}", "1")
 
 
 def unit_margins(_: Evidence, end: End) -> Finding:
-    """Remark 3: y_n f_n = 1 at rho = 1."""
+    """Remark 3: y_n f_n = 1 at rho = 1; what is said of that point cannot be tested where it is not reached."""
     top = float(end.margins_f.max())
-    return _judged(
-        top > np.log10(0.99),
-        f"the largest y_n f_n at the end is 10^{top:.2f}; the labels are met at rho = 10^{-top:.2f}, not 1",
-        "0.99",
-    )
+    if not np.isfinite(top):
+        return _untestable("not attained: no y_n f_n is positive")
+    if top <= np.log10(0.99):
+        return _untestable(
+            f"not attained: the largest y_n f_n at the end is 10^{top:.2f}, so labels need rho >= 10^{-top:.2f}"
+        )
+    return _judged(good=True, measured=f"the largest y_n f_n at the end is 10^{top:.2f}", tolerance="0.99")
 
 
 def weight_normalisation(evidence: Evidence) -> Finding:
@@ -386,18 +388,19 @@ CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
     "eq4": _at_end(directions),
     "lemma1": balance,
     "eq5": product_growth,
-    "eq6": equilibrium,
-    "eq7": equal_at_end,
-    "eq8": stationary,
-    "transient": transient_first,
-    "longer": longer,
+    "eq6": _after_T(equilibrium),
+    "eq7": equal_throughout,
+    "eq8": _after_T(stationary),
+    "transient": _after_T(transient_first),
+    "longer": _after_T(longer),
     "eq9": ivanov,
-    "fig1": constant_sums,
-    "fig2": vanishing_lambda,
-    "interpolation": interpolation,
+    "fig1": _after_T(constant_sums),
+    "fig2": _after_T(vanishing_lambda),
+    "interpolation": _after_T(interpolation),
+    "linear": linear,
     "minimum_norm": minimum_norm,
     "growing": growing,
-    "at_least_one": at_least_one,
+    "at_least_one": _after_T(at_least_one),
     "unit_margins": _at_end(unit_margins),
     "weightnorm": weight_normalisation,
     "sgd": fluctuating,

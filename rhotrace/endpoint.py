@@ -1,18 +1,23 @@
-"""The network at the end of a run, taken up again from its weights and its data: what the trace alone cannot say."""
+"""What a run is judged by: its series and transient, and its network taken up again from the last weights and the data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace import data
+from rhotrace.analyze import audit_run, fit_transient, series_of
+from rhotrace.audit import Audit
+from rhotrace.closed_form import Series
 from rhotrace.errors import DataError
 from rhotrace.networks import NETWORKS
 from rhotrace.recipe import Recipe, options
 from rhotrace.trace import Trace
+from rhotrace.transient import TransientFit
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +34,8 @@ class End:
         largest_f: log10 of the largest |f_n|, (M,).
         margins_f: log10 of the largest y_n f_n, (M,); -inf where none is positive.
         inputs: smallest and largest ||x_n||.
-        homogeneity: largest |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k||, (M, L).
-        turning: largest difference of one step of V_k from equation (4), relative, (M, L).
+        homogeneity: |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k||, (M, L).
+        turning: difference of one short step of V_k from equation (4), relative, (M, L).
     """
 
     step: int
@@ -39,6 +44,42 @@ class End:
     inputs: tuple[float, float]
     homogeneity: Floats
     turning: Floats
+
+
+class Evidence:
+    """What several claims about a run share, computed when first asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.recipe = Recipe.model_validate(trace.recipe)
+        self.log_rho, self.ratio = trace["log_rho"], trace["rho_eq_over_rho"]
+        self.stride = trace.strides["forward"]
+        self.minibatches = bool(trace.recipe["optimizer"].get("batch_size"))
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """The discrete step identity."""
+        return audit_run(self.trace)
+
+    @cached_property
+    def series(self) -> list[Series]:
+        """Each member's series."""
+        return series_of(self.trace)
+
+    @cached_property
+    def transient(self) -> TransientFit:
+        """T of each member."""
+        return fit_transient(self.trace, fit=False)
+
+    @cached_property
+    def left(self) -> list[int]:
+        """The members that have a T."""
+        return [each.member for each in self.transient.each if each.T > 0]
+
+    @cached_property
+    def end(self) -> End | str:
+        """The network at its last copy of the weights, or why it cannot be had."""
+        return end_of(self.trace, self.recipe)
 
 
 def end_of(trace: Trace, recipe: Recipe) -> End | str:
@@ -52,7 +93,10 @@ def end_of(trace: Trace, recipe: Recipe) -> End | str:
         return f"needs the data: {str(absent).splitlines()[0]}"
     if loaded.digest != trace.attributes["data_digest"]:
         return "the data here is not that of the run"
-    return _end(steps[-1], trace.snapshot(steps[-1]), loaded, recipe)
+    weights = trace.snapshot(steps[-1])
+    if not all(np.isfinite(w).all() for w in weights):
+        return f"the weights at step {steps[-1]} are not finite"
+    return _end(steps[-1], weights, loaded, recipe)
 
 
 def _end(step: int, weights: list[NDArray[Any]], loaded: data.Dataset, recipe: Recipe) -> End:
@@ -78,21 +122,22 @@ def _end(step: int, weights: list[NDArray[Any]], loaded: data.Dataset, recipe: R
             margins_f=(top.log10() - log_rho).numpy(),
             inputs=(float(lengths.min()), float(lengths.max())),
             homogeneity=((inner - off).abs() / sizes.clamp(min=1e-300)).numpy(),
-            turning=np.stack([_turning(w, d) for w, d in zip(W, G, strict=True)], axis=1),
+            turning=np.stack([_turning(w, d, off) for w, d in zip(W, G, strict=True)], axis=1),
         )
 
 
-def _turning(W: torch.Tensor, G: torch.Tensor) -> Floats:
+def _turning(W: torch.Tensor, G: torch.Tensor, off: torch.Tensor) -> Floats:
     """How far V_k's motion over one short step of descent is from equation (4), relative, (M,).
 
-    The step is 1e-6 of rho_k/||G_k||, so that what finite steps add is of that order.
+    The right-hand side is the memo's, whose ``V_k mean(l f)`` is known from the outputs alone: ``off`` is
+    2 mean((g - y) g), (M, 1). The step is 1e-6 of rho_k/||G_k||, so that what finite steps add is of that order.
     """
     norm = W.square().sum((1, 2), keepdim=True).sqrt()
     size = G.square().sum((1, 2), keepdim=True).sqrt().clamp(min=1e-300)
     lr = 1e-6 * norm / size
     V, after = W / norm, W - lr * G
     moved = (after / after.square().sum((1, 2), keepdim=True).sqrt() - V) / lr
-    predicted = -(G - V * (V * G).sum((1, 2), keepdim=True)) / norm
+    predicted = -(G - V * off[:, :, None] / norm) / norm
     miss = (moved - predicted).square().sum((1, 2)).sqrt()
     scale = predicted.square().sum((1, 2)).sqrt()
     return (miss / scale.clamp(min=1e-300)).numpy().astype(np.float64)

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from rhotrace.errors import TraceError
 
-_PATIENCE = 0.1  # seconds; ``is_locked`` holds the lock for an instant
+_PATIENCE = 0.3  # seconds; ``is_locked`` holds the lock for an instant
 
 
 def lock_path(run: Path) -> Path:

@@ -39,7 +39,10 @@ STATEMENTS: dict[str, Statement] = {
         "equation (1)", "gradient flow on the square loss", "dW_k/dt = -dL/dW_k, L = mean((g - y)^2)", "optimizers.gd"
     ),
     "eq2": Statement(
-        "equation (2)", "the flow in normalised variables", "<W_k, dg/dW_k> = g for every k", "networks.mlp"
+        "equation (2)",
+        "the flow in normalised variables, by homogeneity",
+        "dW_k/dt = -2 (rho/rho_k) mean((rho f - y) df/dV_k), <W_k, dg/dW_k> = g",
+        "claims.homogeneity",
     ),
     "eq3": Statement("equation (3)", "growth of one layer's norm", "d rho_k/dt = (2/rho_k)(a - q)", "audit.audit"),
     "eq4": Statement(
@@ -61,10 +64,13 @@ STATEMENTS: dict[str, Statement] = {
         "equation (7)",
         "motion of the directions, equal norms",
         "dV_k/dt as (4), rho_k = rho^(1/L)",
-        "claims.equal_at_end",
+        "claims.equal_throughout",
     ),
     "eq8": Statement(
-        "equation (8)", "stationary directions", "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y", "claims.stationary"
+        "equation (8)",
+        "the directions come to rest",
+        "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y",
+        "claims.stationary",
     ),
     "transient": Statement(
         "section 3", "rho stays small for a time T, then grows quickly", "rho(T) = theta rho_eq(T)", "transient.measure"
@@ -79,7 +85,10 @@ STATEMENTS: dict[str, Statement] = {
         "claims.ivanov",
     ),
     "fig1": Statement(
-        "Figure 1", "sqrt(rho) against time at L = 4, constant A and B", "(5) integrated", "simulate.simulate"
+        "Figure 1",
+        "rho grows as if A and B were constant (drawn: sqrt(rho), L = 4)",
+        "(5) integrated",
+        "simulate.simulate",
     ),
     "fig2": Statement(
         "Figure 2",
@@ -89,6 +98,9 @@ STATEMENTS: dict[str, Statement] = {
     ),
     "interpolation": Statement(
         "section 3", "after T, gradient descent fits the labels", "L -> 0", "claims.interpolation"
+    ),
+    "linear": Statement(
+        "section 3", "linear networks: as a Tikhonov lambda ~ 1/time, to the minimum norm", "L = 1", "claims.linear"
     ),
     "minimum_norm": Statement(
         "section 3", "convergence to a local minimum norm solution", "min ||W|| s.t. g = y", "claims.minimum_norm"
@@ -133,14 +145,27 @@ class Erratum:
 ERRATA: tuple[Erratum, ...] = (
     Erratum(
         "eq1",
-        "means in (1), sums in (2) to (8)",
-        "(1) has the factor 1/N and (3), (5), (7) do not: with sums, time runs N times as fast. RhoTrace uses means.",
+        "means in (1) and (2), sums from (3) on",
+        "(1) and (2) have the factor 1/N and (3), (4), (5), (7) do not: with sums, time runs N times as fast. RhoTrace "
+        "uses means.",
     ),
     Erratum(
         "bounded",
         "|f(x)| <= 1 'at convergence'",
         "|f(x)| <= prod_k ||V_k||_2 ||x|| <= prod_k ||V_k||_F = 1 at all times, since a spectral norm is at most the "
         "Frobenius norm; with Frobenius norms of width-n layers it is loose by up to sqrt(n) for each layer.",
+    ),
+    Erratum(
+        "eq3",
+        "rho_k^L stands for rho before Lemma 1 has made the norms equal",
+        "From (2), d rho_k/dt = -2 (rho/rho_k) mean((rho f - y) f) for any norms; times 2 rho_k that is Lemma 1, "
+        "d(rho_k^2)/dt = -4 mean((rho f - y) rho f), and with equal starts it gives rho = rho_k^L and (3).",
+    ),
+    Erratum(
+        "lemma1",
+        "all rho_k are equal 'because of the third assumption'",
+        "What Lemma 1 needs is that the norms are equal at initialisation, the last assumption of section 2.2; the third "
+        "entry there is ||x|| = 1, which it does not need.",
     ),
     Erratum(
         "eq8",

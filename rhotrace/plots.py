@@ -17,6 +17,7 @@ from rhotrace.errors import RhoTraceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from rhotrace.transient import TransientFit
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, told apart by all kinds of colour vision; lines differ in dash and weight too.
+# Okabe and Ito's colours, told apart by all kinds of colour vision; for grey, lines differ in dash or marker too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)), (0, (1, 3)))
+_MOST_PANELS, _MOST_LABELS, _MANY = 8, 12, 40
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -63,18 +66,39 @@ def _drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
         undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        figure.savefig(path, metadata=undated[path.suffix.lower()])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, metadata=undated[path.suffix.lower()])
+        except OSError as problem:
+            raise RhoTraceError(f"--plot: {path} cannot be written: {problem.strerror or problem}") from None
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2, 5 of each decade, as plain numbers."""
+    """Ticks of a logarithmic axis of few decades at 1, 2, 5 of each, as plain numbers."""
+    low, high = axis.get_view_interval()
+    if high > 1e4 * low:
+        return
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Axes, **where: Any) -> None:  # noqa: ANN401
+    """A legend of at most a dozen entries; the last two are always there."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > _MOST_LABELS:
+        first = _MOST_LABELS - 2
+        handles, labels = [*handles[:first], *handles[-2:]], [*labels[: first - 1], "…", *labels[-2:]]
+    axes.legend(handles, labels, **where)
+
+
+def _empty(axes: Axes) -> None:
+    """What stands where there is nothing to draw on logarithmic axes."""
+    axes.plot([], [])
+    axes.annotate("nothing to draw", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def _colour(number: int) -> str:
@@ -86,7 +110,8 @@ def _colour(number: int) -> str:
 
 def memo_figure(simulation: Simulation, path: Path) -> None:
     """Figure 1 of the memo: y = sqrt(rho) against time, a row of panels per depth, a curve per start."""
-    depths = list(simulation.t)
+    depths = list(simulation.t)[:_MOST_PANELS]
+    more = f" (the first {len(depths)} of {len(simulation.t)} depths)" if len(depths) < len(simulation.t) else ""
     with _drawn(path, 6.4, 0.6 + 2.4 * len(depths)) as figure:
         axes = figure.subplots(len(depths), 1, squeeze=False)[:, 0]
         for axis, depth in zip(axes, depths, strict=True):
@@ -95,7 +120,7 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
             for number, (start, curve) in enumerate(zip(starts, y, strict=True)):
                 shade = 0.15 + 0.85 * number / max(1, len(starts) - 1)
                 label = f"$\\rho_k(0)$ = {start:.3g}" if len(starts) <= 8 else None
-                axis.plot(simulation.t[depth], curve, color=_ramp(shade), label=label)
+                axis.plot(simulation.t[depth], curve, color=_ramp(shade), label=label, rasterized=len(starts) > _MANY)
             axis.set(
                 ylabel="$y = \\sqrt{\\rho}$",
                 title=f"L = {depth}, A = {simulation.constants.A:.3g}, B = {simulation.constants.B:.3g}",
@@ -105,11 +130,12 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
             else:
                 axis.annotate(
                     f"{len(starts)} starts, $\\rho_k(0)$ = {starts[0]:.3g} … {starts[-1]:.3g}",
-                    (0.02, 0.9),
+                    (0.98, 0.88),
                     xycoords="axes fraction",
+                    ha="right",
                 )
         axes[-1].set_xlabel("t = η · step")
-        figure.suptitle(f"{memo.cite('fig1')}: ρ in a net with constant A and B", fontsize=10)
+        figure.suptitle(f"{memo.cite('fig1')}: ρ in a net with constant A and B{more}", fontsize=10)
 
 
 def _ramp(share: float) -> tuple[float, float, float]:
@@ -121,30 +147,46 @@ def _ramp(share: float) -> tuple[float, float, float]:
 
 def tikhonov_figure(simulation: Simulation, path: Path) -> None:
     """Figure 2 of the memo: lambda of the equivalent Tikhonov problem, and rho, against time."""
-    with _drawn(path, 7.0, 3.0) as figure:
+    each_apart = len(simulation.each) <= len(COLOURS)  # a look for each curve, or else for each depth
+    with _drawn(path, 8.2, 3.2) as figure:
         left, right = figure.subplots(1, 2)
         A, B = simulation.constants.A, simulation.constants.B
-        number = 0
-        for depth, t in simulation.t.items():
+        highest, lowest, number = 0.0, np.inf, 0
+        for place, (depth, t) in enumerate(simulation.t.items()):
             starts = [each.start for each in simulation.each if each.depth == depth]
             for start, norms in zip(starts, simulation.rho_k[depth], strict=True):
-                rho = norms**depth
+                one = number if each_apart else place
+                look = {
+                    "color": _colour(one),
+                    "linestyle": DASHES[one % len(DASHES)],
+                    "rasterized": len(starts) > _MANY,
+                }
                 label = f"L = {depth}, $\\rho_k(0)$ = {start:.3g}"
-                left.plot(t, theory.tikhonov_lambda(rho, A=A, B=B), color=_colour(number), label=label)
-                right.plot(t, rho, color=_colour(number))
+                if not each_apart:
+                    label = f"L = {depth}, {len(starts)} starts" if start == starts[0] else ""
+                rho = norms**depth
+                with np.errstate(all="ignore"):
+                    strength = theory.tikhonov_lambda(rho, A=A, B=B)
+                if 0 < strength[0] < np.inf:
+                    highest, lowest = max(highest, float(strength[0])), min(lowest, float(strength[0]))
+                left.plot(t, strength, **look)
+                right.plot(t, rho, label=label or None, **look)
                 number += 1
         left.set(
             xlabel="t = η · step",
             ylabel="$\\lambda = (A - \\rho B)/\\rho$",
             title="λ of the equivalent Tikhonov problem",
         )
-        highest = left.get_ylim()[1]
-        left.set(yscale="log", ylim=(highest * 1e-4, highest))
+        if highest > 0:  # above rho_eq lambda is negative: not on a logarithmic axis
+            left.set(yscale="log", ylim=(max(lowest * 1e-3, highest * 1e-12), highest * 1.5))
         right.set(xlabel="t = η · step", ylabel="$\\rho$", title="norm of the net")
-        right.axhline(A / B, color="0.4", linestyle=":", label="$\\rho_\\mathrm{eq} = A/B$")
-        right.legend()
-        if number <= 7:
-            left.legend()
+        if A > 0:
+            right.axhline(A / B, color="0.4", linestyle=":", label="$\\rho_\\mathrm{eq} = A/B$")
+        if len(simulation.t) > 1:  # T of different depths differs by orders of magnitude
+            first = min(float(t[1]) for t in simulation.t.values())
+            for axis in (left, right):
+                axis.set(xscale="log", xlim=(first, None))
+        _legend(right, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(memo.cite("fig2"), fontsize=10)
 
 
@@ -157,14 +199,23 @@ def times_figure(simulation: Simulation, path: Path) -> None:
             mine = [e for e in simulation.each if e.depth == depth and e.T > 0]
             starts, T = np.array([e.start for e in mine]), np.array([e.T for e in mine])
             marker = MARKERS[number % len(MARKERS)]
+            marker = marker if len(starts) <= _MANY else ""
             axis.plot(starts, T, marker=marker, markersize=3.5, color=_colour(number), label=f"L = {depth}")
             if depth > 2:
                 law = starts ** (2.0 - depth) / (2 * A * (depth - 2))
                 axis.plot(starts, law, color=_colour(number), linestyle=":", linewidth=1)
-        axis.set(xscale="log", yscale="log", xlabel="$\\rho_k(0)$", ylabel="T, in η · steps")
+        if any(each.T > 0 for each in simulation.each):
+            axis.set(xscale="log", yscale="log")
+            _plain_ticks(axis.xaxis)
+        else:
+            _empty(axis)
+        axis.set(
+            xlabel="$\\rho_k(0)$",
+            ylabel="T, in η · steps",
+            title=f"{memo.cite('longer')}: T for A = {A:.3g}, B = {simulation.constants.B:.3g}",
+        )
         axis.plot([], [], color="0.3", linestyle=":", linewidth=1, label="$\\rho_k(0)^{-(L-2)}/(2A(L-2))$")
-        axis.legend()
-        _plain_ticks(axis.xaxis)
+        _legend(axis)
 
 
 FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2": tikhonov_figure, "T": times_figure}
@@ -179,25 +230,22 @@ def transient_figure(series: Sequence[Series], transient: TransientFit, path: Pa
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
         for number, (one, each) in enumerate(shown):
-            colour = _colour(number)
-            rows = _thinned(one.log_rho)
-            steps, log_rho = one.steps[rows], one.log_rho[rows] / np.log(10)
+            colour, marker = _colour(number), MARKERS[number]
+            log_rho = one.log_rho / np.log(10)
             with np.errstate(invalid="ignore", divide="ignore"):
-                log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan)[rows])
-            above.plot(steps, log_rho, color=colour, label=f"member {each.member}")
-            above.plot(steps, log_eq, color=colour, linewidth=0.8, alpha=0.7)
-            solved = driven_log_rho(one)[rows] / np.log(10)
-            above.plot(steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
-            below.plot(steps, solved - log_rho, color=colour)
+                log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
+            solved = driven_log_rho(one) / np.log(10)
+            _line(above, one.steps, log_rho, color=colour)
+            _line(above, one.steps, log_eq, color=colour, linewidth=0.8, alpha=0.7)
+            _line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
+            _line(below, one.steps, solved - log_rho, color=colour)
+            dot = {"color": colour, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
+            above.plot([], [], label=f"member {each.member}", **dot)
             if each.T > 0:
-                above.plot(
-                    each.T, np.interp(each.T, steps, log_rho), "o", color=colour, markersize=5, markeredgecolor="white"
-                )
+                above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
         above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
         above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
-        above.plot(
-            [], [], "o", color="0.4", markersize=5, label=f"T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)"
-        )
+        above.plot([], [], " ", label=f"marked: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
         if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
             pool = transient.pools[0].T
             above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
@@ -206,18 +254,26 @@ def transient_figure(series: Sequence[Series], transient: TransientFit, path: Pa
             ylabel="$\\log_{10} \\rho$, $\\log_{10} \\rho_\\mathrm{eq}$", title=f"Norm and equilibrium norm{more}"
         )
         above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        below.set(xlabel="step", ylabel="driven $-$ measured")
+        below.set(xlabel="step", ylabel="driven $-$ measured\n$\\log_{10} \\rho$")
         below.axhline(0, color="0.6", linewidth=0.6)
 
 
+def _line(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401
+    """A curve of which only the rows that can be seen are drawn."""
+    rows = _thinned(values)
+    axes.plot(steps[rows], values[rows], **look)
+
+
 def _thinned(values: NDArray[np.float64], most: int = 4000) -> NDArray[np.int64]:
-    """Rows to draw: the ends, and of each stretch of many rows its smallest and its largest value."""
+    """Rows to draw: the ends, and of each stretch of many rows its smallest and its largest number, if it has any."""
     if len(values) <= most:
         return np.arange(len(values))
     stretches = np.array_split(np.arange(len(values)), most // 2)
+    finite = np.isfinite(values)
+    low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
     kept = {0, len(values) - 1}
     for rows in stretches:
-        kept |= {int(rows[np.argmin(values[rows])]), int(rows[np.argmax(values[rows])])}
+        kept |= {int(rows[np.argmin(low[rows])]), int(rows[np.argmax(high[rows])])}
     return np.array(sorted(kept))
 
 
@@ -226,37 +282,35 @@ def _thinned(values: NDArray[np.float64], most: int = 4000) -> NDArray[np.int64]
 
 def scaling_figure(result: Scaling, path: Path) -> None:
     """T against rho_k(0), log-log, with the law's slope through each depth's smallest start; beside it the collapse."""
-    with _drawn(path, 7.4, 3.6) as figure:
+    with _drawn(path, 8.6, 3.6) as figure:
         left, right = figure.subplots(1, 2)
         for number, each in enumerate(result.each):
             points = [p for p in each.points if p.left]
+            if not points:
+                continue
             start, T = np.array([p.start for p in points]), np.array([p.T.value for p in points])
             ends = np.array([[p.T.value - p.T.low, p.T.high - p.T.value] for p in points]).T
             look = {"color": _colour(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-            label = f"L = {each.depth}: " + ("log law" if each.depth == 2 else f"{each.exponent.value:.2f}")
+            measured = f", exponent {each.exponent.value:.2f}".replace("-", "\N{MINUS SIGN}")
+            label = f"L = {each.depth}" + (measured if each.depth > 2 and np.isfinite(each.exponent.value) else "")
             left.errorbar(start, T, yerr=np.nan_to_num(ends), capsize=2, label=label, **look)
-            if each.depth != 2 and points:
+            if each.depth > 2:
                 left.plot(start, T[-1] * (start / start[-1]) ** each.law, ":", color=_colour(number), linewidth=1)
-            collapsed = T * start ** (each.depth - 2)
-            if each.depth != 2 and points:
-                right.plot(start / start[-1], collapsed / collapsed[-1], label=f"L = {each.depth}", **look)
+                collapsed = T * start ** (each.depth - 2)
+                right.plot(start / start[-1], collapsed / collapsed[-1], **look)
         left.plot([], [], ":", color="0.4", linewidth=1, label="slope $-(L-2)$")
-        left.set(
-            xscale="log",
-            yscale="log",
-            xlabel="$\\rho_k(0)$",
-            ylabel="T, in η · steps",
-            title="Transient time, and its exponent",
-        )
+        for axes, scales in ((left, {"xscale": "log", "yscale": "log"}), (right, {"xscale": "log"})):
+            if any(len(line.get_xdata()) for line in axes.lines):
+                axes.set(**scales)
+                for axis in (axes.xaxis, axes.yaxis)[: len(scales)]:
+                    _plain_ticks(axis)
+            else:
+                _empty(axes)
+        left.set(xlabel="$\\rho_k(0)$", ylabel="T, in η · steps", title="Transient time, 95 % over seeds")
         right.set(
-            xscale="log",
             xlabel="$\\rho_k(0)$ / smallest",
             ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
-            title="In the memo's units",
+            title="Collapsed by the law: 1 where it holds",
         )
         right.axhline(1, color="0.4", linestyle=":", linewidth=1)
-        for axis in (left.xaxis, right.xaxis, left.yaxis):
-            _plain_ticks(axis)
-        for axes in (left, right):
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")

@@ -242,13 +242,13 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set: got {override!r}, expected key.path=value, such as optimizer.lr=0.05")
-    where = f"--set {path}"
+        raise RecipeError(f"--set: got {_short(override)}, expected key.path=value, such as optimizer.lr=0.05")
+    where = f"--set {strict_yaml.dotted((path,))}"
     place: Any = content
     for key in keys[:-1]:
         place = place.setdefault(key, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
-        raise RecipeError(f"{where}: {path.rpartition('.')[0]} holds a value, not a section")
+        raise RecipeError(f"{where}: {strict_yaml.dotted((path.rpartition('.')[0],))} holds a value, not a section")
     place[keys[-1]] = strict_yaml.read(value, where)[0] if value.strip() else None
     return tuple(keys)
 

@@ -143,7 +143,8 @@ def _print_fits(console: Console, transient: TransientFit) -> None:
         console.print(grid)
         say(
             console,
-            "residual: rms of log rho minus fit over the rise in the window (which ends where the run does); the fit holds below 2 %.",
+            "residual: rms of log rho minus fit over the rise in the window (which ends where the run does); the fit holds below 2 %. "
+            "T fitted: – where it is outside the window. A max/min: of the measured A in the window.",
         )
         if any(_beside(each) for each in transient.each):
             say(

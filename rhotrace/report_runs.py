@@ -120,11 +120,12 @@ def print_verification(console: Console, result: Verification) -> None:
         say(console, f"{result.path}: sound: a {kind} run file of {result.steps} steps{unchecked}", "bold")
     else:
         wrong = ", ".join(check.name for check in result.checks if check.outcome == "wrong")
-        say(
-            console,
-            f"{result.path}: DAMAGED ({wrong}){unchecked}; `rhotrace repair {result.path}` saves what is sound",
-            "bold",
+        remedy = (
+            "each byte is as it was written, so there is nothing to repair"
+            if result.whole
+            else f"`rhotrace repair {result.path}` saves what is sound"
         )
+        say(console, f"{result.path}: {'WRONG' if result.whole else 'DAMAGED'} ({wrong}){unchecked}; {remedy}", "bold")
 
 
 def print_repair(console: Console, result: Repair) -> None:

@@ -28,12 +28,17 @@ def print_simulation(console: Console, result: Simulation, plot: Path | None) ->
     )
     grid = table("L | rho_k(0) | T | d log T / d log rho_k(0) | for small starts")
     for each in result.each[:_SHOWN]:
-        law = "log law" if each.depth == 2 else ("-" if each.depth == 1 else str(2 - each.depth))
+        law = "log law" if each.depth == 2 else str(min(2 - each.depth, 0))
+        law = law if constants.A > 0 else "–"
         row(grid, str(each.depth), number(each.start, 4), number(each.T, 4), number(each.slope, 4), law)
     console.print(grid)
     if len(result.each) > _SHOWN:
         say(console, f"… and {len(result.each) - _SHOWN} more; --json has them all")
-    say(console, f"T: time (learning rate x steps) at which rho = {result.theta:g} rho_eq; 0 where it starts beyond.")
+    if constants.A > 0:
+        say(
+            console,
+            f"T: time (learning rate x steps) at which rho = {result.theta:g} rho_eq; 0 where it starts beyond.",
+        )
     errors = [each.error for each in result.each if math.isfinite(each.error)]
     if errors:
         say(
@@ -41,7 +46,9 @@ def print_simulation(console: Console, result: Simulation, plot: Path | None) ->
             f"Closed form against an independent integrator, {len(errors)} of {len(result.each)} trajectories: "
             f"largest relative difference {number(max(errors), 2)}.",
         )
+    elif constants.A > 0:
+        say(console, "Closed form only: an integrator cannot follow these solutions.")
     else:
-        say(console, "A <= 0: no closed form and no equilibrium; integrated numerically.")
+        say(console, "A <= 0: no equilibrium, no T and no closed form; rho decays, integrated numerically.")
     if plot:
         say(console, f"drawn: {plot}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +56,15 @@ class DepthScaling:
         depth: L.
         points: by start, largest first.
         seeds: from which the slopes are.
-        law: -(L - 2), the exponent of equation (5) for small starts; 0 at L = 2, where T is a logarithm.
+        law: -(L - 2), the exponent of equation (5) for small starts; 0 at L = 2, where T is a logarithm, and at L = 1,
+            where T does not depend on them.
         exponent: d log T / d log rho_k(0) over all starts.
         local: the same between the two smallest starts, where the law should be nearest.
-        per_efold: at L <= 2, growth of T for each e-fold by which rho_k(0) is smaller, learning rate x steps.
+        per_efold: at L = 2, growth of T for each e-fold by which rho_k(0) is smaller, learning rate x steps.
+        local_per_efold: the same between the two smallest starts: equal where T is a logarithm.
         residual: root mean square of log T about each seed's line.
         raw_factor: largest over smallest T of the points.
-        collapsed_factor: the same of T rho_k(0)^(L-2): 1 where the memo's units make all starts alike.
+        collapsed_factor: the same of T rho_k(0)^(L-2): 1 where the law holds.
         seeds_needed: for an interval of the exponent of plus or minus ``target``, at this scatter.
         cautions: what the numbers do not say.
     """
@@ -73,6 +76,7 @@ class DepthScaling:
     exponent: Interval
     local: Interval
     per_efold: Interval
+    local_per_efold: Interval
     residual: float
     raw_factor: float
     collapsed_factor: float
@@ -84,16 +88,46 @@ class DepthScaling:
         """Whether the law is inside the intervals, or how near it the smallest starts come, in words."""
         if not np.isfinite(self.exponent.low):
             return "no interval: fewer than two seeds with two starts"
-        if self.depth == 2:
-            return "T grows with log(1/rho_k(0))" if self.per_efold.low > 0 else "no growth found"
-        if self.exponent.low <= self.law <= self.exponent.high:
-            return "the law holds over all starts"
-        if self.local.low <= self.law <= self.local.high:
-            return "the law holds between the two smallest starts"
+        return self._logarithm() if self.depth == 2 else self._power()
+
+    def _logarithm(self) -> str:
+        if not self.per_efold.low > 0:
+            return "no growth found"
+        straight = abs(self.local_per_efold.value / self.per_efold.value - 1) <= _NEAR
+        return "T grows with log(1/rho_k(0))" if straight else "T grows, but not as log(1/rho_k(0))"
+
+    def _power(self) -> str:
+        near = _NEAR * max(abs(self.law), 1)
+        among = ((self.exponent, "over all starts"), (self.local, "between the two smallest starts"))
+        inside = [(e, where) for e, where in among if e.low <= self.law <= e.high]
+        for found, where in inside:
+            if (found.high - found.low) / 2 <= near:
+                return f"the law holds {where}, to ± {(found.high - found.low) / 2:.2g}"
         off = abs(self.local.value - self.law)
-        if off <= _NEAR * abs(self.law):
-            return f"the law is met to {100 * off / abs(self.law):.1f} % between the two smallest starts"
+        if off <= near and not inside:
+            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{off:.2g}"
+            return f"the law is met to {how} between the two smallest starts, though it is outside the interval"
+        if inside:
+            found, where = inside[0]
+            return (
+                f"too few seeds to tell: {where} the interval holds the law but is ± {(found.high - found.low) / 2:.2g}"
+            )
         return f"the law is not met: {'steeper' if self.local.value < self.law else 'shallower'}"
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """T of one depth against that of the next at one start.
+
+    Attributes:
+        depths: the shallower and the deeper one.
+        start: rho_k(0), the middle of the starts that both have; T is interpolated in logarithms.
+        ratio: T of the deeper over T of the shallower, geometric mean over the seeds that both have.
+    """
+
+    depths: tuple[int, int]
+    start: float
+    ratio: Interval
 
 
 @dataclass(frozen=True)
@@ -105,12 +139,14 @@ class Scaling:
         theta: the transient ends at rho = theta rho_eq.
         target: half-width of the interval for which ``seeds_needed`` is given.
         each: by depth.
+        deeper: each depth against the next, where their starts overlap.
     """
 
     paths: tuple[str, ...]
     theta: float
     target: float
     each: tuple[DepthScaling, ...]
+    deeper: tuple[Deeper, ...]
 
 
 @dataclass(frozen=True)
@@ -144,12 +180,32 @@ def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TA
             )
         T = [measure(m, one, theta=theta, fit=False).T * one.lr for m, one in enumerate(series_of(trace))]
         found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
-    each = []
-    for depth in sorted(found):
-        parts = found[depth]
-        members = _Members(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("seed", "start", "T")))
-        each.append(_scaling_of(depth, members, target))
-    return Scaling(tuple(str(t.path) for t in traces), theta, target, tuple(each))
+    pooled = {
+        depth: _Members(*(np.concatenate([getattr(p, n) for p in found[depth]]) for n in ("seed", "start", "T")))
+        for depth in sorted(found)
+    }
+    each = tuple(_scaling_of(depth, members, target) for depth, members in pooled.items())
+    deeper = tuple(d for pair in pairwise(pooled) if (d := _deeper(pair, pooled[pair[0]], pooled[pair[1]])))
+    return Scaling(tuple(str(t.path) for t in traces), theta, target, each, deeper)
+
+
+def _deeper(depths: tuple[int, int], shallow: _Members, deep: _Members) -> Deeper | None:
+    """None where the starts do not overlap, or no seed is common."""
+    low = max(float(members.start.min()) for members in (shallow, deep))
+    high = min(float(members.start.max()) for members in (shallow, deep))
+    if low > high:
+        return None
+    start, ratios = float(np.sqrt(low * high)), []
+    for seed in np.intersect1d(shallow.seed, deep.seed):
+        at = []
+        for members in (shallow, deep):
+            mine = (members.seed == seed) & (members.T > 0)
+            order = np.argsort(members.start[mine])
+            x, y = np.log(members.start[mine][order]), np.log(members.T[mine][order])
+            at.append(np.interp(np.log(start), x, y, left=np.nan, right=np.nan) if len(x) else np.nan)
+        ratios.append(np.exp(at[1] - at[0]))
+    known = np.array([ratio for ratio in ratios if np.isfinite(ratio)])
+    return Deeper(depths, start, geometric_mean(known)) if len(known) else None
 
 
 def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
@@ -161,19 +217,22 @@ def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
     slopes, residual = _slopes(members, np.log)
     used = [p for p in points if p.left]
     centres = np.array([p.T.value for p in used])
-    collapsed = centres * np.array([p.start for p in used]) ** (depth - 2)
-    local = NONE
+    collapsed = centres * np.array([p.start for p in used]) ** max(depth - 2.0, 0.0)
+    local = local_per_efold = NONE
     if len(used) >= 2:
         smallest = members.start <= used[-2].start
-        local = mean(_slopes(_Members(*(v[smallest] for v in vars(members).values())), np.log)[0])
+        near = _Members(*(v[smallest] for v in vars(members).values()))
+        local = mean(_slopes(near, np.log)[0])
+        local_per_efold = mean(-_slopes(near, np.asarray)[0]) if depth == 2 else NONE
     return DepthScaling(
         depth=depth,
         points=tuple(points),
         seeds=len(slopes),
-        law=float(2 - depth),
+        law=float(min(2 - depth, 0)),
         exponent=mean(slopes),
         local=local,
-        per_efold=mean(-_slopes(members, np.asarray)[0]) if depth <= 2 else NONE,
+        per_efold=mean(-_slopes(members, np.asarray)[0]) if depth == 2 else NONE,
+        local_per_efold=local_per_efold,
         residual=residual,
         raw_factor=_factor(centres),
         collapsed_factor=_factor(collapsed),
@@ -198,7 +257,7 @@ def _slopes(members: _Members, of_T: Callable[[Floats], Floats]) -> tuple[Floats
 
 
 def _factor(values: Floats) -> float:
-    return float(values.max() / values.min()) if len(values) else np.nan
+    return float(values.max() / values.min()) if len(values) > 1 else np.nan
 
 
 def _seeds_needed(slopes: Floats, target: float) -> int:

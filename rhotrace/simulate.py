@@ -6,6 +6,7 @@ A and B are constant, or those that a run had at one of its steps; time is learn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ Floats = NDArray[np.float64]
 
 _POINTS = 600
 _CHECKED = 12  # trajectories of each depth that the integrator computes too
-_MOST, _DEEPEST = 100_000, 100
+_MOST, _DEEPEST = 10_000, 100
 _LONGEST = 2.5  # times the longest T that is drawn
 
 
@@ -46,7 +47,8 @@ class Trajectory:
         start: rho_k(0).
         T: time at which rho = theta rho_eq; NaN where it never is.
         slope: d log T / d log rho_k(0) at this start; -(L - 2) for small starts, by the memo's dynamics.
-        error: largest relative difference between closed form and integrator; NaN where not compared.
+        error: largest relative difference between closed form and integrator; NaN where not compared, or where the
+            integrator cannot follow.
     """
 
     depth: int
@@ -93,32 +95,61 @@ def simulate(
         until: last time; 2.5 times the longest T of a depth by default.
 
     Raises:
-        AnalysisError: a start or B is not positive, or a solution leaves the range of floating point.
+        AnalysisError: a start, B or ``until`` is not positive, or a solution leaves the range of floating point.
     """
+    _refuse(depths, starts, constants, until)
     A, B = constants.A, constants.B
     r = np.array(sorted(starts), dtype=np.float64)
-    if not len(r) or not (np.isfinite(r).all() and (r > 0).all()) or not B > 0:
-        raise AnalysisError(f"got starts {r.tolist()} and B = {B:g}, expected all of them positive")
     each: list[Trajectory] = []
     times, norms = {}, {}
-    for depth in depths:
-        T = theory.transient_time(r, depth=depth, A=A, B=B, theta=theta) if A > 0 else np.full(len(r), np.nan)
-        end = until or (
-            _LONGEST * max(float(np.nanmax(T)), 1 / A) if A > 0 else 1 / (-A * float(r.max()) ** (depth - 2))
-        )
-        if not np.isfinite(end):
-            raise AnalysisError(f"T of rho_k(0) = {r[0]:g} at L = {depth} leaves the range of floating point")
-        t = np.linspace(0, end, _POINTS)
-        try:
-            solved = theory.norm_trajectory if A > 0 else theory.integrate
-            norms[depth] = solved(t, r, A=A, B=B, depth=depth)
+    for depth in dict.fromkeys(depths):
+        with np.errstate(all="ignore"):  # what is not finite is looked for
+            T = theory.transient_time(r, depth=depth, A=A, B=B, theta=theta) if A > 0 else np.full(len(r), np.nan)
+            top = float(r.max())
+            span = _LONGEST * max(*T, 1 / A) if A > 0 else 1 / (top ** (depth - 2) * (-A + B * top**depth))
+            end = until or float(span)
+            if not (0 < end < np.inf) or (A > 0 and not np.isfinite(T).all()):
+                raise AnalysisError(
+                    f"L = {depth}, rho_k(0) = {r[0]:g} to {top:g}: T leaves the range of floating point"
+                )
+            t = _times(end, T)
+            try:
+                solved = theory.norm_trajectory if A > 0 else theory.integrate
+                norms[depth] = solved(t, r, A=A, B=B, depth=depth)
+            except ValueError:
+                found = "reaches zero in finite time" if depth == 1 else "leaves the range of floating point"
+                raise AnalysisError(f"L = {depth}: rho_k {found}") from None
+            if not np.isfinite(norms[depth]).all() or not np.allclose(norms[depth][:, 0], r, rtol=1e-3, atol=0):
+                raise AnalysisError(f"L = {depth}: rho_k leaves the range of floating point")
             errors = _errors(t, r, norms[depth], constants, depth)
-        except ValueError as problem:
-            raise AnalysisError(f"L = {depth}: {problem}") from None
         times[depth] = t
         slopes = _slopes(r, constants, depth, theta)
         each += [Trajectory(depth, *(float(v) for v in row)) for row in zip(r, T, slopes, errors, strict=True)]
     return Simulation(constants, theta, tuple(each), times, norms)
+
+
+def _times(end: float, T: Floats) -> Floats:
+    """Even times, and log-spaced ones from well before the shortest T, which the others would pass over."""
+    early = T[(T > 0) & (end > T)]
+    shortest = float(early.min()) / 50 if len(early) else end / _POINTS
+    return np.unique(np.concatenate([np.linspace(0, end, _POINTS), np.geomspace(shortest, end, _POINTS // 2)[:-1]]))
+
+
+def _refuse(depths: Sequence[int], starts: Sequence[float], constants: Constants, until: float | None) -> None:
+    A, B = constants.A, constants.B
+    if not len(starts) or not all(0 < start < np.inf for start in starts):
+        raise AnalysisError(f"got starts {list(starts)}, expected them positive")
+    if not (np.isfinite(A) and 0 < B < np.inf):
+        raise AnalysisError(f"got A = {A:g} and B = {B:g}, expected a number and a positive one")
+    with np.errstate(all="ignore"):
+        if A > 0 and not 1e-200 < np.float64(A) / B < 1e200:
+            raise AnalysisError(f"got A = {A:g} and B = {B:g}: rho_eq = A/B leaves the range of floating point")
+    if until is not None and not 0 < until < np.inf:
+        raise AnalysisError(f"got the last time {until:g} (--until), expected a positive number")
+    if len(depths) * len(starts) > 2 * _MOST:
+        raise AnalysisError(
+            f"got {len(depths)} depths and {len(starts)} starts, expected at most {2 * _MOST} combinations"
+        )
 
 
 def _slopes(r: Floats, constants: Constants, depth: int, theta: float) -> Floats:
@@ -134,8 +165,10 @@ def _errors(t: Floats, r: Floats, norms: Floats, constants: Constants, depth: in
     errors = np.full(len(r), np.nan)
     if constants.A > 0:
         few = slice(0, len(r), -(-len(r) // _CHECKED))
-        other = theory.integrate(t, r[few], A=constants.A, B=constants.B, depth=depth)
-        errors[few] = np.abs(norms[few] / other - 1).max(axis=1)
+        for number in range(*few.indices(len(r))):
+            with suppress(ValueError):
+                other = theory.integrate(t, r[number], A=constants.A, B=constants.B, depth=depth)
+                errors[number] = np.abs(norms[number] / other - 1).max()
     return errors
 
 
@@ -161,10 +194,14 @@ def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
             found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = [-1.0]
+    if text and not found:
+        found = [-1.0]
     good = [0 < n < np.inf and (not whole or (n == int(n) and n <= _DEEPEST)) for n in found]
     if len(found) > _MOST or not all(good):
         wanted = (
-            "whole numbers of layers, such as 2,3,4" if whole else "positive numbers, such as 0.1,0.2 or 0.05:0.8:20"
+            f"whole numbers of layers up to {_DEEPEST}, such as 2,3,4"
+            if whole
+            else f"at most {_MOST} positive numbers, such as 0.1,0.2 or 0.05:0.8:20"
         )
         raise AnalysisError(f"{option}: got {text!r}, expected {wanted}")
     return found

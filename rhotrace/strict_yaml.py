@@ -11,6 +11,7 @@ import yaml
 from rhotrace.errors import RecipeError
 
 MAX_NESTING = 20
+MAX_VALUES = 20_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,7 +56,11 @@ def read(text: str, where: str) -> tuple[Any, Lines]:
     """The content, and the line of each key; duplicate keys, anchors and tags are refused."""
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
+        for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            if number > MAX_VALUES:
+                raise RecipeError(
+                    f"{where}:{_line(event)}: more than {MAX_VALUES} keys, values and brackets; no recipe has"
+                )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
                 raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep; no recipe is")
@@ -107,5 +112,5 @@ def write(content: Any) -> str:  # noqa: ANN401 - anything YAML holds
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
-    """A key's path as users write it; odd characters are shown, not printed."""
-    return ".".join(str(p) if str(p).isprintable() else repr(p)[:60] for p in path)
+    """A key's path as users write it; odd characters are shown, not printed, and what is long is cut."""
+    return ".".join(text if (text := str(p)).isprintable() and len(text) <= 60 else repr(text)[:60] for p in path)

@@ -39,9 +39,10 @@ def elapsed(u: ArrayLike, depth: int) -> Floats:
         return np.asarray(-np.log(np.abs(1 - u)))
     if L == 2:
         return np.asarray(0.5 * (2 * np.log(u) - np.log(np.abs(1 - u**2))))
-    log_z = -L * np.abs(np.log(u))
-    rising = u ** (2 - L) / (2 - L) * _gauss((2 - L) / L, log_z)
-    falling = u ** (2.0 - 2 * L) / (2 * L - 2) * _gauss((2 * L - 2) / L, log_z)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # the branch that is not taken
+        log_z = -L * np.abs(np.log(u))
+        rising = u ** (2 - L) / (2 - L) * _gauss((2 - L) / L, log_z)
+        falling = u ** (2.0 - 2 * L) / (2 * L - 2) * _gauss((2 * L - 2) / L, log_z)
     return np.asarray(np.where(u < 1, rising, falling))
 
 

@@ -187,7 +187,9 @@ class Trace:
             return np.asarray(dataset[which])
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
-        """A dataset, opened once."""
+        """A dataset, opened once; in a live file again each time, for HDF5 keeps what it has read of an open one."""
+        if not self.complete:
+            return self._file[name]
         if name not in self._opened:
             self._opened[name] = self._file[name]
         return self._opened[name]
@@ -221,7 +223,7 @@ class Trace:
             if not dataset.chunks or not dataset.fletcher32:
                 return False
             grid = (-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-            return int(dataset.id.get_num_chunks()) == math.prod(grid)
+            return bool(dataset.id.get_num_chunks() == math.prod(grid))
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:

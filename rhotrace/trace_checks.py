@@ -30,7 +30,8 @@ _MAX_BETWEEN = 1 << 25  # bytes between the datasets,
 _MAX_HEAP = 1 << 22  # of a heap of text,
 _MAX_TEXT = 1 << 24  # of all attributes,
 _MAX_ATTRIBUTES = 200
-_MAX_FORMAT = 1 << 10
+_MAX_EXCESS = 1 << 10
+_MAX_MARK = 1 << 10
 _SLAB = 1 << 22  # and of what is looked over at a time
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("format_version", "samples", "samples_test", "outputs"), int),
@@ -50,19 +51,23 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
         file: opened for reading.
         cut_short: the file lost its end, so its size says nothing of its data; what cannot be opened is not checked.
     """
-    foreign = f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})"
-    if "format" not in file.attrs or h5py.h5a.open(file.id, b"format").get_storage_size() > _MAX_FORMAT:
-        raise TraceError(foreign)
-    for place in [] if cut_short else damaged_heaps(path, file):
-        raise TraceError(f"{path}: a damaged run file: the text at byte {place} is not whole")
-    if plain(file.attrs["format"]) != FORMAT:
-        raise TraceError(foreign)
-    version = read_attributes(file).get("format_version")
+    if "format" in file.attrs and not cut_short:
+        for place in damaged_heaps(path, file):
+            raise TraceError(f"{path}: a damaged run file: the text at byte {place} is not whole")
+    if _mark(file, "format") != FORMAT:
+        raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
+    version = _mark(file, "format_version")
     if version != FORMAT_VERSION:
         raise TraceError(
             f"{path}: got format version {version}, expected {FORMAT_VERSION}; use the version of RhoTrace that wrote it"
         )
     _check_datasets(path, file, cut_short=cut_short)
+
+
+def _mark(file: h5py.File, name: str) -> Any:  # noqa: ANN401 - as plain
+    """A root attribute of any file, or nothing where it is not there or too long to be ours."""
+    short = name in file.attrs and h5py.h5a.open(file.id, name.encode()).get_storage_size() <= _MAX_MARK
+    return plain(file.attrs[name]) if short else None
 
 
 def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
@@ -179,8 +184,12 @@ def _places(where: str, dataset: h5py.Dataset) -> list[tuple[int, int]]:
         return [] if first is None else [(first, first + dataset.nbytes)]
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
-    if dataset.fletcher32 and any(chunk.size < _CHECKSUM_BYTES for chunk in chunks):
-        raise TraceError(f"{where} has a chunk shorter than its checksum")  # over which HDF5 crashes
+    unpacked = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for chunk in chunks:
+        if dataset.fletcher32 and chunk.size < _CHECKSUM_BYTES:
+            raise TraceError(f"{where} has a chunk shorter than its checksum")  # over which HDF5 crashes
+        if chunk.size > unpacked + unpacked // 8 + _MAX_EXCESS:  # it would unpack to as much as it likes
+            raise TraceError(f"{where} keeps {chunk.size} bytes for a chunk of {unpacked}")
     return [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks]
 
 

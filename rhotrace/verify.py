@@ -64,6 +64,11 @@ class Verification:
         """Whether nothing is wrong."""
         return all(check.outcome != "wrong" for check in self.checks)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong with it as a file, whatever the numbers in it."""
+        return all(check.outcome != "wrong" for check in self.checks if check.name in STRUCTURE)
+
 
 class Wrong(Exception):  # noqa: N818 - a finding, not an error of the program
     """The file contradicts itself; says where."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -329,3 +331,27 @@ def text(name: str):
 def unnamed(file: h5py.File) -> None:
     """A fault in the names of a dataset's dimensions."""
     file["loss"].dims[1].detach_scale(file["member"])
+
+
+# --- processes ---------------------------------------------------------------------------------------------
+
+MEMORY = 200e6  # bytes
+SECONDS = 20
+# Between this process and the command, whose memory would else count as what this one had when it was forked.
+MEASURE = f"""
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "rhotrace", *sys.argv[1:]], timeout={SECONDS})
+used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+open("memory", "w").write(str(used))
+sys.exit(done.returncode)
+"""
+
+
+def measured(*words: str, folder: Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in a process of its own, which must be quick and small."""
+    command = [sys.executable, "-c", MEASURE, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=2 * SECONDS, check=False)
+    memory = int((folder / "memory").read_text())
+    print(f"{words}: {memory / 1e6:.0f} MB")
+    assert memory < MEMORY
+    return done.returncode, done.stdout, done.stderr

@@ -1,17 +1,14 @@
-"""Recipes: what validates, what every mistake is answered with, and that nothing else ever escapes."""
+"""Recipes: what validates, and what every mistake is answered with."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from rhotrace import recipe
 from rhotrace.errors import RecipeError
@@ -20,7 +17,6 @@ from rhotrace.optimizers import OPTIMIZERS
 from rhotrace.recipe import Recipe, parse
 
 SHIPPED = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def fault(text: str, *overrides: str) -> str:
@@ -363,63 +359,6 @@ def test_a_fault_elsewhere_still_names_its_line_beside_set(small):
 
 # --- round trip and digest ---------------------------------------------------------------------------------
 
-positive = st.floats(1e-12, 1e12) | st.integers(1, 1000)
-digit = st.integers(0, 9) | st.sampled_from("0123456789")
-
-
-@st.composite
-def valid(draw):
-    """A valid recipe as plain values."""
-    members = draw(st.integers(1, 3))
-    train = draw(st.none() | st.integers(1, 60_000))
-    depth = draw(st.integers(2, 6))
-    order = draw(st.permutations(range(10)))
-    cut = draw(st.integers(1, 8))
-    batch = draw(st.integers(1, train or 100))
-    kind = draw(st.sampled_from(["gd", "sgd", "weight-norm"]))
-    optimizer = {"kind": kind, "lr": draw(positive)}
-    if kind != "gd":
-        optimizer |= {"batch_size": batch, "sampling": draw(st.sampled_from(["shuffled", "with-replacement"]))}
-    start = draw(st.sampled_from(["rho_k", "scale"]))
-    each = {"lr": draw(st.none() | st.lists(positive, min_size=members, max_size=members))}
-    each[start] = draw(st.none() | st.lists(positive, min_size=members, max_size=members))
-    each["batch_seeds"] = draw(st.none() | st.lists(st.integers(0, 2**63 - 1), min_size=members, max_size=members))
-    return {
-        "claim": draw(
-            st.text(max_size=40) | st.sampled_from(["1e3", "09", "yes", "null", "0x1f", "1_0", "=", "<<", "2020-01-01"])
-        ),
-        "data": {
-            "dataset": draw(st.sampled_from(["mnist", "fashion-mnist", "cifar-10"])),
-            "classes": draw(st.just("all") | st.just([order[0], order[9]]) | st.just([order[:cut], [order[9]]])),
-            "train": train,
-            "balanced": draw(st.booleans()),
-            "label_noise": draw(st.floats(0, 0.99)),
-            "seed": draw(st.integers(0, 2**40)),
-            "root": draw(st.none() | st.sampled_from(["data", "1e3", "/a b/ü", "~", "null", "007"])),
-        },
-        "network": {
-            "kind": "mlp",
-            "depth": depth,
-            "width": draw(st.integers(1, 512) | st.lists(st.integers(1, 9), min_size=depth - 1, max_size=depth - 1)),
-            "dtype": draw(st.sampled_from(["float32", "float64"])),
-        },
-        "init": {"kind": "equal-norms" if start == "rho_k" else "he", start: draw(positive)},
-        "optimizer": optimizer,
-        "members": {"seeds": draw(st.just(members) | st.just(list(range(members)))), **each},
-        "steps": draw(st.integers(1, 10**9)),
-        "record": {"full_every": draw(st.integers(1, 50)), "snapshots": draw(st.integers(0, 1000))},
-    }
-
-
-@settings(QUICK, max_examples=100)
-@given(valid())
-def test_to_yaml_round_trips_with_the_same_digest(content):
-    read = Recipe.model_validate(content)
-    again = parse(read.to_yaml())
-    assert again == read
-    assert again.digest == read.digest
-    assert again.to_yaml() == read.to_yaml()
-
 
 @pytest.mark.parametrize(
     "claim", ["1e3", "09", "1e-3", "-1E5", "true", "null", "~", "12", ".5", "a: b", "# no", "é\n\n x "]
@@ -470,67 +409,6 @@ def test_digest_ignores_the_claim_and_the_place_of_the_data(small):
 )
 def test_digest_changes_with_everything_else(small, override):
     assert parse(small, [override]).digest != parse(small).digest
-
-
-# --- anything at all ---------------------------------------------------------------------------------------
-
-
-def only_recipe_errors(text: str, overrides: list[str] | None = None) -> None:
-    with suppress(RecipeError):
-        parse(text, overrides)
-
-
-yamlish = st.lists(
-    st.sampled_from(
-        [*"[]{}:,-?&*!|>'\"%@#\n ~<=", ": ", "- ", "\n  ", "a", "data", "kind", "gd", "1", ".nan", "...", "---", "\t"]
-    )
-).map("".join)
-
-
-@settings(QUICK, max_examples=300)
-@given(st.text() | yamlish)
-def test_arbitrary_text_raises_nothing_but_recipe_errors(text):
-    only_recipe_errors(text)
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | digit,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
-    max_leaves=5,
-)
-KEYS = ["data", "network", "init", "optimizer", "members", "steps", "record", "data.classes", "data.dataset"]
-KEYS += [
-    "network.kind",
-    "network.width",
-    "optimizer.kind",
-    "init.kind",
-    "members.seeds",
-    "members.lr",
-    "claim",
-    "steps.x",
-]
-
-
-@settings(QUICK, max_examples=300)
-@given(st.sampled_from(KEYS), values)
-def test_any_value_anywhere_raises_nothing_but_recipe_errors(key, value):
-    content = yaml.safe_load(
-        "{data: {dataset: mnist, train: 9}, network: {kind: mlp, depth: 2}, init: {kind: he}, steps: 1}"
-    )
-    content["optimizer"] = {"kind": "gd", "lr": 0.1}
-    place, *rest = key.split(".")
-    if rest and isinstance(content.get(place), dict):
-        content[place][rest[0]] = value
-    else:
-        content[place] = value
-    only_recipe_errors(yaml.safe_dump(content))
-
-
-@settings(QUICK, max_examples=200)
-@given(st.sampled_from(KEYS), st.text() | yamlish)
-def test_any_override_raises_nothing_but_recipe_errors(key, value):
-    only_recipe_errors("steps: 3\ndata: {dataset: mnist}\n", [f"{key}={value}"])
-    only_recipe_errors("steps: 3\n", [value])
 
 
 # --- schema ------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def test_a_planted_exponent_is_recovered_though_seeds_differ_by_factors(depth, e
     assert found.exponent.low < exponent < found.exponent.high
     assert found.collapsed_factor == pytest.approx(1, abs=0.1)
     assert found.raw_factor == pytest.approx(0.35**exponent, rel=0.1)
-    assert "holds" in found.verdict
+    assert found.verdict.startswith("the law holds over all starts, to ± 0.0")
     assert not found.cautions
 
 
@@ -51,8 +51,41 @@ def test_at_two_layers_T_is_a_logarithm():
     s, r = (grid.reshape(-1) for grid in np.meshgrid(np.arange(6), np.array([1.0, 0.3, 0.1])))
     found = _scaling_of(2, _Members(s, r, 2.0 + 0.1 * s - 1.5 * np.log(r)), 0.1)
     assert found.per_efold.value == pytest.approx(1.5)
+    assert found.local_per_efold.value == pytest.approx(1.5)
     assert found.verdict == "T grows with log(1/rho_k(0))"
     assert found.seeds_needed == 0
+    power = _scaling_of(2, planted(-1.0), 0.1)
+    assert power.verdict == "T grows, but not as log(1/rho_k(0))"
+    assert _scaling_of(2, planted(1.0), 0.1).verdict == "no growth found"
+
+
+def test_at_one_layer_T_does_not_depend_on_the_start():
+    found = _scaling_of(1, planted(0.0, seed=3), 0.1)
+    assert found.law == 0
+    assert found.verdict.startswith("the law holds over all starts")
+    assert np.isnan(found.per_efold.value)
+
+
+def test_a_wide_interval_that_holds_the_law_is_no_confirmation():
+    found = _scaling_of(4, planted(-2.0, seeds=2, wobble=0.5), 0.1)
+    assert found.exponent.low < -2 < found.exponent.high
+    assert found.verdict.startswith("too few seeds to tell")
+
+
+def test_a_single_start_has_no_factor():
+    one = _scaling_of(4, planted(-2.0, starts=(1.0,)), 0.1)
+    assert np.isnan(one.raw_factor)
+    assert np.isnan(one.collapsed_factor)
+
+
+def test_depths_are_compared_where_their_starts_overlap():
+    shallow, deep = planted(-1.0, wobble=0), planted(-2.0, wobble=0, starts=(1.4, 0.5))
+    found = module._deeper((3, 4), shallow, deep)
+    assert found is not None
+    assert found.start == pytest.approx(0.5**0.5)  # between 0.5 and 1
+    assert found.ratio.value == pytest.approx(0.5**-0.5)
+    assert module._deeper((3, 4), shallow, planted(-2.0, starts=(3.0, 2.0))) is None
+    assert module._deeper((3, 4), shallow, _Members(deep.seed + 100, deep.start, deep.T)) is None
 
 
 def test_the_power_analysis_says_how_many_seeds_give_the_interval():
@@ -108,4 +141,9 @@ def test_the_command_prints_draws_and_gives_json(rhotrace, train, tmp_path):
     content = json.loads(rhotrace("scaling", run, "--json").stdout)
     assert content["each"][0]["law"] == -1
     assert len(content["verdicts"]) == 1
+    assert content["deeper"] == []
+    never = rhotrace("scaling", train("steps=3"), "--plot", "none.png")
+    assert never.returncode == 0, never.stderr
+    assert "no T: 3 of 3" in never.stdout
+    assert not never.stderr
     assert rhotrace("scaling", run, "--target", "0").returncode == 2

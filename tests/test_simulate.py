@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -37,6 +38,51 @@ def test_without_an_equilibrium_the_norm_decays_and_there_is_no_T():
     assert (np.diff(result.rho_k[3][0]) < 0).all()
 
 
+@pytest.mark.parametrize(
+    ("A", "B", "until", "starts"),
+    [
+        (np.nan, 1, None, [0.1]),
+        (np.inf, 1, None, [0.1]),
+        (1, np.inf, None, [0.1]),
+        (1, np.nan, None, [0.1]),
+        (1e308, 1e-308, None, [0.1]),
+        (1e-320, 1, None, [0.1]),
+        (1, 1, 0, [0.1]),
+        (1, 1, -1, [0.1]),
+        (1, 1, np.nan, [0.1]),
+        (1, 1, np.inf, [0.1]),
+        (1, 1, None, [1e-300]),
+        (1, 1, None, [1e300]),
+        (1, 1, None, [0.1] * 30_000),
+    ],
+)
+def test_what_leaves_the_range_of_numbers_is_refused_without_a_warning(A, B, until, starts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AnalysisError):
+            simulate([4], starts, Constants(A, B, 0.0, "given"), until=until)
+
+
+def test_A_of_zero_only_decays():
+    result = simulate([1, 2, 4], [0.5], Constants(0.0, 1.0, 0.0, "given"))
+    for norms in result.rho_k.values():
+        assert (np.diff(norms[0]) < 0).all()
+
+
+def test_a_depth_given_twice_is_solved_once_and_deep_nets_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = simulate([100, 100], [0.9, 0.01], ONE)
+    assert [e.depth for e in result.each] == [100, 100]
+    assert [e.start for e in result.each] == [0.01, 0.9]
+
+
+def test_the_times_resolve_the_fastest_of_the_solutions():
+    result = simulate([8], [0.1, 0.9], ONE)
+    fastest = result.rho_k[8][1]
+    assert np.sum((fastest > 0.91) & (fastest < 0.99)) > 20
+
+
 def test_many_starts_are_solved_at_once():
     result = simulate([4], np.geomspace(0.05, 0.9, 3000).tolist(), ONE)
     assert len(result.each) == 3000
@@ -56,7 +102,7 @@ def test_numbers_are_lists_or_log_spaced_ranges():
     assert numbers("--start", "") == []
 
 
-@pytest.mark.parametrize("text", ["x", "0.1;0.2", "-1", "nan", "1:2", "1:0:3", "0.1:1:1000000", "inf"])
+@pytest.mark.parametrize("text", ["x", "0.1;0.2", "-1", "nan", "1:2", "1:0:3", "0.1:1:1000000", "inf", ",", "1:2:0"])
 def test_other_words_for_numbers_are_refused(text):
     with pytest.raises(AnalysisError, match="--start: got"):
         numbers("--start", text)
@@ -102,7 +148,17 @@ def test_the_command_prints_a_table_draws_and_gives_json(rhotrace, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [("--figure", "3"), ("--plot", "x.gif"), ("--theta", "2"), ("--start", "-1"), ("--B", "0"), ("--from", "no.h5")],
+    [
+        ("--figure", "3"),
+        ("--plot", "x.gif"),
+        ("--theta", "2"),
+        ("--start", "-1"),
+        ("--B", "0"),
+        ("--from", "no.h5"),
+        ("--until", "0"),
+        ("--A", "nan"),
+        ("--plot", "/proc/no/x.png"),
+    ],
 )
 def test_the_command_refuses_what_it_cannot_do(rhotrace, words):
     done = rhotrace("simulate", *words)

@@ -1,0 +1,166 @@
+"""Every picture, drawn for small runs: labelled, the same file twice, and thinned without losing what can be seen."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from rhotrace import plots
+from rhotrace.analyze import fit_transient, series_of
+from rhotrace.closed_form import Series
+from rhotrace.errors import RhoTraceError
+from rhotrace.scaling import scaling
+from rhotrace.simulate import Constants, simulate
+from rhotrace.trace import open_trace
+from rhotrace.transient import MemberTransient, TransientFit, measure, pool
+
+ONE = Constants(1.0, 1.0, 0.0, "given")
+BEGINS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """Every warning, matplotlib's too, is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved while the test runs."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    plain = Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        saved.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def drawers(train):
+    """Every picture by name, as a function of a path."""
+    run = train("members={seeds: [0, 1, 0, 1], rho_k: [1.2, 1.2, 0.8, 0.8]}", "steps=400", "record.snapshots=0")
+    with open_trace(run) as trace:
+        series, transient, laws = series_of(trace), fit_transient(trace, fit=False), scaling([trace])
+    result = simulate([1, 2, 4], [0.1, 0.3, 1.5], ONE)
+    several = {f"figure {name}": lambda path, draw=draw: draw(result, path) for name, draw in plots.FIGURES.items()}
+    return {
+        "transient": lambda path: plots.transient_figure(series, transient, path),
+        "scaling": lambda path: plots.scaling_figure(laws, path),
+        **several,
+    }
+
+
+def test_every_picture_is_drawn_in_every_format_with_labels_and_twice_the_same(train, tmp_path, figures):
+    for name, draw in drawers(train).items():
+        for ending, begins in BEGINS.items():
+            first, second = tmp_path / f"first{ending}", tmp_path / "new folder" / f"second{ending}"
+            draw(first)
+            draw(second)
+            assert first.read_bytes().startswith(begins), name
+            assert first.read_bytes() == second.read_bytes(), (name, ending)
+        for figure in figures:
+            shared = len(figure.axes) > 1 and figure.axes[0].get_shared_x_axes().joined(*figure.axes[:2])
+            stacked = figure.axes[0].get_position().x0 == figure.axes[-1].get_position().x0
+            for axes in figure.axes:
+                assert axes.get_ylabel(), name
+                assert axes.get_xlabel() or ((shared or stacked) and axes is not figure.axes[-1]), name
+                assert axes.lines, name
+        figures.clear()
+
+
+def test_words_in_an_svg_are_words(tmp_path):
+    path = tmp_path / "f.svg"
+    plots.memo_figure(simulate([4], [0.1, 0.2], ONE), path)
+    text = path.read_text()
+    assert "<text" in text
+    assert "Memo 112, Figure 1" in text
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x", ".png", "x.png.txt"])
+def test_other_endings_are_refused(tmp_path, name):
+    with pytest.raises(RhoTraceError, match=r"ends in \.png, \.svg, \.pdf"):
+        plots.check_format(tmp_path / name)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RhoTraceError, match=r"--plot: .*file/x\.png cannot be written: "):
+        plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / "file" / "x.png")
+
+
+@pytest.mark.parametrize("figure", list(plots.FIGURES))
+@pytest.mark.parametrize(
+    ("depths", "starts", "A"),
+    [
+        ([4], [0.1], -1.0),
+        ([3], [2.0, 3.0], 1.0),
+        ([1], [1.0], 1.0),
+        (list(range(1, 31)), [0.5], 1.0),
+        ([2, 8], [], 1.0),
+    ],
+    ids=["decay", "above", "at equilibrium", "thirty depths", "three hundred starts"],
+)
+def test_the_figures_of_unusual_simulations_are_drawn(tmp_path, figure, depths, starts, A):
+    result = simulate(depths, starts or np.geomspace(0.05, 3, 300).tolist(), Constants(A, 1.0, 0.0, "given"))
+    path = tmp_path / "f.png"
+    plots.FIGURES[figure](result, path)
+    width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
+    assert width < 2500
+    assert height < 5000
+
+
+def test_runs_without_a_T_are_drawn(train, tmp_path):
+    for number, overrides in enumerate([("steps=5",), ("optimizer.lr=1000", "steps=40"), ("network.depth=1",)]):
+        with open_trace(train(*overrides, "record.snapshots=0")) as trace:
+            plots.transient_figure(series_of(trace), fit_transient(trace), tmp_path / f"t{number}.png")
+            plots.scaling_figure(scaling([trace]), tmp_path / f"s{number}.png")
+
+
+def made(rows: int, member: int) -> tuple[Series, MemberTransient]:
+    """A member whose rho_eq has one spike between rows that rho alone would not keep."""
+    steps = np.arange(rows)
+    log_rho = np.linspace(0, 3, rows)
+    ratio = np.exp(np.linspace(5, 0, rows))
+    ratio[rows // 3 + member] = 1e6
+    a = np.full(rows, 1e-9)
+    one = Series(steps, log_rho, ratio, a, a / ratio, np.ones(rows), np.ones((rows, 2)), 1e-3)
+    return one, measure(member, one, fit=False)
+
+
+def test_many_members_of_a_million_rows_are_thinned_with_extremes_and_ends(tmp_path, figures):
+    rows = 1_000_000
+    members = [made(rows, m) for m in range(2)] + [made(100, m) for m in range(2, 12)]
+    transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12))
+    path = tmp_path / "many.svg"
+    plots.transient_figure([s for s, _ in members], transient, path)
+    assert path.stat().st_size < 3_000_000
+    above = figures[0].axes[0]
+    assert "the first 7 of 12 members" in above.get_title(loc="left")
+    long = [line for line in above.lines if len(line.get_xdata()) > 100]
+    assert len(long) == 6  # rho, rho_eq and the driven solution of the two long members
+    for line in long:
+        assert len(line.get_xdata()) <= 4002
+        assert (line.get_xdata()[0], line.get_xdata()[-1]) == (0, rows - 1)
+    spiked = long[1]
+    at = list(spiked.get_xdata()).index(rows // 3)
+    assert spiked.get_ydata()[at] == pytest.approx(np.log10(np.exp(1.0)) + 6, abs=1e-3)
+
+
+def test_thinning_keeps_extremes_ends_and_order_and_looks_past_what_is_no_number():
+    values = np.sin(np.arange(200_000) / 700)
+    values[[77_777, 123_456]] = [5.0, -5.0]
+    values[:50_000] = np.nan
+    values[60_000:60_050] = np.nan
+    rows = plots._thinned(values)
+    assert len(rows) <= 4002
+    assert {0, 77_777, 123_456, 199_999} <= set(rows.tolist())
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(plots._thinned(values[:10]), np.arange(10))
