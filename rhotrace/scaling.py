@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 TARGET = 0.1
 _NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
 _MOST_SEEDS = 100_000
+_MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Point:
         start: rho_k(0).
         members: how many.
         left: how many left the transient.
-        T: geometric mean over those, learning rate x steps.
+        T: geometric mean over their seeds, learning rate x steps.
     """
 
     start: float
@@ -162,9 +163,11 @@ def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TA
     """Fits T against rho_k(0) at each depth that the runs have.
 
     Raises:
-        AnalysisError: a run has no steps, was not initialised with equal norms, or runs of one depth differ in data.
+        AnalysisError: a run has no steps, was not initialised with equal norms, is given twice, or runs of one depth
+            differ in data.
     """
     digests: dict[int, str] = {}
+    seen: set[tuple[float, ...]] = set()
     found: dict[int, list[_Members]] = {}
     for trace in traces:
         require_steps(trace)
@@ -178,6 +181,10 @@ def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TA
                 f"{trace.path}: differs in data, network or optimizer from another run of depth {trace.depth}; "
                 "give runs that differ in nothing but rho_k(0), lr and seeds"
             )
+        same = {(trace.depth, *member) for member in zip(*(trace[n].tolist() for n in _MEMBER), strict=True)}
+        if same & seen:
+            raise AnalysisError(f"{trace.path}: has members that another of the runs has too; give each run once")
+        seen |= same
         T = [measure(m, one, theta=theta, fit=False).T * one.lr for m, one in enumerate(series_of(trace))]
         found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
     pooled = {
@@ -211,9 +218,10 @@ def _deeper(depths: tuple[int, int], shallow: _Members, deep: _Members) -> Deepe
 def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
     points = []
     for start in sorted(set(members.start.tolist()), reverse=True):
-        T = members.T[members.start == start]
-        left = T[T > 0]
-        points.append(Point(start, len(T), len(left), geometric_mean(left)))
+        here = members.start == start
+        left = here & (members.T > 0)
+        seeds = [np.exp(np.log(members.T[left & (members.seed == s)]).mean()) for s in np.unique(members.seed[left])]
+        points.append(Point(start, int(here.sum()), int(left.sum()), geometric_mean(np.array(seeds))))
     slopes, residual = _slopes(members, np.log)
     used = [p for p in points if p.left]
     centres = np.array([p.T.value for p in used])

@@ -140,7 +140,7 @@ def _refuse(depths: Sequence[int], starts: Sequence[float], constants: Constants
     if not len(starts) or not all(0 < start < np.inf for start in starts):
         raise AnalysisError(f"got starts {list(starts)}, expected them positive")
     if not (np.isfinite(A) and 0 < B < np.inf):
-        raise AnalysisError(f"got A = {A:g} and B = {B:g}, expected a number and a positive one")
+        raise AnalysisError(f"got A = {A:g} and B = {B:g}, expected finite numbers, B positive")
     with np.errstate(all="ignore"):
         if A > 0 and not 1e-200 < np.float64(A) / B < 1e200:
             raise AnalysisError(f"got A = {A:g} and B = {B:g}: rho_eq = A/B leaves the range of floating point")

@@ -308,13 +308,13 @@ def spoiled(draw):
 def test_a_spoiled_recipe_is_read_or_refused_in_words_that_can_be_printed():
     met = Counter()
 
-    @settings(QUIET, max_examples=500)
+    @settings(QUIET, max_examples=300)
     @given(spoiled())
     def check(text):
         met[met_with(text)] += 1
 
     check()
-    assert met["refused"] >= 200
+    assert met["refused"] >= 150
     assert met["valid"] >= 10
 
 
@@ -352,7 +352,7 @@ def set_at(content: dict[str, Any], path: tuple[str, ...], value: object) -> Non
 def test_any_value_anywhere_is_taken_or_refused_in_words_that_can_be_printed():
     met = Counter()
 
-    @settings(QUIET, max_examples=500)
+    @settings(QUIET, max_examples=300)
     @given(st.lists(st.tuples(st.sampled_from(PLACES), anything), min_size=1, max_size=3))
     def check(changes):
         content = parse(SMALL).model_dump()
@@ -361,7 +361,7 @@ def test_any_value_anywhere_is_taken_or_refused_in_words_that_can_be_printed():
         met[met_with(strict_yaml.write(content))] += 1
 
     check()
-    assert met["refused"] >= 300
+    assert met["refused"] >= 200
     assert met["valid"] >= 5
 
 

@@ -72,6 +72,14 @@ def test_a_wide_interval_that_holds_the_law_is_no_confirmation():
     assert found.verdict.startswith("too few seeds to tell")
 
 
+def test_members_of_one_seed_do_not_count_as_more_than_one_in_the_interval_of_T():
+    once = planted(-2.0, starts=(1.0, 0.5))
+    twice = _Members(*(np.concatenate([v, v]) for v in vars(once).values()))
+    alone, doubled = (_scaling_of(4, members, 0.1).points[0] for members in (once, twice))
+    assert doubled.members == 2 * alone.members
+    assert doubled.T.low == pytest.approx(alone.T.low)
+
+
 def test_a_single_start_has_no_factor():
     one = _scaling_of(4, planted(-2.0, starts=(1.0,)), 0.1)
     assert np.isnan(one.raw_factor)
@@ -125,6 +133,8 @@ def test_runs_of_one_depth_are_pooled_and_strangers_refused(train):
         )  # in units of lr x steps, so lr makes no difference
     other = train("data.seed=1", STARTS, "steps=20")
     with open_trace(whole) as a, open_trace(other) as b, pytest.raises(AnalysisError, match="differs in data"):
+        scaling([a, b])
+    with open_trace(whole) as a, open_trace(whole) as b, pytest.raises(AnalysisError, match="give each run once"):
         scaling([a, b])
     he = train("init={kind: he, scale: 1.0}", "steps=20")
     with open_trace(he) as a, pytest.raises(AnalysisError, match="equal-norms"):
