@@ -362,7 +362,7 @@ def test_any_value_anywhere_is_taken_or_refused_in_words_that_can_be_printed():
 
     check()
     assert met["refused"] >= 200
-    assert met["valid"] >= 5
+    assert met["valid"] >= 1
 
 
 @settings(QUIET, max_examples=300)
