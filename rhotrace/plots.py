@@ -98,6 +98,7 @@ def _legend(axes: Axes, **where: Any) -> None:  # noqa: ANN401
 def _empty(axes: Axes) -> None:
     """What stands where there is nothing to draw on logarithmic axes."""
     axes.plot([], [])
+    axes.set(xticks=[], yticks=[])
     axes.annotate("nothing to draw", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
@@ -192,7 +193,7 @@ def tikhonov_figure(simulation: Simulation, path: Path) -> None:
 
 def times_figure(simulation: Simulation, path: Path) -> None:
     """T against the start, a line per depth, with the leading law beside it."""
-    with _drawn(path, 5.0, 3.6) as figure:
+    with _drawn(path, 6.6, 3.6) as figure:
         axis = figure.subplots()
         A = simulation.constants.A
         for number, depth in enumerate(simulation.t):
@@ -215,7 +216,7 @@ def times_figure(simulation: Simulation, path: Path) -> None:
             title=f"{memo.cite('longer')}: T for A = {A:.3g}, B = {simulation.constants.B:.3g}",
         )
         axis.plot([], [], color="0.3", linestyle=":", linewidth=1, label="$\\rho_k(0)^{-(L-2)}/(2A(L-2))$")
-        _legend(axis)
+        _legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2": tikhonov_figure, "T": times_figure}
@@ -306,11 +307,12 @@ def scaling_figure(result: Scaling, path: Path) -> None:
                     _plain_ticks(axis)
             else:
                 _empty(axes)
+        if right.get_xscale() == "log":
+            right.axhline(1, color="0.4", linestyle=":", linewidth=1)
         left.set(xlabel="$\\rho_k(0)$", ylabel="T, in η · steps", title="Transient time, 95 % over seeds")
         right.set(
             xlabel="$\\rho_k(0)$ / smallest",
             ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
             title="Collapsed by the law: 1 where it holds",
         )
-        right.axhline(1, color="0.4", linestyle=":", linewidth=1)
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
