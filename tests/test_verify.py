@@ -12,7 +12,7 @@ from damaging import KINDS, STEPS, attribute, edit, entry, flipped, instead, pla
 
 from rhotrace import data
 from rhotrace.trace import Trace, open_trace
-from rhotrace.verify import CHECKS, verify
+from rhotrace.verify import CHECKS, Check, verify
 
 
 def record(number: int, by: int, *, sealed: bool = True):
@@ -199,6 +199,18 @@ def test_of_a_sound_file_every_check_says_so(files, kind):
     with open_trace(files[kind].path) as trace:
         result = verify(trace)
     assert [check.outcome for check in result.checks] == ["sound"] * len(CHECKS)
+
+
+def test_what_no_check_expects_is_found_wrong_too_in_one_line(files, monkeypatch):
+    def stumble(_):
+        raise TypeError("one line\nand another")
+
+    monkeypatch.setitem(CHECKS, "shapes", stumble)
+    with open_trace(files["sealed"].path) as trace:
+        result = verify(trace)
+    assert [check for check in result.checks if check.outcome != "sound"] == [
+        Check("shapes", "wrong", "cannot be examined (TypeError: one line)")
+    ]
 
 
 def test_a_state_that_training_overwrites_meanwhile_is_looked_at_again(copies, monkeypatch):
