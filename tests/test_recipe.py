@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rhotrace import recipe
+from rhotrace import recipe, strict_yaml
 from rhotrace.errors import RecipeError
 from rhotrace.networks import INITS, NETWORKS
 from rhotrace.optimizers import OPTIMIZERS
@@ -427,3 +427,8 @@ def test_numbers_survive_the_round_trip_to_the_last_bit(small):
     for lr in (0.1 + 0.2, 1e-300, 5e-324, 1.7976931348623157e308, math.pi):
         read = parse(small).model_copy(update={"optimizer": parse(small).optimizer.model_copy(update={"lr": lr})})
         assert parse(read.to_yaml()).optimizer.lr == lr
+
+
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029", "a\x85b", "\n", " x "])
+def test_text_with_line_breaks_of_any_kind_survives_the_writing(mark):
+    assert strict_yaml.read(strict_yaml.write({"claim": mark}), "recipe")[0] == {"claim": mark}
