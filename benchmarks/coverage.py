@@ -1,4 +1,4 @@
-"""How often the stated 95 % intervals of T cover a planted truth: python benchmarks/coverage.py [trials].
+"""How often the stated 95 % intervals cover a planted truth: python benchmarks/coverage.py [trials].
 
 Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, has a
 memory (first order, phi), or alternates from step to step as at the edge of stability; some runs end soon after T.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.signal import lfilter
 
-from rhotrace import theory
+from rhotrace import fluctuation, theory
 from rhotrace.closed_form import Series
 from rhotrace.intervals import bootstrapped_geometric_mean, geometric_mean
 from rhotrace.transient import Outcome, measure
@@ -86,6 +86,21 @@ def pooled(members: int, trials: int) -> tuple[float, float]:
     return float(held[0] / trials), float(held[1] / trials)
 
 
+def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, float]:
+    """How often the intervals of fluctuation, offset and tau hold those of a first-order series of so many tau."""
+    rng = np.random.default_rng(3)
+    tau = (1 + phi) / (1 - phi)
+    rows = int(times * tau)
+    held = np.zeros(3)
+    for _ in range(trials):
+        delta = 0.02 + 0.05 * lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.standard_normal(rows + 500))[500:]
+        found = fluctuation.measure(0, np.arange(rows), delta, 0, find_window=False)
+        assert not isinstance(found, str)
+        truths = (found.std, 0.05), (found.offset, 0.02), (found.tau, tau)
+        held += [interval.low <= truth <= interval.high for interval, truth in truths]
+    return tuple((held / trials).tolist())
+
+
 def main() -> None:
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     began = time.perf_counter()
@@ -101,6 +116,11 @@ def main() -> None:
         print(
             f"| {members} | {100 * student:.1f} % | {f'{100 * bootstrap:.1f} %' if members >= 8 else '–'} |", flush=True
         )
+    print("\n| window / tau | phi | fluctuation | offset | tau |\n|---|---|---|---|---|")
+    for times in (25, 50, 100, 400):
+        for phi in (0.5, 0.95):
+            shares = " | ".join(f"{100 * share:.1f} %" for share in fluctuating(times, phi, trials))
+            print(f"| {times} | {phi} | {shares} |", flush=True)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -150,12 +150,12 @@ def analyze(
 ) -> None:
     """Measure the transient time T of a run and audit its steps."""
     _check_theta(theta)
-    from rhotrace import plots, report
+    from rhotrace import plot_style, plots, report
     from rhotrace.analyze import analyze as examine
     from rhotrace.analyze import series_of
     from rhotrace.trace import open_trace
 
-    plots.check_format(plot)
+    plot_style.check_format(plot)
     with open_trace(run) as trace:
         result = examine(trace, fit=fit_transient, theta=theta)
         if plot:
@@ -168,25 +168,56 @@ def analyze(
         print_analysis(report.output(), result, fits=fit_transient, plot=plot)
 
 
-@app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5")
+@app.command(epilog="Example: rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5 --plot compare.png")
 def compare(
-    first: RunFile,
-    second: RunFile,
+    runs: Annotated[
+        list[Path], typer.Argument(help="2 to 20 run files; the first is held against the others.", show_default=False)
+    ],
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Also predict each fluctuation from the copies of the weights.")
+    ] = False,
+    align: Annotated[str, typer.Option(help="Count in steps, or in time, lr x steps.", metavar="step|time")] = "step",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="First and last step (or time) to look at; found by default.", metavar="A:B", show_default=False
+        ),
+    ] = None,
+    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    members: Annotated[bool, typer.Option("--members", help="Also print a row for each network.")] = False,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the fluctuation of rho around rho_eq in two runs on the same data."""
+    """Compare the fluctuation of rho around rho_eq in runs on the same data."""
+    from contextlib import ExitStack
+
+    from rhotrace import plot_style, report
+    from rhotrace.compare import chosen_window
     from rhotrace.compare import compare as side_by_side
+    from rhotrace.report_compare import as_plain, print_comparison
     from rhotrace.trace import open_trace
 
-    with open_trace(first) as a, open_trace(second) as b:
-        result = side_by_side(a, b)
-    from rhotrace import report
-    from rhotrace.report_compare import print_comparison
+    _check_theta(theta)
+    if align not in {"step", "time"}:
+        raise RhoTraceError(f"--align: got {align!r}, expected step or time")
+    plot_style.check_format(plot)
+    with ExitStack() as stack:
+        traces = [stack.enter_context(open_trace(run)) for run in runs]
+        result = side_by_side(
+            traces,
+            align="time" if align == "time" else "step",
+            window=chosen_window(window),
+            theta=theta,
+            predicting=predict,
+        )
+        if plot:
+            from rhotrace.plots_compare import comparison_figure
 
+            comparison_figure(result, traces, plot)
     if as_json:
-        typer.echo(report.to_json(result))
+        typer.echo(report.to_json(as_plain(result)))
     else:
-        print_comparison(report.output(), result)
+        print_comparison(report.output(), result, members=members, plot=plot)
 
 
 @app.command(epilog="Example: rhotrace simulate --depth 4 --start 0.1,0.15,0.2,0.3 --plot figure1.png")
@@ -212,13 +243,13 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Solve the memo's equation (5) without a network: its Figures 1 and 2, and T against start and depth."""
-    from rhotrace import plots, report
+    from rhotrace import plot_style, plots, report
     from rhotrace.report_simulate import print_simulation
     from rhotrace.simulate import constants_of, given, numbers
     from rhotrace.simulate import simulate as solve
 
     _check_theta(theta)
-    plots.check_format(plot)
+    plot_style.check_format(plot)
     if figure not in plots.FIGURES:
         raise RhoTraceError(f"--figure: got {figure!r}, expected one of {', '.join(plots.FIGURES)}")
     if run:
@@ -269,13 +300,13 @@ def scaling(
     """Fit T against rho_k(0) at each depth, and hold the exponent against the memo's law."""
     from contextlib import ExitStack
 
-    from rhotrace import plots, report
+    from rhotrace import plot_style, plots, report
     from rhotrace.report_scaling import print_scaling
     from rhotrace.scaling import scaling as fit
     from rhotrace.trace import open_trace
 
     _check_theta(theta)
-    plots.check_format(plot)
+    plot_style.check_format(plot)
     with ExitStack() as stack:
         result = fit([stack.enter_context(open_trace(run)) for run in runs], theta=theta, target=target)
     if plot:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from rhotrace import theory
-from rhotrace.fluctuation import autocorrelation_time
+from rhotrace.autocorrelation import autocorrelation_time
 from rhotrace.intervals import NONE, Interval
 from rhotrace.theory import THETA
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from rhotrace.analyze import audit_run, fit_transient, series_of
 from rhotrace.audit import Audit
 from rhotrace.closed_form import Series
 from rhotrace.errors import DataError
-from rhotrace.networks import NETWORKS
+from rhotrace.networks import NETWORKS, Network
 from rhotrace.recipe import Recipe, options
 from rhotrace.trace import Trace
 from rhotrace.transient import TransientFit
@@ -87,23 +87,32 @@ def end_of(trace: Trace, recipe: Recipe) -> End | str:
     steps = trace.snapshot_steps()
     if not steps:
         return "the file has no copies of the weights"
-    try:
-        loaded = data.load(**options(recipe.data), dtype="float64")
-    except DataError as absent:
-        return f"needs the data: {str(absent).splitlines()[0]}"
-    if loaded.digest != trace.attributes["data_digest"]:
-        return "the data here is not that of the run"
+    again = data_and_network(trace, recipe)
+    if isinstance(again, str):
+        return again
     weights = trace.snapshot(steps[-1])
     if not all(np.isfinite(w).all() for w in weights):
         return f"the weights at step {steps[-1]} are not finite"
-    return _end(steps[-1], weights, loaded, recipe)
+    return _end(steps[-1], weights, *again)
 
 
-def _end(step: int, weights: list[NDArray[Any]], loaded: data.Dataset, recipe: Recipe) -> End:
+def data_and_network(
+    trace: Trace, recipe: Recipe, dtype: Literal["float32", "float64"] = "float64"
+) -> tuple[data.Dataset, Network] | str:
+    """The data and the network of a run, made again, or why they cannot be had."""
+    try:
+        loaded = data.load(**options(recipe.data), dtype=dtype)
+    except DataError as absent:
+        return f"needs the data: {str(absent).splitlines()[0]}"
+    if loaded.digest != trace.attributes["data_digest"]:
+        return f"the data here is other data: its digest is {loaded.digest[:12]}"
+    shape = loaded.x.shape[1], loaded.y.shape[1]
+    return loaded, NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
+
+
+def _end(step: int, weights: list[NDArray[Any]], loaded: data.Dataset, network: Network) -> End:
     import torch
 
-    shape = loaded.x.shape[1], loaded.y.shape[1]
-    network = NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
     W = tuple(torch.as_tensor(w, dtype=torch.float64) for w in weights)
     x, y = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y)
     with torch.no_grad():

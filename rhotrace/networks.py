@@ -28,11 +28,14 @@ class Network:
             outputs are (M, C, N).
         gradients: ``(weights, x, y) -> (outputs, gradients)`` of the square loss
             ``L = mean_n ||g(x_n) - y_n||^2`` of each member; y is (N, C) or (M, N, C).
+        tangent_kernel: ``(weights, x, factors) -> sum_k factors_k <dg/dW_k, dg/dW_k>`` between all outputs
+            and samples, (M, C N, C N) with index c N + n; x is (N, d), factors are (M, L).
     """
 
     shapes: tuple[tuple[int, int], ...]
     forward: Callable[[Weights, torch.Tensor], torch.Tensor]
     gradients: Callable[[Weights, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Weights]]
+    tangent_kernel: Callable[[Weights, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def mlp(
@@ -59,7 +62,7 @@ def mlp(
         raise ValueError(f"got {len(hidden)} widths, expected depth - 1 = {depth - 1}")
     sizes = [inputs, *hidden, outputs]
     shapes = tuple(zip(sizes[1:], sizes[:-1], strict=True))
-    return Network(shapes, _mlp_forward, _mlp_gradients)
+    return Network(shapes, _mlp_forward, _mlp_gradients, _mlp_tangent_kernel)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp}
@@ -113,6 +116,54 @@ def _mlp_gradients(weights: Weights, x: torch.Tensor, y: torch.Tensor) -> tuple[
     else:
         gradients[0] = torch.bmm(error, x)
     return outputs, tuple(gradients)
+
+
+def _mlp_tangent_kernel(weights: Weights, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """By layers: dg_c/dW_k is an outer product, so its inner products are those of its two sides, multiplied.
+
+    The test suite holds it to ``autograd_tangent_kernel``, which takes N C times the numbers of a layer.
+    """
+    import torch
+
+    inputs = [x.T.expand(len(weights[0]), -1, -1)]  # of each layer, (M, in, N)
+    for W in weights[:-1]:
+        inputs.append(torch.bmm(W, inputs[-1]).relu_())
+    members, outputs, _ = weights[-1].shape
+    samples = len(x)
+    # dg_c/dz_k for every output and sample, (M, units, C N); dg/dz_L is the identity.
+    signal = torch.eye(outputs, dtype=x.dtype, device=x.device).repeat_interleave(samples, dim=1)
+    signal = signal.expand(members, -1, -1)
+    kernel = torch.zeros(members, outputs * samples, outputs * samples, dtype=x.dtype, device=x.device)
+    for k in range(len(weights) - 1, -1, -1):
+        of_inputs = torch.bmm(inputs[k].mT, inputs[k]).repeat(1, outputs, outputs)
+        kernel += factors[:, k, None, None] * torch.bmm(signal.mT, signal) * of_inputs
+        if k:
+            signal = torch.bmm(weights[k].mT, signal) * inputs[k].sign().repeat(1, 1, outputs)
+    return kernel
+
+
+def autograd_tangent_kernel(
+    forward: Callable[[Weights, torch.Tensor], torch.Tensor],
+) -> Callable[[Weights, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """``Network.tangent_kernel`` of any ``forward``, by automatic differentiation of every output; for new networks."""
+
+    def tangent_kernel(weights: Weights, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        import torch
+        from torch.func import jacrev, vmap
+
+        def output(own: Weights, sample: torch.Tensor) -> torch.Tensor:
+            return forward(tuple(W[None] for W in own), sample[None])[0, :, 0]  # (C,)
+
+        def of_member(own: Weights, factor: torch.Tensor) -> torch.Tensor:
+            total = torch.zeros((), dtype=x.dtype, device=x.device)
+            for k, J in enumerate(vmap(jacrev(output), in_dims=(None, 0))(own, x)):  # (N, C, out, in)
+                flat = J.transpose(0, 1).reshape(J.shape[0] * J.shape[1], -1)
+                total = total + factor[k] * (flat @ flat.T)
+            return total
+
+        return torch.stack([of_member(tuple(W[m] for W in weights), factors[m]) for m in range(len(factors))])
+
+    return tangent_kernel
 
 
 def autograd_gradients(

@@ -59,7 +59,7 @@ def _print_transient(console: Console, result: Analysis) -> None:
     console.print(grid)
     say(
         console,
-        f"T: first step from which rho >= {theta:g} rho_eq, held for 10 steps or 5 % of T, whichever is longer; ±: of that "
+        f"T: first step from which rho >= {theta:g} rho_eq, held for 10 steps or a fifth of T, whichever is longer; ±: of that "
         "crossing, from a cubic through log(rho/rho_eq) around it. T loss: first step from which the loss is below 1/2, likewise. "
         "T growth: step at which log rho grows fastest. T driven: of equation (5) with the measured A(t) and B(t). "
         "T constant: if A and B stayed as they are at step 0.",

@@ -3,62 +3,163 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rhotrace.report import headline, number, ranged, row, say, table, title
+import numpy as np
+
+from rhotrace.report import headline, number, plain, ranged, row, say, span, table, title
+from rhotrace.verdict import cautions, labels, verdicts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
-    from rhotrace.compare import Comparison, Side
+    from rhotrace.compare import Comparison
+    from rhotrace.run_fluctuation import Side
 
 
-def print_comparison(console: Console, result: Comparison) -> None:
-    """All of ``compare``'s answer."""
-    for letter, side in zip("AB", (result.first, result.second), strict=True):
-        title(console, f"{letter}  {side.path}", headline(side.summary))
-    if result.differs:
-        say(console, "They differ in " + "; ".join(f"{key}: {a} | {b}" for key, (a, b) in result.differs.items()))
-    else:
+def print_comparison(console: Console, result: Comparison, *, members: bool = False, plot: Path | None = None) -> None:
+    """All of ``compare``'s answer; with ``members`` also a row for each network."""
+    for side in result.sides:
+        title(console, f"{side.letter}  {side.path}", headline(side.summary))
+    _print_differences(console, result)
+    _print_runs(console, result)
+    _print_theory(console, result)
+    if members:
+        _print_members(console, result)
+    console.print()
+    for contrast in result.contrasts:
+        if math.isfinite(contrast.ratio.value):
+            paired = f", paired over {contrast.paired} seeds" if contrast.paired else ""
+            times = f"; T {ranged(contrast.transients)} times" if math.isfinite(contrast.transients.value) else ""
+            say(console, f"{contrast.run}/{contrast.base}: fluctuation {ranged(contrast.ratio)}{paired}{times}")
+    for caution in cautions(result):
+        say(console, f"caution: {caution}")
+    for verdict in verdicts(result):
+        say(console, f"\n{verdict}", "bold")
+    if plot:
+        say(console, f"\ndrawn in {plot}")
+
+
+def as_plain(result: Comparison) -> dict[str, Any]:
+    """The comparison with its words, as a mapping."""
+    words = {"cautions": cautions(result), "verdicts": verdicts(result), "labels": labels(result.sides)}
+    return {**plain(result), **words}
+
+
+def _print_differences(console: Console, result: Comparison) -> None:
+    if not result.differs:
         say(console, "Their recipes are the same.")
+        return
+    say(console, "They differ in")
+    letters = [side.letter for side in result.sides]
+    for key, values in result.differs.items():
+        groups: dict[str, list[str]] = {}
+        for letter, value in zip(letters, values, strict=True):
+            groups.setdefault("none" if value is None else str(value), []).append(letter)
+        say(console, f"  {key}: " + "; ".join(f"{value} ({', '.join(who)})" for value, who in groups.items()))
+
+
+def _print_runs(console: Console, result: Comparison) -> None:
+    unit = "steps" if result.align == "step" else "lr x steps"
     grid = table(
-        "run | member | window | offset | fluctuation | 95 % interval | tau | independent | log rho | log rho_eq",
-        "delta = log(rho/rho_eq) after the transient",
+        "<run | T | window | offset | fluctuation | tau | independent",
+        f"delta = log(rho/rho_eq) after the transient, over members (in {unit})",
     )
-    for letter, side in zip("AB", (result.first, result.second), strict=True):
-        for f in side.each:
-            row(
-                grid,
-                letter,
-                str(f.member),
-                f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),
-                number(f.offset),
-                number(f.std),
-                f"{number(f.low)} – {number(f.high)}" if math.isfinite(f.low) else "–",
-                number(f.tau),
-                number(f.effective),
-                number(f.std_rho, 2),
-                number(f.std_rho_eq, 2),
-            )
+    for side in result.sides:
+        each = [m.fluctuation for m in side.each]
+        row(
+            grid,
+            side.letter,
+            ranged(side.T),
+            _window(side),
+            ranged(side.offset, 2),
+            ranged(side.std),
+            number(_middle([m.fluctuation.tau.value * m.unit for m in side.each])),
+            number(_middle([f.effective for f in each])),
+        )
     console.print()
     console.print(grid)
     say(
         console,
-        "offset: mean of delta (natural logarithm); fluctuation: its standard deviation about a line, with its block-bootstrap interval; tau: integrated autocorrelation time in steps; independent: effective sample size; last columns: the same standard deviation of log rho and of log rho_eq alone.",
+        "T: rho reaches theta rho_eq for good; offset: mean of delta, 0 where rho = rho_eq; fluctuation: standard deviation of delta about a line; tau: integrated autocorrelation time; independent: effective sample size. Brackets are 95 % over members (a single member's of blocks of time); the last two columns are medians.",
     )
+
+
+def _print_theory(console: Console, result: Comparison) -> None:
+    predicted = any(m.prediction for side in result.sides for m in side.each)
+    more = " | linearised | follows | sharpness" if predicted else ""
+    grid = table(
+        f"<run | log rho | log rho_eq | corr. | lag | skew | jump | over V at rest{more}",
+        "What moves, and what theory says of it",
+    )
+    for side in result.sides:
+        each = [m.fluctuation for m in side.each]
+        cells = [
+            side.letter,
+            number(side.std_rho.value),
+            number(side.std_rho_eq.value),
+            number(_middle([f.correlation for f in each]), 2),
+            number(_middle([m.fluctuation.lag * m.unit for m in side.each])),
+            number(_middle([f.skew for f in each]), 2),
+            number(_middle([f.jump for f in each])),
+            ranged(side.over_frozen),
+        ]
+        if predicted:
+            found = [m.prediction for m in side.each if m.prediction]
+            cells += [
+                ranged(side.predicted_over),
+                *(number(_middle([getattr(p, name) for p in found]), 2) for name in ("correlation", "sharpness")),
+            ]
+        row(grid, *cells)
     console.print()
-    for letter, side in zip("AB", (result.first, result.second), strict=True):
-        if side.each:
-            say(console, _side_words(letter, side))
-    paired = f", paired over {result.paired} seeds" if result.paired else ""
-    if math.isfinite(result.ratio.value):
-        say(console, f"ratio of fluctuations B/A: {ranged(result.ratio)}{paired}")
-    for caution in result.cautions:
-        say(console, f"caution: {caution}")
-    say(console, f"\n{result.verdict}", "bold")
+    console.print(grid)
+    rest = (
+        " linearised: predicted fluctuation of the network linearised at its copies of the weights under batches drawn afresh, over that measured on the same stretches; follows: its correlation with the run, step by step, under the run's own batches; sharpness: lr times the largest curvature of the linearised loss, unstable from 2."
+        if predicted
+        else " --predict adds the theory in which V moves."
+    )
+    say(
+        console,
+        "log rho, log rho_eq: their fluctuations; corr.: between them, at the same step; lag: by how much log rho comes after log rho_eq where they agree most; jump: standard deviation of the change of delta from one evaluation to the next; over V at rest: fluctuation over that of the memo's equation with the directions frozen."
+        + rest,
+    )
 
 
-def _side_words(letter: str, side: Side) -> str:
-    offset = side.offset
-    at = f"rho = {number(math.exp(offset.value), 4)} rho_eq on average"
-    return f"{letter}: fluctuation {ranged(side.std)} over {len(side.each)} members; {at}"
+def _print_members(console: Console, result: Comparison) -> None:
+    grid = table(
+        "<run | member | seed | window | offset | fluctuation | 95 % | tau | 2.5 % | 25 % | 50 % | 75 % | 97.5 %",
+        "Each member (in steps; the last columns are quantiles of delta)",
+    )
+    for side in result.sides:
+        for m in side.each:
+            f = m.fluctuation
+            row(
+                grid,
+                side.letter,
+                str(f.member),
+                str(m.seed),
+                f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),
+                number(f.offset.value, 2),
+                number(f.std.value),
+                span(f.std),
+                number(f.tau.value),
+                *(number(q, 2) for q in f.quantiles),
+            )
+    console.print()
+    console.print(grid)
+
+
+def _window(side: Side) -> str:
+    """From the earliest start to the last end of the members' windows."""
+    if not side.each:
+        return "–"
+    ends = [tuple(edge * m.unit for edge in m.fluctuation.window) for m in side.each]
+    first, last = min(e[0] for e in ends), max(e[1] for e in ends)
+    drifting = any(not m.fluctuation.stationary for m in side.each)
+    return f"{number(first, 4)}–{number(last, 4)}" + (" drifts" if drifting else "")
+
+
+def _middle(values: list[float]) -> float:
+    return float(np.median(values)) if values else math.nan

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace import data
 from rhotrace.analyze import audit_run
-from rhotrace.errors import DataError, RecipeError, TraceError
-from rhotrace.networks import NETWORKS
+from rhotrace.endpoint import data_and_network
+from rhotrace.errors import RecipeError, TraceError
 from rhotrace.quantities import QUANTITIES
-from rhotrace.recipe import Recipe, options
+from rhotrace.recipe import Recipe
 from rhotrace.recipe import parse as parse_recipe
 from rhotrace.trace import Trace, whole_commits
 from rhotrace.trace_checks import DAMAGE, first_line
@@ -313,21 +312,16 @@ def _outputs(trace: Trace) -> str:
     steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["forward"] == 0]
     if not steps:
         raise NotChecked("the file has no copies of the weights at steps with full-set sums")
-    try:
-        loaded = data.load(**options(recipe.data), dtype=recipe.network.dtype)
-    except DataError as absent:
-        raise NotChecked(f"needs the data: {str(absent).splitlines()[0]}") from None
-    if loaded.digest != trace.attributes["data_digest"]:
-        raise NotChecked(f"the data here is other data: its digest is {loaded.digest[:12]}")
+    again = data_and_network(trace, recipe, recipe.network.dtype)
+    if isinstance(again, str):
+        raise NotChecked(again)
     import torch
 
-    forward = NETWORKS[recipe.network.kind](
-        loaded.x.shape[1], loaded.y.shape[1], **options(recipe.network, without=("dtype",))
-    ).forward
+    loaded, network = again
     x, targets = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y.T).double()
     for step in steps:
         with torch.no_grad():
-            g = forward(tuple(map(torch.as_tensor, trace.snapshot(step))), x).double()
+            g = network.forward(tuple(map(torch.as_tensor, trace.snapshot(step))), x).double()
         sums = {"a": (g * targets).sum(dim=(1, 2)) / len(x), "q": g.square().sum(dim=(1, 2)) / len(x)}
         scale = {"a": sums["q"].sqrt(), "q": sums["q"]}
         for name, expected in sums.items():

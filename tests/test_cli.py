@@ -210,8 +210,8 @@ def test_analyze_of_a_short_run_says_that_there_is_no_transient_time(command, tr
 def test_compare_prints_a_verdict_on_stdout_alone(command, trained):
     code, out, err = command("compare", trained / "long.h5", trained / "long-sgd.h5")
     assert (code, err) == (0, "")
-    assert "optimizer.kind: gd | sgd" in out
-    assert "ratio" in out
+    assert "optimizer.kind: gd (A); sgd (B)" in out
+    assert "B/A: fluctuation" in out
 
 
 def test_compare_json_is_json_and_alone_on_stdout(command, trained):
@@ -219,7 +219,8 @@ def test_compare_json_is_json_and_alone_on_stdout(command, trained):
     assert (code, err) == (0, "")
     content = json.loads(out)
     assert content["differs"]["optimizer.kind"] == ["gd", "sgd"]
-    assert content["verdict"]
+    assert content["verdicts"]
+    assert content["contrasts"][0]["paired"] == 3
 
 
 def test_info_shows_what_a_run_holds_and_where_it_came_from(command, trained):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from rhotrace import plots
+from rhotrace import plot_style, plots
 from rhotrace.analyze import fit_transient, series_of
 from rhotrace.closed_form import Series
+from rhotrace.compare import compare
 from rhotrace.errors import RhoTraceError
+from rhotrace.plots_compare import comparison_figure
 from rhotrace.scaling import scaling
 from rhotrace.simulate import Constants, simulate
 from rhotrace.trace import open_trace
@@ -87,7 +90,7 @@ def test_words_in_an_svg_are_words(tmp_path):
 @pytest.mark.parametrize("name", ["x.gif", "x", ".png", "x.png.txt"])
 def test_other_endings_are_refused(tmp_path, name):
     with pytest.raises(RhoTraceError, match=r"ends in \.png, \.svg, \.pdf"):
-        plots.check_format(tmp_path / name)
+        plot_style.check_format(tmp_path / name)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -115,6 +118,44 @@ def test_the_figures_of_unusual_simulations_are_drawn(tmp_path, figure, depths, 
     width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
     assert width < 2500
     assert height < 5000
+
+
+@pytest.fixture
+def gd_and_sgd(train):
+    """A run under GD, and one under SGD with copies of its weights."""
+    common = "steps=1500", "optimizer.lr=0.1", "record={snapshots: 30, test_every: 1500}"
+    return train(*common), train(*common, "optimizer={kind: sgd, lr: 0.1, batch_size: 8}")
+
+
+@pytest.mark.parametrize(("align", "predicting"), [("step", False), ("time", True)])
+def test_a_comparison_is_drawn_in_every_format_and_twice_the_same(gd_and_sgd, tmp_path, figures, align, predicting):
+    with ExitStack() as stack:
+        traces = [stack.enter_context(open_trace(run)) for run in gd_and_sgd]
+        result = compare(traces, align=align, predicting=predicting)
+        for ending, begins in BEGINS.items():
+            first, second = (tmp_path / f"{name}{ending}" for name in ("first", "second"))
+            comparison_figure(result, traces, first)
+            comparison_figure(result, traces, second)
+            assert first.read_bytes().startswith(begins)
+            assert first.read_bytes() == second.read_bytes()
+    *strips, spectra, fluctuations, noise = figures[0].axes
+    assert len(strips) == 2
+    assert all(len(axes.lines) == 2 for axes in strips)  # delta, and zero
+    assert len(spectra.lines) == 2
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in (spectra, noise))
+    shown = {line.get_marker() for line in fluctuations.lines}
+    assert ("D" in [m for line in fluctuations.lines[:-2] if (m := line.get_marker())]) == predicting
+    assert "v" in shown
+    assert len(noise.lines) == 1  # one run with minibatches: no exponent
+
+
+def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures):
+    runs = [train("steps=10", f"members.seeds=[{seed}]") for seed in range(10)]
+    with ExitStack() as stack:
+        traces = [stack.enter_context(open_trace(run)) for run in runs]
+        comparison_figure(compare(traces), traces, tmp_path / "many.png")
+    assert len(figures[0].axes) == 8 + 3
+    assert "first 8 of 10 runs" in figures[0].axes[0].get_title(loc="left")
 
 
 def test_runs_without_a_T_are_drawn(train, tmp_path):
@@ -159,8 +200,8 @@ def test_thinning_keeps_extremes_ends_and_order_and_looks_past_what_is_no_number
     values[[77_777, 123_456]] = [5.0, -5.0]
     values[:50_000] = np.nan
     values[60_000:60_050] = np.nan
-    rows = plots._thinned(values)
+    rows = plot_style.thinned(values)
     assert len(rows) <= 4002
     assert {0, 77_777, 123_456, 199_999} <= set(rows.tolist())
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(plots._thinned(values[:10]), np.arange(10))
+    np.testing.assert_array_equal(plot_style.thinned(values[:10]), np.arange(10))

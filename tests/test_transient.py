@@ -91,12 +91,21 @@ def test_a_chance_passage_of_the_ratio_does_not_count():
     assert 599 <= found.T <= 600
 
 
-def test_the_dwell_is_five_percent_of_late_crossings():
+def test_the_dwell_is_a_fifth_of_late_crossings():
     ratio = np.full(3000, 100.0)
-    ratio[1000:1040] = 1.0
+    ratio[1000:1190] = 1.0
     ratio[2000:] = 1.0
     row, dwell = transient.first_lasting(ratio < 2, np.arange(3000))
-    assert (row, dwell) == (2000, 100)
+    assert (row, dwell) == (2000, 400)
+
+
+@pytest.mark.parametrize("slower", [1, 10, 100])
+def test_a_change_of_sign_after_the_start_does_not_count_at_any_learning_rate(slower):
+    time = np.arange(400 * slower) / slower
+    ratio = np.where(time < 200, -18 + 0.3 * time, 40 * np.exp(-(time - 200) / 20))
+    found = transient.measure(0, ratio_series(ratio))
+    assert found.outcome is Outcome.LEFT
+    assert pytest.approx(200 + 20 * np.log(20), rel=0.02) == found.T / slower
 
 
 def test_the_crossing_is_interpolated_in_the_logarithm():
