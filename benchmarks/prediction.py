@@ -33,6 +33,11 @@ CONDITIONS = {
     "lr 0.05": ["optimizer.lr=0.05", "steps=2000"],
     "b 8": ["optimizer.batch_size=8"],
     "b 128": ["optimizer.batch_size=128"],
+    "lr 0.05, b 128, for longer: the edge of stability": [
+        "optimizer.lr=0.05",
+        "optimizer.batch_size=128",
+        "steps=6000",
+    ],
     "L = 2": ["network.depth=2", "init.rho_k=1.0"],
     "L = 3": ["network.depth=3", "init.rho_k=1.5"],
     "L = 6": ["network.depth=6", "init.rho_k=3.5"],

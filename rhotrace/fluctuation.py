@@ -41,6 +41,8 @@ class Decay:
             the noise of a sample's gradient is in proportion to its residual.
         straighter: whether size against step is nearer to an ``exponential`` or to a ``power`` law.
         fall: size in the last piece over that in the first.
+        steps: middle of each piece; empty for a mean over members, as is ``sizes``.
+        sizes: of the pieces.
     """
 
     rate: Interval
@@ -48,6 +50,8 @@ class Decay:
     against_loss: Interval
     straighter: str
     fall: float
+    steps: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,8 @@ def _decay(steps: NDArray[np.int64], delta: Floats, loss: Floats | None) -> Deca
         if (means > 0).all():
             with_loss, _ = _slope(np.log(means), log_size)
     straighter = "exponential" if residual <= power_residual else "power"
-    return Decay(rate, power, with_loss, straighter, float(size[-1] / size[0]))
+    fall = float(size[-1] / size[0])
+    return Decay(rate, power, with_loss, straighter, fall, tuple(middle.tolist()), tuple(size.tolist()))
 
 
 def _slope(x: Floats, y: Floats) -> tuple[Interval, float]:

@@ -26,13 +26,14 @@ _REACH = 6.0  # standard deviations of the liveliest run that a strip shows
 
 
 def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -> None:
-    """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and the law in eta/b."""
+    """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and their law or their course."""
     shown = list(zip(result.sides, traces, strict=True))[:_MOST_STRIPS]
     with drawn(path, 9.0, _STRIP * len(shown) + _BELOW + 0.6) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_STRIP * len(shown) + 0.4, _BELOW))[:, 0]
         strips = above.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for number, (axes, (side, trace)) in enumerate(zip(strips, shown, strict=True)):
-            _strip(axes, number, side, trace, labels(result.sides)[side.letter])
+            label = labels(result.sides)[side.letter]
+            _strip(axes, number, side, trace, label if label.startswith(side.letter) else f"{side.letter} ({label})")
         largest = max((m.fluctuation.std.value for side, _ in shown for m in side.each), default=0.0)
         if largest > STILL:
             strips[0].set_ylim(-_REACH * largest, _REACH * largest)
@@ -44,7 +45,10 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
         left, middle, right = below.subplots(1, 3)
         _spectra(left, result)
         _fluctuations(middle, result)
-        _against_noise(right, result)
+        if result.exponents:
+            _against_noise(right, result)
+        else:
+            _over_time(right, result)
 
 
 def _strip(axes: Axes, number: int, side: Side, trace: Trace, label: str) -> None:
@@ -77,7 +81,7 @@ def _spectra(axes: Axes, result: Comparison) -> None:
         empty(axes)
         return
     axes.set(xscale="log", yscale="log")
-    axes.legend(ncols=2 if len(some) > 4 else 1, loc="lower left", fontsize=7)
+    axes.legend(ncols=2 if len(some) > 4 else 1, loc="best", fontsize=7)
 
 
 def _fluctuations(axes: Axes, result: Comparison) -> None:
@@ -101,29 +105,44 @@ def _fluctuations(axes: Axes, result: Comparison) -> None:
         return
     axes.set(yscale="log", xlim=(-0.6, len(result.sides) - 0.4))
     axes.set_xticks(range(len(result.sides)), [side.letter for side in result.sides])
-    axes.plot([], [], "D", color="black", markerfacecolor="none", label="network linearised")
+    if any(np.isfinite(side.predicted_over.value) for side in result.sides):
+        axes.plot([], [], "D", color="black", markerfacecolor="none", label="network linearised")
     axes.plot([], [], "v", color="black", markerfacecolor="none", label="V at rest")
     axes.legend(fontsize=7)
 
 
 def _against_noise(axes: Axes, result: Comparison) -> None:
     axes.set(xlabel="η/b", ylabel="fluctuation of δ", title="Against the noise scale")
-    drawn_any = False
     for number, side in enumerate(result.sides):
         points = [(m.lr / side.batch, m.fluctuation.std.value) for m in side.each if side.batch]
         points = [(scale, std) for scale, std in points if std > STILL]
         if points:
-            drawn_any = True
             axes.plot(*zip(*points, strict=True), MARKERS[number % len(MARKERS)], color=colour(number), markersize=4)
-    if not drawn_any:
-        empty(axes)
-        return
     axes.set(xscale="log", yscale="log")
     for number, fit in enumerate(result.exponents):
         scales = np.array([fit.scales[0], fit.scales[-1]])
         look: Any = {"color": "0.3", "linestyle": DASHES[number % len(DASHES)], "linewidth": 1}
         value = f"{fit.joint.value:.2f}".replace("-", "\N{MINUS SIGN}")
         axes.plot(scales, fit.level * scales**fit.joint.value, label=f"(η/b)$^{{{value}}}$, {fit.sampling}", **look)
-    if result.exponents:
-        axes.legend(fontsize=7)
+    axes.legend(fontsize=7)
     plain_ticks(axes.yaxis)
+
+
+def _over_time(axes: Axes, result: Comparison) -> None:
+    """The size of the steps of delta in twelve pieces of the time after T, of the member that the strips show."""
+    axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="std of the jumps of δ")
+    axes.set_title("Size of the jumps after T")
+    some = False
+    for number, side in enumerate(result.sides):
+        decay = side.each[0].fluctuation.decay if side.each else None
+        if decay is None:
+            continue
+        some = True
+        look: Any = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 3, "linewidth": 1}
+        axes.plot(np.array(decay.steps) * side.each[0].unit, decay.sizes, label=side.letter, **look)
+    if not some:
+        empty(axes)
+        return
+    axes.set(xscale="log", yscale="log")
+    plain_ticks(axes.xaxis)
+    axes.legend(fontsize=7)

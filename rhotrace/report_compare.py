@@ -89,6 +89,7 @@ def _print_runs(console: Console, result: Comparison) -> None:
 
 def _print_theory(console: Console, result: Comparison) -> None:
     predicted = any(m.prediction for side in result.sides for m in side.each)
+    asked = any(side.no_prediction for side in result.sides)
     more = " | linearised | follows | sharpness" if predicted else ""
     grid = table(
         f"<run | log rho | log rho_eq | corr. | lag | skew | jump | over V at rest{more}",
@@ -118,7 +119,7 @@ def _print_theory(console: Console, result: Comparison) -> None:
     rest = (
         " linearised: predicted fluctuation of the network linearised at its copies of the weights under batches drawn afresh, over that measured on the same stretches; follows: its correlation with the run, step by step, under the run's own batches; sharpness: lr times the largest curvature of the linearised loss, unstable from 2."
         if predicted
-        else " --predict adds the theory in which V moves."
+        else ("" if asked else " --predict adds the theory in which V moves.")
     )
     say(
         console,
