@@ -62,7 +62,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One member's stretches, and their root mean squares (mean of the correlations, largest sharpness)."""
+    """One member's stretches, and their root mean squares (mean of the correlations; sharpness of the window's last copy)."""
 
     member: int
     stretches: tuple[Stretch, ...]
@@ -106,7 +106,9 @@ def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Pred
             rows = (steps >= first) & (steps <= last)
             point = _Linearised(trace, recipe, dataset, network, member, first)
             each.append(point.stretch(steps[rows], deltas[rows, member]))
-        found[member] = _together(member, each)
+        newest = max(step for step in trace.snapshot_steps() if step <= window[1] + 1)
+        end = _Linearised(trace, recipe, dataset, network, member, newest) if newest > starts[-1][0] else point
+        found[member] = _together(member, each, end.sharpness())
     return found
 
 
@@ -139,7 +141,8 @@ class _Linearised:
         weights = tuple(torch.as_tensor(W[member : member + 1]).double() for W in trace.snapshot(step))
         x = torch.as_tensor(dataset.x)
         self.rho_k = np.array([float(W.square().sum().sqrt()) for W in weights])
-        v_norm = trace.rows("v_norm", slice(step, step + 1))[0, member] if "v_norm" in trace else None
+        row = min(step, trace.steps - 1)  # after the last step there is none
+        v_norm = trace.rows("v_norm", slice(row, row + 1))[0, member] if "v_norm" in trace else None
         factors = tangent_factors(self.rho_k, v_norm)
         with torch.no_grad():
             self.g = network.forward(weights, x)[0].numpy()
@@ -167,8 +170,12 @@ class _Linearised:
             predicted=predicted,
             frozen=frozen,
             correlation=correlation,
-            sharpness=sharpness(self.kernel, samples, self.lr),
+            sharpness=self.sharpness(),
         )
+
+    def sharpness(self) -> float:
+        """Learning rate times the largest curvature of the linearised loss."""
+        return sharpness(self.kernel, self.g.shape[1], self.lr)
 
     def _delta(self, seed: int, steps: NDArray[np.int64]) -> Floats:
         """delta of the linearised network at some steps, under the batches of a seed."""
@@ -188,7 +195,7 @@ def _correlation(first: Floats, second: Floats) -> float:
     return float(np.mean(first * second) / scale) if scale > 0 else np.nan
 
 
-def _together(member: int, each: Sequence[Stretch]) -> Prediction:
+def _together(member: int, each: Sequence[Stretch], sharpest: float) -> Prediction:
     def rms(name: str) -> float:
         return float(np.sqrt(np.mean([getattr(s, name) ** 2 for s in each])))
 
@@ -199,5 +206,5 @@ def _together(member: int, each: Sequence[Stretch]) -> Prediction:
         predicted=rms("predicted"),
         frozen=rms("frozen"),
         correlation=float(np.mean([s.correlation for s in each])),
-        sharpness=float(max(s.sharpness for s in each)),
+        sharpness=sharpest,
     )

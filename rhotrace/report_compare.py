@@ -117,7 +117,7 @@ def _print_theory(console: Console, result: Comparison) -> None:
     console.print()
     console.print(grid)
     rest = (
-        " linearised: predicted fluctuation of the network linearised at its copies of the weights under batches drawn afresh, over that measured on the same stretches; follows: its correlation with the run, step by step, under the run's own batches; sharpness: lr times the largest curvature of the linearised loss, unstable from 2."
+        " linearised: predicted fluctuation of the network linearised at its copies of the weights under batches drawn afresh, over that measured on the same stretches; follows: its correlation with the run, step by step, under the run's own batches; sharpness: lr times the largest curvature of the linearised loss at the window's last copy of the weights, unstable from near 2."
         if predicted
         else ("" if asked else " --predict adds the theory in which V moves.")
     )

@@ -141,11 +141,9 @@ def _exponent(exponent: Exponent) -> str:
     who = "minibatch weight normalisation" if exponent.optimizer == "weight-norm" else "SGD"
     if not np.isfinite(p.low):
         return f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} {over}; too few points for an interval."
-    holds = (
-        "which the interval holds"
-        if p.low <= LAW <= p.high
-        else "which it does not hold (the curvature differs from run to run: see sharpness under --predict)"
-    )
+    holds = p.low <= LAW <= p.high
+    law = "within" if holds else "outside"
+    why = "" if holds else " (the curvature differs from run to run: see sharpness under --predict)"
     apart = [
         f"{symbol}^{power[0]:.2f} [{power[1]:.2f}, {power[2]:.2f}]"
         for symbol, power in (
@@ -157,7 +155,7 @@ def _exponent(exponent: Exponent) -> str:
     split = f"; apart, {' and '.join(apart)}" if apart else ""
     return (
         f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} [{p.low:.2f}, {p.high:.2f}] {over}; "
-        f"in one and the same landscape it would be 1/2, {holds}{split}."
+        f"in one and the same landscape it would be 1/2, {law} the interval{why}{split}."
     )
 
 
@@ -267,7 +265,7 @@ def _oscillates(side: Side) -> Iterator[str]:
     if stepping:
         sizes = [m.fluctuation.std.value for m in stepping]
         sharp = [m.prediction.sharpness for m in stepping if m.prediction]
-        edge = f" (lr times the largest curvature {_span(sharp)}; the edge is 2)" if sharp else ""
+        edge = f" (lr times the largest curvature {_span(sharp)}; the edge is near 2)" if sharp else ""
         yield (
             f"{side.letter}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
             f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation at the edge of stability{edge}, not noise"
