@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, check_theta
+from rhotrace.cli_sweep import sweep
 from rhotrace.errors import RhoTraceError
 
 app = typer.Typer(
@@ -25,17 +27,6 @@ recipe_app = typer.Typer(
     epilog="Example: rhotrace recipe check recipes/deep8.yaml",
 )
 app.add_typer(recipe_app, name="recipe")
-
-RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False),
-]
-Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Draw the result: NAME.png, .svg or .pdf.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
 
 INTERRUPTED = 130
 
@@ -60,11 +51,6 @@ def main() -> None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _check_theta(theta: float) -> None:
-    if not 0 < theta < 1:
-        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
 
 
 def _version(asked: bool) -> None:
@@ -149,7 +135,7 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Measure the transient time T of a run and audit its steps."""
-    _check_theta(theta)
+    check_theta(theta)
     from rhotrace import plot_style, plots, report
     from rhotrace.analyze import analyze as examine
     from rhotrace.analyze import series_of
@@ -195,14 +181,15 @@ def compare(
     from rhotrace.compare import chosen_window
     from rhotrace.compare import compare as side_by_side
     from rhotrace.report_compare import as_plain, print_comparison
+    from rhotrace.sweep_index import run_files
     from rhotrace.trace import open_trace
 
-    _check_theta(theta)
+    check_theta(theta)
     if align not in {"step", "time"}:
         raise RhoTraceError(f"--align: got {align!r}, expected step or time")
     plot_style.check_format(plot)
     with ExitStack() as stack:
-        traces = [stack.enter_context(open_trace(run)) for run in runs]
+        traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
         result = side_by_side(
             traces,
             align="time" if align == "time" else "step",
@@ -248,7 +235,7 @@ def simulate(
     from rhotrace.simulate import constants_of, given, numbers
     from rhotrace.simulate import simulate as solve
 
-    _check_theta(theta)
+    check_theta(theta)
     plot_style.check_format(plot)
     if figure not in plots.FIGURES:
         raise RhoTraceError(f"--figure: got {figure!r}, expected one of {', '.join(plots.FIGURES)}")
@@ -303,12 +290,13 @@ def scaling(
     from rhotrace import plot_style, plots, report
     from rhotrace.report_scaling import print_scaling
     from rhotrace.scaling import scaling as fit
+    from rhotrace.sweep_index import run_files
     from rhotrace.trace import open_trace
 
-    _check_theta(theta)
+    check_theta(theta)
     plot_style.check_format(plot)
     with ExitStack() as stack:
-        result = fit([stack.enter_context(open_trace(run)) for run in runs], theta=theta, target=target)
+        result = fit([stack.enter_context(open_trace(run)) for run in run_files(runs)], theta=theta, target=target)
     if plot:
         plots.scaling_figure(result, plot)
     if as_json:
@@ -316,6 +304,9 @@ def scaling(
         typer.echo(report.to_json({**report.plain(result), "verdicts": verdicts}))
     else:
         print_scaling(report.output(), result, plot)
+
+
+app.command(epilog="Example: rhotrace sweep recipes/sweeps/phase-diagram.yaml --workers 2 --plot phase.png")(sweep)
 
 
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")

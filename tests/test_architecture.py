@@ -35,7 +35,7 @@ LAYERS = [
         "transient",
         "audit",
     },
-    {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing"},
+    {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing", "sweep_plan", "sweep_index"},
     {
         "recorder",
         "continuation",
@@ -50,6 +50,10 @@ LAYERS = [
         "simulate",
         "scaling",
         "endpoint",
+        "memory",
+        "engines",
+        "sweep",
+        "sweep_result",
         "claims",
     },
     {
@@ -63,9 +67,12 @@ LAYERS = [
         "plot_style",
         "plots",
         "plots_compare",
+        "report_sweep",
+        "plots_sweep",
+        "sweep_command",
         "progress",
     },
-    {"cli", "__main__", "__init__"},
+    {"cli", "cli_options", "cli_sweep", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "matplotlib", "ray"}
@@ -137,7 +144,7 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli"},
+        "typer": {"cli", "cli_options", "cli_sweep"},
         "yaml": {"strict_yaml"},
     }
 

@@ -1,0 +1,52 @@
+"""How much memory a training takes, so that members are grouped into runs that fit."""
+
+from __future__ import annotations
+
+import math
+
+from rhotrace.networks import NETWORKS
+from rhotrace.recipe import Recipe, options
+from rhotrace.recorder import BLOCK_STEPS
+
+PROCESS = 600e6  # the interpreter with torch
+SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
+_COPIES = {"gd": 3, "sgd": 3, "weight-norm": 6}  # of the weights: themselves, gradients, and what the step makes
+_ROW = 24  # numbers of a member in a row, beside those of its layers
+
+
+def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
+    """Memory that a run takes whatever its members: the process, and the data."""
+    return float(PROCESS + 3 * (samples + recipe.data.test) * inputs * _item(recipe))
+
+
+def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
+    """Memory that each member adds: weights, activations on the samples, and the block of rows that is recorded."""
+    network = NETWORKS[recipe.network.kind](inputs, outputs, **options(recipe.network, without=("dtype",)))
+    item = _item(recipe)
+    weights = _COPIES.get(recipe.optimizer.kind, 6) * sum(math.prod(shape) for shape in network.shapes) * item
+    units = sum(shape[0] for shape in network.shapes)
+    activations = samples * (2.5 * units * item + 8 * outputs * 8)
+    batch = getattr(recipe.optimizer, "batch_size", None)
+    gathered = 2 * batch * inputs * item if batch else 0
+    rows = 2 * min(BLOCK_STEPS, recipe.steps) * (3 * len(network.shapes) + _ROW) * 8
+    return float(weights + activations + gathered + rows)
+
+
+def disk_bytes(recipe: Recipe, depth: int) -> float:
+    """Disk that a member's rows take while it trains, before they are packed."""
+    return float(recipe.steps * (3 * depth + _ROW) * 8)
+
+
+def free_bytes(device: str) -> float:
+    """Memory that is free now, of the GPU for ``cuda`` and of the machine else."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    return float(psutil.virtual_memory().available)
+
+
+def _item(recipe: Recipe) -> int:
+    return 4 if recipe.network.dtype == "float32" else 8
