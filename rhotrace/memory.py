@@ -38,10 +38,17 @@ def disk_bytes(recipe: Recipe, depth: int) -> float:
 
 
 def free_bytes(device: str) -> float:
-    """Memory that is free now, of the GPU for ``cuda`` and of the machine else."""
+    """Memory that is free now, of the GPU for ``cuda`` and of the machine else.
+
+    Raises:
+        DeviceError: CUDA was asked for and torch finds none.
+    """
     if device == "cuda":
         import torch
 
+        from rhotrace.train import find_device
+
+        find_device(device)
         return float(torch.cuda.mem_get_info()[0])
     import psutil
 
