@@ -60,5 +60,5 @@ def recipe_copy(
     from rhotrace import shipped
 
     for name in names:
-        for told in map(str, shipped.copy(name, output) or ["there already"]):
+        for told in [str(path) for path in shipped.copy(name, output)] or ["there already"]:
             typer.echo(f"{name}: {told}")

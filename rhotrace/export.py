@@ -1,0 +1,151 @@
+"""A run in the formats of other tools: one table with a row for each step and member, or a netCDF file.
+
+A quantity with a layer or quantile axis becomes a column for each (``rho_k_1``, ``margin_quantile_0.5``). Quantities
+that are evaluated at a stride are empty between their evaluations.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analyze import require_steps
+from rhotrace.errors import RhoTraceError
+from rhotrace.quantities import QUANTILES, Quantity
+from rhotrace.recipe import Recipe
+from rhotrace.trace import Trace
+
+Columns = dict[str, NDArray[Any]]
+
+_ROWS = 20_000  # steps of a block, so that a run of any length passes through little memory
+
+
+def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool = False) -> int:
+    """Writes a run in another format.
+
+    Args:
+        trace: the run.
+        kind: one of ``FORMATS``.
+        path: of the new file.
+        every: steps from one row to the next.
+        force: replace a file that is there.
+
+    Returns:
+        The number of rows, or of steps in a netCDF file.
+
+    Raises:
+        RhoTraceError: the format is not known, what it needs is not installed, or the file is there or cannot be written.
+        AnalysisError: the run has no steps.
+    """
+    require_steps(trace)
+    if kind not in FORMATS:
+        raise RhoTraceError(f"--to: got {kind!r}, expected one of {', '.join(FORMATS)}")
+    if path.exists() and not force:
+        raise RhoTraceError(f"{path}: is there already; choose another name with -o, or --force to replace it")
+    half = path.with_name(f".{path.name}.half")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = FORMATS[kind](trace, half, every)
+        half.replace(path)
+    except OSError as problem:
+        raise RhoTraceError(f"{path}: cannot be written ({problem.strerror or problem})") from None
+    finally:
+        half.unlink(missing_ok=True)
+    return rows
+
+
+def columns(trace: Trace, *, every: int = 1) -> Iterator[Columns]:
+    """The run as blocks of equally long columns: step, member, what the members differ in, then every quantity."""
+    fixed = Recipe.model_validate(trace.recipe).per_member
+    for first in range(0, trace.steps, _ROWS * every):
+        steps = np.arange(first, min(first + _ROWS * every, trace.steps), every)
+        block: Columns = {
+            "step": np.repeat(steps, trace.members),
+            "member": np.tile(np.arange(trace.members), len(steps)),
+            **{name: np.tile(values, len(steps)) for name, values in fixed.items()},
+        }
+        for quantity in trace.quantities:
+            block.update(_of_quantity(trace, quantity, steps))
+        yield block
+
+
+def _of_quantity(trace: Trace, quantity: Quantity, steps: NDArray[np.int64]) -> Columns:
+    """Columns of one quantity; NaN at the steps at which it was not evaluated."""
+    stride = trace.strides[quantity.cost]
+    rows = -(-trace.steps // stride)
+    there = steps % stride == 0
+    first, last = int(steps[0]) // stride, min(int(steps[-1]) // stride + 1, rows)
+    values = trace.rows(quantity.name, slice(first, last))  # (rows, M, ...)
+    table = np.full((len(steps), *values.shape[1:]), np.nan)
+    table[there] = values[steps[there] // stride - first]
+    flat = table.reshape(len(steps) * trace.members, -1)
+    labels = {"layer": range(1, trace.depth + 1), "quantile": QUANTILES}
+    extra = next((labels[axis] for axis in quantity.axes if axis in labels), None)
+    if extra is None:
+        return {quantity.name: flat[:, 0]}
+    return {f"{quantity.name}_{label:g}": flat[:, number] for number, label in enumerate(extra)}
+
+
+def _to_csv(trace: Trace, path: Path, every: int) -> int:
+    rows = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        for block in columns(trace, every=every):
+            if not rows:
+                writer.writerow(block)
+            # repr of a float is the shortest text that reads back as the same number
+            cells = [["" if v != v else v for v in values.tolist()] for values in block.values()]  # noqa: PLR0124 - NaN
+            writer.writerows(zip(*cells, strict=True))
+            rows += len(cells[0])
+    return rows
+
+
+def _to_parquet(trace: Trace, path: Path, every: int) -> int:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise RhoTraceError("--to parquet: needs pyarrow; python -m pip install 'rhotrace[parquet]'") from None
+    rows, writer = 0, None
+    about = {"recipe": trace.attributes["recipe"], "rhotrace_run": str(trace.path)}
+    try:
+        for block in columns(trace, every=every):
+            table = pyarrow.table(block).replace_schema_metadata(about)
+            writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+            rows += table.num_rows
+    finally:
+        if writer:
+            writer.close()
+    return rows
+
+
+def _to_netcdf(trace: Trace, path: Path, every: int) -> int:
+    try:
+        import h5netcdf  # noqa: F401 - the engine that writes it
+        import xarray
+    except ImportError:
+        raise RhoTraceError("--to netcdf: needs xarray; python -m pip install 'rhotrace[netcdf]'") from None
+    coords: dict[str, Any] = {
+        "member": np.arange(trace.members),
+        "layer": np.arange(1, trace.depth + 1),
+        "quantile": np.array(QUANTILES),
+    }
+    held: dict[str, Any] = {name: ("member", v) for name, v in Recipe.model_validate(trace.recipe).per_member.items()}
+    for quantity in trace.quantities:
+        axis, thin = trace.axis(quantity.name), slice(None, None, max(1, every // trace.strides[quantity.cost]))
+        about = {"units": quantity.units, "long_name": quantity.says, "symbol": quantity.symbol}
+        coords[axis] = trace[axis][thin]
+        held[quantity.name] = ((axis, *quantity.axes), trace[quantity.name][thin], about)
+    plain = {key: value for key, value in trace.attributes.items() if isinstance(value, str | int | float)}
+    xarray.Dataset(held, coords, plain).to_netcdf(path, engine="h5netcdf")
+    return len(coords["step"])
+
+
+FORMATS: dict[str, Callable[[Trace, Path, int], int]] = {"csv": _to_csv, "parquet": _to_parquet, "netcdf": _to_netcdf}
+ENDINGS = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc"}
