@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from rhotrace.cli_export import export
 from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, check_theta
+from rhotrace.cli_recipe import recipe_app
 from rhotrace.cli_sweep import sweep
+from rhotrace.distributed import AlreadySaid
 from rhotrace.errors import RhoTraceError
 
 app = typer.Typer(
@@ -21,11 +24,6 @@ app = typer.Typer(
     epilog="Example: rhotrace train recipes/deep8.yaml && rhotrace analyze runs/deep8.h5 --fit-transient\n\n"
     "Exit codes: 0 done; 1 a bug in RhoTrace; 2 something for you to mend; 130 training stopped by Ctrl-C.",
 )
-recipe_app = typer.Typer(
-    no_args_is_help=True,
-    help="Check recipes, and print their schema.",
-    epilog="Example: rhotrace recipe check recipes/deep8.yaml",
-)
 app.add_typer(recipe_app, name="recipe")
 
 INTERRUPTED = 130
@@ -35,6 +33,8 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app()
+    except AlreadySaid:
+        sys.exit(2)
     except RhoTraceError as error:
         _say(f"error: {error}")
         sys.exit(2)
@@ -86,39 +86,49 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace a run file that is there already.")] = False,
     despite_changes: Annotated[
         bool,
-        typer.Option("--despite-changes", help="Go on with a run under other versions, device or threads."),
+        typer.Option("--despite-changes", help="Go on with a run under other versions, device, threads or processes."),
     ] = False,
 ) -> None:
     """Train a recipe's networks and record every step; go on with a run that was interrupted."""
-    if device not in {"auto", "cpu", "cuda"}:
-        raise RhoTraceError(f"--device: got {device!r}, expected auto, cpu or cuda")
-    from rhotrace import recipe as recipes
+    from rhotrace import distributed
 
-    content = recipes.load(recipe, [*(overrides or []), *([f"steps={steps}"] if steps else [])])
     path = output or Path("runs") / f"{recipe.stem}.h5"
-    from rich.console import Console
+    with distributed.team() as team:
+        if device not in {"auto", "cpu", "cuda"}:
+            raise RhoTraceError(f"--device: got {device!r}, expected auto, cpu or cuda")
+        from rhotrace import recipe as recipes
 
-    from rhotrace.progress import TrainingView
-    from rhotrace.report_runs import training_end, training_start
-    from rhotrace.train import train as run
+        content = recipes.load(recipe, [*(overrides or []), *([f"steps={steps}"] if steps else [])])
+        from rich.console import Console
 
-    console = Console(stderr=True)
-    try:
-        with TrainingView(console, path, lambda first: training_start(console, content, path, first)) as view:
-            outcome = run(
-                content,
-                path,
-                device=device,
-                force=force,
-                extend_run=steps is not None,
-                despite_changes=despite_changes,
-                recipe_file=recipe,
-                begin=view.begin,
-                watch=view,
-            )
-    except KeyboardInterrupt:
-        _say("stopped before the first step" if not path.exists() else f"stopped; what was recorded is in {path}")
-        raise typer.Exit(INTERRUPTED) from None
+        from rhotrace.progress import TrainingView
+        from rhotrace.report_runs import training_end, training_start
+        from rhotrace.train import train as run
+
+        helps = team is not None and team.rank > 0
+        console = Console(stderr=True)
+        try:
+            with TrainingView(console, path, lambda first: training_start(console, content, path, first)) as view:
+                outcome = run(
+                    content,
+                    path,
+                    device=device,
+                    force=force,
+                    extend_run=steps is not None,
+                    despite_changes=despite_changes,
+                    recipe_file=recipe,
+                    begin=view.begin,
+                    watch=view,
+                    team=team,
+                )
+        except KeyboardInterrupt:
+            if not helps:
+                _say(
+                    "stopped before the first step" if not path.exists() else f"stopped; what was recorded is in {path}"
+                )
+            raise typer.Exit(INTERRUPTED) from None
+    if helps:  # process 0 tells how it ended, and its exit code is that of the run
+        return
     training_end(console, outcome, path, view.transient.words())
     if outcome.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
@@ -309,6 +319,9 @@ def scaling(
 app.command(epilog="Example: rhotrace sweep recipes/sweeps/phase-diagram.yaml --workers 2 --plot phase.png")(sweep)
 
 
+app.command(epilog="Example: rhotrace export runs/deep8.h5 --to csv --every 10")(export)
+
+
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")
 def info(run: RunFile, as_json: AsJson = False) -> None:
     """Show what a run file holds and where it came from."""
@@ -373,23 +386,3 @@ def repair(
         typer.echo(report.to_json(result))
     else:
         print_repair(report.output(), result)
-
-
-@recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")
-def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Validate a recipe and print it with every default spelled out."""
-    from rhotrace import recipe as recipes
-
-    content = recipes.load(recipe, overrides)
-    _say(f"{recipe}: valid")
-    typer.echo(content.to_yaml(), nl=False)
-
-
-@recipe_app.command("schema", epilog="Example: rhotrace recipe schema > recipe.schema.json")
-def recipe_schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    import json
-
-    from rhotrace.recipe import Recipe
-
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))

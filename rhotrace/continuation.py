@@ -113,7 +113,9 @@ def open_run(
             f"{path}: cannot go on: not laid out as this version of RhoTrace does; use the version that began it, "
             "or start again with --force"
         )
-    conditions = {key: attributes[key] for key in ("device", "threads", "git_revision") if key in attributes}
+    conditions = {
+        key: attributes[key] for key in ("device", "threads", "processes", "git_revision") if key in attributes
+    }
     begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
     return dataclasses.replace(begun, diverged=diverged)
 
@@ -154,8 +156,12 @@ def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Versions, device and threads that differ between the process that began a run and this one."""
+    """Versions, device, threads and processes that differ between the process that began a run and this one."""
     pairs = {key: (there.get(key), now.get(key)) for key in ("device", "threads")}
+    pairs["processes"] = (
+        there.get("processes", 1),
+        now.get("processes", 1),
+    )  # files made before this was noted had one
     begun, present = (_versions(str(a.get("versions", ""))) for a in (there, now))
     pairs |= {package: (begun.get(package), present.get(package)) for package in _DECISIVE}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}

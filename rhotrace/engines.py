@@ -1,28 +1,40 @@
 """Where the runs of a sweep are trained: in processes of this machine, or on a Ray cluster.
 
 An engine is a generator over jobs: it yields the end of each, and None about twice a second, so that whoever draws
-the progress can look at the run files. A worker that dies is replaced, and its run goes on from its last commit.
+the progress can look at the run files. A worker that dies is replaced, and its run goes on from its last commit. The
+first Ctrl-C or SIGTERM lets the runs in training commit and stop, and the engine ends with jobs left over.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import math
 import multiprocessing
 import os
 import signal
 import socket
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rhotrace.errors import RhoTraceError
+from rhotrace.stop import StopRequest
+from rhotrace.sweep_index import INDEX
 
 TICK = 0.5  # seconds
 RETRIES = 5  # of a job whose worker or node died
-_LOCKED = 120.0  # seconds to wait for a worker that was given up to let go of its run file
+_LOCKED = 120.0  # seconds to wait for a worker that was given up to let go of its run file; NFS keeps a dead one's 90
+_STOPPING = 60.0  # seconds for the workers of a cluster to commit and stop; a step of large networks takes long
+_CONNECT = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ Engine = Callable[[Sequence[Job]], Iterator[End | None]]
 
 
 def train_job(job: Job) -> End:
-    """Trains one run in this process; what the user has to mend comes back as words."""
+    """Trains one run in this process; whatever it fails of comes back as words, so that the other runs go on."""
     # One thread each, here and on every engine: runs are many, and must go on under any engine with the same bits.
     os.environ["OMP_NUM_THREADS"] = "1"
     from rhotrace import recipe
@@ -58,10 +70,8 @@ def train_job(job: Job) -> End:
     from rhotrace.train import train
 
     path, host = Path(job.path), socket.gethostname()
-    if not path.parent.is_dir():
-        return End(job.path, "failed", 0.0, host, f"{path.parent} is not there on {host}; sweep into a shared folder")
     given_up = time.monotonic() + _LOCKED
-    while path.exists() and is_locked(path) and time.monotonic() < given_up:
+    while is_locked(path) and time.monotonic() < given_up:
         time.sleep(TICK)
     try:
         outcome = train(
@@ -71,7 +81,18 @@ def train_job(job: Job) -> End:
         return End(job.path, "failed", 0.0, host, str(error))
     except KeyboardInterrupt:
         return End(job.path, "interrupted", 0.0, host)
+    except Exception as error:
+        return End(job.path, "failed", 0.0, host, f"{type(error).__name__}: {_line(str(error))}")
     return End(job.path, outcome.ended, outcome.seconds, host)
+
+
+def _line(text: str) -> str:
+    """A message in one line, of bearable length."""
+    words = " ".join(text.split())
+    return words if len(words) <= 400 else f"{words[:397]}..."
+
+
+# --- processes ---------------------------------------------------------------------------------------------
 
 
 def processes(workers: int) -> Engine:
@@ -79,35 +100,56 @@ def processes(workers: int) -> Engine:
 
     def engine(jobs: Sequence[Job]) -> Iterator[End | None]:
         waiting, deaths = {job.path: job for job in jobs}, 0
-        while waiting:
-            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _deaf_to_interrupts)
-            try:
-                for end in _drain({pool.submit(train_job, job): job for job in waiting.values()}):
-                    if end is not None:
-                        del waiting[end.path]
-                        deaths = 0
-                    yield end
-            except BrokenProcessPool:  # a worker was killed; the runs go on in new ones
-                deaths += 1
-                if deaths > RETRIES:
-                    why = f"a process died {deaths} times and no run ended meanwhile; is there enough memory?"
-                    for path in list(waiting):
-                        del waiting[path]
-                        yield End(path, "failed", 0.0, socket.gethostname(), why)
-            finally:
-                _interrupt(pool)
+        with StopRequest() as stop:
+            while waiting and not stop.requested:
+                pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _deaf_to_interrupts)
+                running: set[Future[End]] = set()
+                try:
+                    for end in _drain(pool, workers, list(waiting.values()), running, stop):
+                        if end is not None:
+                            if end.ended == "interrupted" and not stop.requested:
+                                continue  # somebody stopped the worker, not the sweep: it goes on in the next pool
+                            del waiting[end.path]
+                            deaths = 0
+                        yield end
+                except BrokenProcessPool:  # a worker was killed; the runs go on in new ones
+                    deaths += 1
+                    if deaths > RETRIES:
+                        why = f"a process died {deaths} times and no run ended meanwhile; is there enough memory?"
+                        for path in list(waiting):
+                            del waiting[path]
+                            yield End(path, "failed", 0.0, socket.gethostname(), why)
+                finally:
+                    _interrupt(pool)
+                if stop.requested:
+                    yield from _last_ends(running)
 
     return engine
 
 
-def _drain(futures: dict[Future[End], Job]) -> Iterator[End | None]:
-    while futures:
-        done, _ = wait(futures, timeout=TICK, return_when=FIRST_COMPLETED)
+def _drain(
+    pool: ProcessPoolExecutor, workers: int, jobs: Sequence[Job], running: set[Future[End]], stop: StopRequest
+) -> Iterator[End | None]:
+    """Hands out one job to each worker at a time: what a pool has queued would still begin when it is stopped."""
+    todo = iter(jobs)
+    while not stop.requested:
+        running |= {pool.submit(train_job, job) for job in itertools.islice(todo, workers - len(running))}
+        if not running:
+            return
+        done, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
         for future in done:
+            running.remove(future)
             yield future.result()
-            del futures[future]
         if not done:
             yield None
+
+
+def _last_ends(running: set[Future[End]]) -> Iterator[End]:
+    """Of the runs that were in training when the sweep was stopped."""
+    done, _ = wait(running, timeout=_CONNECT)
+    for future in done:
+        if not future.cancelled() and future.exception() is None:
+            yield future.result()
 
 
 def _deaf_to_interrupts() -> None:
@@ -116,74 +158,180 @@ def _deaf_to_interrupts() -> None:
 
 
 def _interrupt(pool: ProcessPoolExecutor) -> None:
-    """Lets the runs in training commit and stop, and ends the pool."""
+    """Lets the runs in training commit and stop, and ends the pool; another Ctrl-C does not wait for that."""
     pool.shutdown(wait=False, cancel_futures=True)
-    while children := multiprocessing.active_children():
-        for child in children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGINT)
-        children[0].join(TICK)
+    try:
+        while children := multiprocessing.active_children():
+            for child in children:
+                if child.pid:
+                    with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
+                        os.kill(child.pid, signal.SIGINT)
+            children[0].join(TICK)
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
 
 
-def on_ray(address: str, *, gpus: float = 0.0) -> Engine:
+# --- Ray ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """What a worker elsewhere must know of the process that runs the sweep."""
+
+    folder: str
+    command: tuple[str, ...]
+    data: str | None
+
+
+def on_ray(address: str, *, gpus: float = 0.0, memory: float = 0.0) -> Engine:
     """Trains on a Ray cluster, one task to a run; Ray retries the tasks of workers and nodes that die.
+
+    The folder of the run files must be one that all machines share.
 
     Args:
         address: ``local`` starts Ray on this machine, ``auto`` finds the cluster that this one belongs to, anything
             else is the address of a cluster.
         gpus: of each task, a fraction to share one.
+        memory: of each task, in bytes, so that no node takes more tasks at once than fit; 0 does not ask.
 
     Raises:
-        RhoTraceError: Ray is not installed, or no cluster is found.
+        RhoTraceError: Ray is not installed, no cluster is found, or no node of it has what a task needs.
     """
     try:
         import ray
     except ImportError:
         raise RhoTraceError("--ray: Ray is not installed; python -m pip install 'rhotrace[ray]'") from None
+    if gpus > 1 and gpus % 1:
+        raise RhoTraceError(f"--gpus: got {gpus:g}, expected a fraction of one, or a whole number")
 
     def engine(jobs: Sequence[Job]) -> Iterator[End | None]:
-        mine = not ray.is_initialized()
-        if mine:
-            _connect(ray, address)
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(train_job)
-        pending = {task.remote(job): job for job in jobs}
-        try:
-            while pending:
-                done, _ = ray.wait(list(pending), timeout=TICK)
-                for reference in done:
-                    yield _result(ray, reference, pending.pop(reference))
-                if not done:
-                    yield None
-        finally:
-            for reference in pending:
-                ray.cancel(reference)  # as Ctrl-C there: the run commits and stops
-            if pending:
-                ray.wait(list(pending), num_returns=len(pending), timeout=30)
-            if mine:
-                ray.shutdown()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(_Brief(sys.stdout)))
+            if not ray.is_initialized():
+                _connect(ray, address)
+                stack.callback(ray.shutdown)
+            needs = {"CPU": 1.0, "GPU": gpus, "memory": float(math.ceil(memory))}
+            _refuse_what_no_node_has(ray, address, needs)
+            options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
+            if needs["memory"]:
+                options["memory"] = int(needs["memory"])
+            task = ray.remote(**options)(_train_there)
+            asker = _Asker(str(Path.cwd()), tuple(sys.argv), _data_root())
+            yield from _tasks(ray, lambda job: task.remote(job, asker), jobs)
 
     return engine
 
 
+def _tasks(ray: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Iterator[End | None]:  # noqa: ANN401 - a module without types
+    pending, stopped, ends = {submit(job): job for job in jobs}, Counter[str](), math.inf
+    with StopRequest() as stop:
+        while pending and time.monotonic() < ends:
+            if stop.requested and ends == math.inf:
+                ends = time.monotonic() + _STOPPING
+                for reference in pending:
+                    ray.cancel(reference)  # as Ctrl-C there: the run commits and stops
+            done, _ = ray.wait(list(pending), timeout=TICK)
+            for reference in done:
+                job = pending.pop(reference)
+                end = _result(ray, reference, job)
+                if end is not None and end.ended == "interrupted" and not stop.requested:
+                    stopped[job.path] += 1  # by a node that is being taken down: Ray calls that an end, not a death
+                    if stopped[job.path] <= RETRIES:
+                        pending[submit(job)] = job
+                        continue
+                yield end
+            if not done:
+                yield None
+
+
+def _train_there(job: Job, asker: _Asker) -> End:
+    """``train_job`` on whichever machine this is, made to be as in the process that asks."""
+    host, folder = socket.gethostname(), Path(job.path).parent
+    if not (folder / INDEX).is_file():
+        why = f"{folder} on {host} is not that of the sweep; sweep into a folder that all machines of the cluster share"
+        return End(job.path, "failed", 0.0, host, why)
+    with contextlib.suppress(OSError):  # relative paths are the asker's
+        os.chdir(asker.folder)
+    sys.argv = list(asker.command)  # for the record in the run file
+    if asker.data:
+        os.environ.setdefault("RHOTRACE_DATA", asker.data)
+    return train_job(job)
+
+
+def _data_root() -> str | None:
+    given = os.environ.get("RHOTRACE_DATA")
+    return str(Path(given).expanduser().absolute()) if given else None
+
+
 def _connect(ray: Any, address: str) -> None:  # noqa: ANN401 - a module without types
+    quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
-        ray.init(
-            address=None if address == "local" else address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level="error",
-        )
-    except (ConnectionError, ValueError, RuntimeError) as problem:
-        first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise RhoTraceError(f"--ray {address}: no cluster ({first}); start one with `ray start --head`") from None
+        if address == "local":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own tells nobody
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+            ray.init(address=address, **quiet)
+    except (OSError, ValueError, RuntimeError, ImportError) as problem:
+        why = _line(str(problem)) or type(problem).__name__
+        remedy = "" if address == "local" else "; start one with `ray start --head`, or use --ray local"
+        raise RhoTraceError(f"--ray {address}: no cluster ({why}){remedy}") from None
 
 
-def _result(ray: Any, reference: Any, job: Job) -> End:  # noqa: ANN401 - a module without types
+def _knock(address: str) -> None:
+    """Fails at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+
+
+def _refuse_what_no_node_has(ray: Any, address: str, needs: dict[str, float]) -> None:  # noqa: ANN401 - a module without types
+    """Ray would wait without a word for a node that has it."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(kind, 0.0) >= amount for kind, amount in needs.items()) for node in nodes):
+        return
+
+    def words(has: dict[str, float]) -> str:
+        return f"{has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU, {has.get('memory', 0) / 1e9:.1f} GB of memory"
+
+    there = "; ".join(sorted({words(node) for node in nodes})[:4]) or "none"
+    raise RhoTraceError(
+        f"--ray {address}: no node has what a run needs ({words(needs)}; there are nodes of: {there}); "
+        "--gpus and --members-per-run ask for less"
+    )
+
+
+def _result(ray: Any, reference: Any, job: Job) -> End | None:  # noqa: ANN401 - a module without types
+    """How a task ended; None if it was stopped before it trained."""
     try:
-        end = ray.get(reference)
+        end: End = ray.get(reference)
     except ray.exceptions.TaskCancelledError:
-        return End(job.path, "interrupted", 0.0, "")
-    except (ray.exceptions.RayError, OSError, MemoryError) as problem:
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        return End(job.path, "failed", 0.0, "", f"{type(problem).__name__}: {first}")
-    return End(**vars(end)) if not isinstance(end, End) else end
+        return None
+    except ray.exceptions.RayError as problem:
+        last = (str(problem).strip().splitlines() or [""])[-1]  # the first ones are where, the last is what
+        return End(job.path, "failed", 0.0, "", f"{type(problem).__name__}: {_line(last)}")
+    return end
+
+
+class _Brief(io.TextIOBase):
+    """Stands for stdout: lets this process's own text through, and sends the first line of each of Ray's to stderr.
+
+    Ray prints long messages about nodes that died from a thread of its own, to stdout, which is for the results.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._thread = out, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        """Writes."""
+        if threading.current_thread() is self._thread:
+            self._out.write(text)
+        elif first := text.partition("\n")[0].strip():
+            print(first, file=sys.stderr)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes."""
+        self._out.flush()

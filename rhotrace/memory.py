@@ -8,7 +8,7 @@ from rhotrace.networks import NETWORKS
 from rhotrace.recipe import Recipe, options
 from rhotrace.recorder import BLOCK_STEPS
 
-PROCESS = 600e6  # the interpreter with torch
+PROCESS = 1e9  # the interpreter with torch, and the data while it is read
 SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
 _COPIES = {"gd": 3, "sgd": 3, "weight-norm": 6}  # of the weights: themselves, gradients, and what the step makes
 _ROW = 24  # numbers of a member in a row, beside those of its layers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.plot_style import DASHES, MARKERS, colour, drawn, empty, legend, plain_ticks
-from rhotrace.report_sweep import commonest, shown
+from rhotrace.report_sweep import commonest, key, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,15 +38,16 @@ def _phase_diagram(result: SweepResult, path: Path) -> None:
     from matplotlib.colors import LogNorm
 
     down, across = result.axes
-    rows = list(dict.fromkeys(shown(p.values[down]) for p in result.points))
-    columns = list(dict.fromkeys(shown(p.values[across]) for p in result.points))
+    rows = {key(p.values[down]): shown(p.values[down]) for p in result.points}
+    columns = {key(p.values[across]): shown(p.values[across]) for p in result.points}
+    at_row, at_column = ({name: n for n, name in enumerate(names)} for names in (rows, columns))
     cells: dict[tuple[int, int], PointResult] = {
-        (rows.index(shown(p.values[down])), columns.index(shown(p.values[across]))): p for p in result.points
+        (at_row[key(p.values[down])], at_column[key(p.values[across])]): p for p in result.points
     }
     T: NDArray[np.float64] = np.full((len(rows), len(columns)), np.nan)
     for at, point in cells.items():
         T[at] = point.T.value
-    with drawn(path, 1.8 + 0.75 * len(columns), 1.4 + 0.42 * len(rows)) as figure:
+    with drawn(path, max(4.4, 1.8 + 0.75 * len(columns)), max(2.6, 1.4 + 0.42 * len(rows))) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         axes.set_facecolor("0.92")
@@ -58,10 +59,10 @@ def _phase_diagram(result: SweepResult, path: Path) -> None:
             axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
         if len(cells) <= _LETTERS_FIT:
             _write_in(axes, cells, T)
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), list(columns.values()))
+        axes.set_yticks(range(len(rows)), list(rows.values()))
         axes.set(xlabel=_SYMBOLS.get(across, across), ylabel=_SYMBOLS.get(down, down))
-        axes.set_title("Transient time T, geometric mean over seeds; grey: none has a T")
+        axes.set_title("T, geometric mean over seeds")
 
 
 def _write_in(axes: Axes, cells: dict[tuple[int, int], PointResult], T: NDArray[np.float64]) -> None:

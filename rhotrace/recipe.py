@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -64,7 +64,9 @@ class Members(_Section):
     batch_seeds: list[Seed] | None = Field(
         default=None, description="seed of each member's batches, where not the same"
     )
-    rho_k: list[Positive] | None = Field(default=None, description="initial layer norm of each member")
+    rho_k: list[Annotated[float, Ge(1e-12), Le(1e12)]] | None = Field(
+        default=None, description="initial layer norm of each member"
+    )
     scale: list[Positive] | None = Field(default=None, description="He factor of each member")
     lr: list[Positive] | None = Field(default=None, description="learning rate of each member")
 

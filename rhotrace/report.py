@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from rhotrace.intervals import Interval
@@ -75,8 +77,11 @@ def output() -> Console:
     return console if console.width >= _NARROWEST else Console(width=_NARROWEST)
 
 
-def table(columns: str, heading: str = "") -> Table:
-    """An empty table; columns are separated by ``|``, and those that begin with ``<`` hold words."""
+def table(columns: str | Sequence[str], heading: str = "") -> Table:
+    """An empty table; columns are separated by ``|``, and those that begin with ``<`` hold words.
+
+    Names that somebody else chose come as a list, and are taken as they are.
+    """
     grid = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -85,9 +90,10 @@ def table(columns: str, heading: str = "") -> Table:
         title_style="bold",
         pad_edge=False,
     )
-    for column in columns.split("|"):
-        name = column.strip()
-        grid.add_column(name.lstrip("<"), justify="left" if name.startswith("<") else "right", overflow="fold")
+    names = [name.strip() for name in columns.split("|")] if isinstance(columns, str) else columns
+    for name in names:
+        words = isinstance(columns, str) and name.startswith("<")
+        grid.add_column(Text(name[words:]), justify="left" if words else "right", overflow="fold")
     return grid
 
 

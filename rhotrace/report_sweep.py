@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -35,14 +36,20 @@ def print_plan(console: Console, plan: Plan) -> None:
     say(console, f"{sweep.path}: {', '.join(sweep.axes)} over {sweep.recipe}", "bold")
     say(
         console,
-        f"{len(sweep.points)} points x {len(sweep.seeds)} seeds = {plan.members} networks in {len(plan.runs)} runs of at most "
-        f"{largest} members, {told} steps each",
+        f"{_many(len(sweep.points), 'point')} x {_many(len(sweep.seeds), 'seed')} = {_many(plan.members, 'network')} in "
+        f"{_many(len(plan.runs), 'run')} of at most {_many(largest, 'member')}, {told} steps each",
     )
     say(
         console,
         f"memory: about {plan.memory / 1e9:.1f} GB for the largest run, of {plan.free / 1e9:.1f} GB free; "
         f"disk: about {plan.disk / 1e9:.2g} GB while they train; into {plan.folder}",
     )
+    if plan.memory > plan.free:
+        say(console, "caution: a run of one member takes more than is free; lower data.train or network.width")
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 class SweepView:
@@ -120,7 +127,7 @@ def print_sweep(console: Console, result: SweepResult, plot: Path | None) -> Non
 
 
 def _print_list(console: Console, result: SweepResult) -> None:
-    grid = table(" | ".join((*result.axes, "T", "95 % interval", "left", "<others")), "Transient time, lr x steps")
+    grid = table((*result.axes, "T", "95 % interval", "left", "others"), "Transient time, lr x steps")
     for point in result.points:
         others = ", ".join(f"{n} {_short(why)}" for why, n in point.outcomes.items() if why != LEFT)
         values = [shown(value) for value in point.values.values()]
@@ -130,13 +137,14 @@ def _print_list(console: Console, result: SweepResult) -> None:
 
 def _print_square(console: Console, result: SweepResult) -> None:
     down, across = result.axes
-    columns = list(dict.fromkeys(shown(p.values[across]) for p in result.points))
+    columns = {key(p.values[across]): shown(p.values[across]) for p in result.points}
     rows: dict[str, dict[str, PointResult]] = {}
     for point in result.points:
-        rows.setdefault(shown(point.values[down]), {})[shown(point.values[across])] = point
+        rows.setdefault(key(point.values[down]), {})[key(point.values[across])] = point
     first = down.rpartition(".")[2]
-    grid = table(f"{first} | " + " | ".join(columns), f"T (lr x steps) by {down}, and {across} across")
-    for name, cells in rows.items():
+    grid = table((first, *columns.values()), f"T (lr x steps) by {down}, and {across} across")
+    for cells in rows.values():
+        name = shown(next(iter(cells.values())).values[down])
         row(grid, name, *(_cell(cells[column]) if column in cells else "" for column in columns))
     console.print(grid)
     say(
@@ -166,6 +174,11 @@ def _short(outcome: str) -> str:
     return known.get(outcome.partition(" ")[0], outcome.partition(":")[0])
 
 
+def key(value: Any) -> str:  # noqa: ANN401 - any recipe value
+    """What tells a value of an axis from every other."""
+    return json.dumps(value, sort_keys=True)
+
+
 def shown(value: Any) -> str:  # noqa: ANN401 - any recipe value
-    """A value of an axis as it is written in tables."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value of an axis as it is written in tables: a number to six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -75,17 +75,20 @@ def plan(
 ) -> Plan:
     """Groups a sweep's points into runs that fit the memory.
 
-    A folder that already holds this sweep keeps its grouping, so that nothing is trained twice because less memory is
-    free today.
+    A folder that already holds runs of this sweep, or of one that it extends, keeps their sizes, so that nothing is
+    trained twice because less memory is free today.
 
     Raises:
         RecipeError: a point's recipe is not valid.
         DataError: the data is absent, or does not hold what the recipe asks.
+        TraceError: the folder is a file, or has an index that is none.
     """
     folder = folder.absolute()
-    known = index_of(folder)
-    if members_per_run is None and known and known["digest"] == sweep.digest:
-        members_per_run = known["members_per_run"]
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise TraceError(
+            f"{folder}: got a file in this path, expected a folder for the sweep's runs; choose another -o"
+        )
+    known = index_of(folder) if members_per_run is None else None
     free = memory.free_bytes(device)
     sizes: dict[str, tuple[float, float]] = {}
 
@@ -106,7 +109,7 @@ def plan(
         shared, each = size(recipe)
         return max(1, int((memory.SHARE * free / workers - shared) / each))
 
-    found = tuple(runs(sweep, most))
+    found = tuple(runs(sweep, most, known["group_sizes"] if known else None))
     needs = [size(run.recipe)[0] + len(run.points) * size(run.recipe)[1] for run in found]
     disk = sum(len(run.points) * memory.disk_bytes(run.recipe, run.recipe.network.depth) for run in found)
     return Plan(sweep, folder, found, device, max(needs), free, disk)
@@ -124,7 +127,7 @@ def write_index(plan: Plan) -> Path:
         "sweep": str(plan.sweep.path),
         "recipe": str(plan.sweep.recipe),
         "digest": plan.sweep.digest,
-        "members_per_run": max(len(run.points) for run in plan.runs),
+        "group_sizes": {run.group: len(run.points) for run in reversed(plan.runs)},
         "axes": plan.sweep.axes,
         "seeds": plan.sweep.seeds,
         "runs": [{"file": run.name, "recipe_digest": run.recipe.digest} for run in plan.runs],

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rhotrace import plot_style, report
-from rhotrace.engines import on_ray, processes
+from rhotrace.engines import Engine, on_ray, processes
 from rhotrace.report_sweep import SweepView, print_end, print_plan, print_sweep
-from rhotrace.sweep import carry_out, plan
+from rhotrace.sweep import Plan, State, carry_out, plan
 from rhotrace.sweep_plan import read
 from rhotrace.sweep_result import collect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+_DONE = {"finished", "diverged"}
 
 
 @dataclass(frozen=True)
@@ -33,26 +41,20 @@ def run_sweep(
 
     Raises:
         RhoTraceError: what the user has to mend.
+        SystemExit: 130, the training was stopped by Ctrl-C or SIGTERM.
     """
     from rich.console import Console
 
     plot_style.check_format(plot)
     sweep = read(options.file, options.overrides)
-    planned = plan(
-        sweep,
-        options.folder,
-        device=options.device,
-        workers=options.workers,
-        members_per_run=members_per_run,
-    )
+    # The GPU's memory is divided among the tasks that share it.
+    sharing = int(1 / options.gpus) if options.ray and 0 < options.gpus < 1 else options.workers
+    planned = plan(sweep, options.folder, device=options.device, workers=sharing, members_per_run=members_per_run)
     console = Console(stderr=True)
     print_plan(console, planned)
     if plan_only:
         return True
-    engine = on_ray(options.ray, gpus=options.gpus) if options.ray else processes(options.workers)
-    with SweepView(console) as view:
-        states = carry_out(planned, engine, watch=view)
-    print_end(console, states)
+    states = _trained(console, planned, _engine(options, planned))
     result = collect(planned.folder, theta=theta)
     if plot:
         from rhotrace.plots_sweep import sweep_figure
@@ -63,4 +65,27 @@ def run_sweep(
         print(report.to_json({**report.plain(result), "runs": runs}))
     else:
         print_sweep(report.output(), result, plot)
-    return all(state.state in {"finished", "diverged"} for state in states.values())
+    return all(state.state in _DONE for state in states.values())
+
+
+def _engine(options: Options, planned: Plan) -> Engine:
+    if not options.ray:
+        return processes(options.workers)
+    on_gpu = options.device == "cuda"
+    # Ray hides every GPU from a task that asks for none.
+    return on_ray(options.ray, gpus=options.gpus or float(on_gpu), memory=0.0 if on_gpu else planned.memory)
+
+
+def _trained(console: Console, planned: Plan, engine: Engine) -> Mapping[str, State]:
+    """Carries the plan out; leaves where that was stopped."""
+    try:
+        with SweepView(console) as view:
+            states = carry_out(planned, engine, watch=view)
+    except KeyboardInterrupt:  # before the training, or a second Ctrl-C
+        states = {}
+    else:
+        print_end(console, states)
+        if all(state.state in _DONE or state.state == "failed" for state in states.values()):
+            return states
+    report.say(console, "stopped; the same command goes on from what is in the run files")
+    raise SystemExit(INTERRUPTED)

@@ -5,12 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rhotrace.errors import TraceError
 
 INDEX = "sweep.json"
 FORMAT = 1
+
+
+class _Run(BaseModel):
+    model_config = ConfigDict(strict=True)
+    file: str = Field(pattern=r"^[^/\\\x00]+\.h5$")
+    recipe_digest: str
+
+
+class _Point(BaseModel):
+    model_config = ConfigDict(strict=True)
+    values: dict[str, Any]
+    members: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(strict=True)
+    format: Literal[1]
+    digest: str
+    group_sizes: dict[str, Annotated[int, Field(ge=1)]]
+    axes: list[str]
+    runs: list[_Run] = Field(min_length=1)
+    points: list[_Point] = Field(min_length=1)
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -28,17 +52,22 @@ def read_index(path: Path) -> dict[str, Any]:
 
 def index_of(folder: Path) -> dict[str, Any] | None:
     """The index in a folder, or None where there is none."""
+    path = folder / INDEX
     try:
-        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
+        raise TraceError(f"{path}: cannot be read as a sweep's index ({problem}); remove it to make it again") from None
+    try:
+        _Index.model_validate(content)
+    except ValidationError as invalid:
+        fault = invalid.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
         raise TraceError(
-            f"{folder / INDEX}: cannot be read as a sweep's index ({problem}); remove it to make it again"
+            f"{path}: no index of a sweep that this version reads ({where}: {fault['msg']}); remove it to make it again"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise TraceError(f"{folder / INDEX}: no index of a sweep that this version reads; remove it to make it again")
-    return content
+    return dict(content)
 
 
 def run_files(paths: Iterable[Path]) -> list[Path]:

@@ -21,6 +21,7 @@ from rhotrace import provenance
 from rhotrace.continuation import Continuation, open_run, refuse_to_overwrite
 from rhotrace.data import Dataset
 from rhotrace.data import load as load_dataset
+from rhotrace.distributed import Team
 from rhotrace.errors import DeviceError, RecipeError
 from rhotrace.lock import RunLock
 from rhotrace.networks import INITS, NETWORKS, Network
@@ -73,6 +74,7 @@ def train(
     recipe_file: Path | None = None,
     begin: Callable[[int], None] = lambda _: None,
     watch: Callable[[Progress], None] = lambda _: None,
+    team: Team | None = None,
 ) -> Outcome:
     """Trains a recipe's networks and records every step in a run file; goes on where an interrupted run stopped.
 
@@ -84,36 +86,55 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         force: replace a run that is there already.
         extend_run: take a run of the same recipe with fewer steps, finished or not, on to this recipe's steps.
-        despite_changes: go on with a run under another version, device or number of threads; the file tells.
+        despite_changes: go on with a run under another version, device or number of threads or processes; the file tells.
         recipe_file: where the recipe was read, for the record.
         begin: called once with the first step's number, when everything is checked and that step is next.
         watch: called after each block of steps (at least once a second where steps are quicker than that).
+        team: of processes that train together, this one among them; only process 0 calls ``begin`` and ``watch``.
 
     Raises:
         TraceError: a finished run is there and ``force`` is not set, another process trains into the file, or
             it cannot be written, or is damaged.
-        RecipeError: the batch is larger than the training set, or an interrupted run of another recipe is there.
+        RecipeError: the batch is larger than the training set, an interrupted run of another recipe is there, or
+            the run cannot be divided among the processes of a team.
+        ProcessError: another process of the team was lost, or was given something else to train.
         DataError: the data is absent or does not hold what the recipe asks.
         DeviceError: the device is not there, or is not that on which the run was begun.
     """
+    if team and team.rank:
+        return _assist(recipe, device, team)
     how = Continuation(force=force, extend_run=extend_run, despite_changes=despite_changes)
     refuse_to_overwrite(path, recipe.steps, how)
-    run = _prepare(recipe, find_device(device))
+    run = _prepare(recipe, find_device(device), team)
     with RunLock(path), _threads(run), StopRequest() as stop:
         refuse_to_overwrite(path, recipe.steps, how)  # again: another process may have finished meanwhile
         run.begin(path, how, recipe_file)
         try:
+            if team:
+                team.start(run.state, recipe.steps, stop, recipe.steps if run.diverged else run.writer.committed)
             begin(run.writer.committed)
             before = run.writer.seconds
-            ended = run.go(watch, stop)
+            ended = run.go(watch, team or stop)
             seconds = run.writer.seconds
             outcome = Outcome(ended, run.writer.committed, seconds, run.seconds_full / max(seconds - before, 1e-9))
         finally:
             run.writer.close()
+        if team:
+            team.conclude(ended)
         if ended != "interrupted":
             end = {"ended": ended, "finished": provenance.now()}
             seal(path, {**end, "wall_seconds": outcome.seconds}, keep_state=ended == "finished")
     return outcome
+
+
+def _assist(recipe: Recipe, device: str, team: Team) -> Outcome:
+    """The part of a process that records nothing: the same steps from the same numbers."""
+    run = _prepare(recipe, find_device(device), team)
+    with _threads(run), StopRequest() as stop:
+        first = team.start(run.state, recipe.steps, stop)
+        began = time.perf_counter()
+        run.follow(first, team)
+        return Outcome(team.conclude(), recipe.steps, time.perf_counter() - began, 0.0)
 
 
 @contextlib.contextmanager
@@ -134,15 +155,22 @@ def _threads(run: _Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(recipe: Recipe, device: str) -> _Run:
-    dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
+def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
+    with team.one_first() if team else contextlib.nullcontext():
+        dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
     batch = getattr(recipe.optimizer, "batch_size", None)
     if batch is not None and batch > len(dataset.x):
         raise RecipeError(f"optimizer.batch_size: got {batch}, expected at most the {len(dataset.x)} training samples")
     shape = dataset.x.shape[1], dataset.y.shape[1]
     network = NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
     optimizer = OPTIMIZERS[recipe.optimizer.kind](**options(recipe.optimizer, without=("lr",)))
-    return _Run(recipe, dataset, network, optimizer, device)
+    if team:
+        team.refuse(optimizer.batch_size, len(dataset.x))
+        team.take_device(device)
+        same = {"recipe": recipe.digest, "data": dataset.digest, "device": device, "versions": provenance.versions()}
+        team.agree(same)
+        network = team.shared(network, len(dataset.x))
+    return _Run(recipe, dataset, network, optimizer, device, team)
 
 
 def find_device(name: str) -> str:
@@ -177,7 +205,15 @@ def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64
 class _Run:
     """The tensors of one training run on its device."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, network: Network, optimizer: Optimizer, device: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        network: Network,
+        optimizer: Optimizer,
+        device: str,
+        team: Team | None,
+    ) -> None:
         import torch
 
         self.recipe, self.dataset, self.network, self.optimizer, self.device = (
@@ -192,8 +228,12 @@ class _Run:
         def send(values: NDArray[Any]) -> torch.Tensor:
             return torch.as_tensor(values, device=device, dtype=dtype)
 
-        self.x, self.y, self.x_test, self.y_test = map(send, (dataset.x, dataset.y, dataset.x_test, dataset.y_test))
-        self.targets, self.targets_test = self.y.T.double(), self.y_test.T.double()  # (C, N)
+        mine = team.shard(len(dataset.x)) if team else slice(None)
+        self.processes = team.size if team else 1
+        self.x, self.y, self.x_test, y_test = map(
+            send, (dataset.x[mine], dataset.y[mine], dataset.x_test, dataset.y_test)
+        )
+        self.targets, self.targets_test = send(dataset.y).T.double(), y_test.T.double()  # (C, N)
         self.lr = send(np.array(recipe.lr)).view(-1, 1, 1)
         self.state: State = optimizer.init(tuple(send(W) for W in initial_weights(recipe, network)))
         self.full_batch = optimizer.batch_size is None
@@ -244,9 +284,10 @@ class _Run:
             "data_md5": ", ".join(f"{file} {md5}" for file, md5 in self.dataset.files.items()),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
+            "processes": self.processes,
         }
 
-    def go(self, watch: Callable[[Progress], None], stop: StopRequest) -> str:
+    def go(self, watch: Callable[[Progress], None], stop: StopRequest | Team) -> str:
         """Trains to the end, to an interruption, or until no member is finite; returns which."""
         import torch
 
@@ -271,7 +312,7 @@ class _Run:
                     break
         return ended
 
-    def _steps(self, recorder: Recorder, stop: StopRequest) -> Iterator[int]:
+    def _steps(self, recorder: Recorder, stop: StopRequest | Team) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
         network, optimizer, state, writer = self.network, self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
@@ -292,6 +333,17 @@ class _Run:
             if full_block or stop.requested or step + 1 == self.recipe.steps:
                 yield step + 1
                 block_ends = time.monotonic() + BLOCK_SECONDS
+
+    def follow(self, first: int, team: Team) -> None:
+        """As ``go``, in a process that records nothing."""
+        import torch
+
+        with torch.no_grad():
+            for _ in range(first, self.recipe.steps):
+                _, gradients = self.network.gradients(self.state["weights"], self.x, self.y)
+                if team.requested:
+                    break
+                self.optimizer.step(self.state, gradients, self.lr)
 
     def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Inputs, targets, and targets as an Evaluation wants them, of each step from ``start`` on."""

@@ -23,6 +23,7 @@ LAYERS = [
     {
         "data",
         "networks",
+        "distributed",
         "optimizers",
         "quantities",
         "theory",
@@ -35,7 +36,18 @@ LAYERS = [
         "transient",
         "audit",
     },
-    {"recipe", "hdf5_files", "trace_layout", "trace_checks", "trace", "trace_writer", "sealing", "sweep_plan", "sweep_index"},
+    {
+        "recipe",
+        "hdf5_files",
+        "trace_layout",
+        "trace_checks",
+        "trace",
+        "trace_writer",
+        "sealing",
+        "sweep_plan",
+        "sweep_index",
+        "shipped",
+    },
     {
         "recorder",
         "continuation",
@@ -54,6 +66,7 @@ LAYERS = [
         "engines",
         "sweep",
         "sweep_result",
+        "export",
         "claims",
     },
     {
@@ -72,7 +85,7 @@ LAYERS = [
         "sweep_command",
         "progress",
     },
-    {"cli", "cli_options", "cli_sweep", "__main__", "__init__"},
+    {"cli", "cli_export", "cli_options", "cli_recipe", "cli_sweep", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "matplotlib", "ray"}
@@ -144,7 +157,7 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli", "cli_options", "cli_sweep"},
+        "typer": {"cli", "cli_export", "cli_options", "cli_recipe", "cli_sweep"},
         "yaml": {"strict_yaml"},
     }
 
