@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rhotrace.errors import RhoTraceError
 from rhotrace.stop import StopRequest
@@ -208,7 +207,7 @@ def on_ray(address: str, *, gpus: float = 0.0, memory: float = 0.0) -> Engine:
 
     def engine(jobs: Sequence[Job]) -> Iterator[End | None]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.redirect_stdout(_Brief(sys.stdout)))
+            stack.enter_context(contextlib.redirect_stdout(_Brief()))
             if not ray.is_initialized():
                 _connect(ray, address)
                 stack.callback(ray.shutdown)
@@ -316,22 +315,14 @@ def _result(ray: Any, reference: Any, job: Job) -> End | None:  # noqa: ANN401 -
 
 
 class _Brief(io.TextIOBase):
-    """Stands for stdout: lets this process's own text through, and sends the first line of each of Ray's to stderr.
+    """Stands for stdout while Ray works, and sends the first line of whatever is written there to stderr.
 
-    Ray prints long messages about nodes that died from a thread of its own, to stdout, which is for the results.
+    Ray prints long messages about nodes that died, from a thread of its own or when it shuts down, to stdout; that is for
+    the results, which come later.
     """
-
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._thread = out, threading.current_thread()
 
     def write(self, text: str) -> int:
         """Writes."""
-        if threading.current_thread() is self._thread:
-            self._out.write(text)
-        elif first := text.partition("\n")[0].strip():
+        if first := text.partition("\n")[0].strip():
             print(first, file=sys.stderr)
         return len(text)
-
-    def flush(self) -> None:
-        """Flushes."""
-        self._out.flush()
