@@ -8,20 +8,18 @@ in one process over that in two, and on one Ray worker over that on two.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rhotrace import data, memory, recipe
+from rhotrace import recipe
 from rhotrace.engines import Engine, Job, on_ray, processes
-from rhotrace.recipe import Recipe, options
+from rhotrace.recipe import Recipe
+from rhotrace.sweep_index import INDEX
 from rhotrace.train import train
 
 BASE = {
@@ -49,21 +47,6 @@ def rate(folder: Path, depth: int, width: int, members: int) -> float:
         if time.perf_counter() - began > SECONDS / 2 or outcome.seconds > SECONDS / 2:
             return members * steps / outcome.seconds
         steps = int(steps * min(10.0, 1.2 * SECONDS / max(outcome.seconds, 0.05))) + 1
-
-
-def peak(depth: int, width: int, members: int, told: Any) -> None:  # noqa: ANN401 - a pipe's end
-    with tempfile.TemporaryDirectory() as folder:
-        train(resolved(depth, width, members, 30), Path(folder) / "peak.h5", device="cpu")
-    told.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-def measured_peak(depth: int, width: int, members: int) -> float:
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=peak, args=(depth, width, members, there))
-    process.start()
-    found = float(here.recv())
-    process.join()
-    return found
 
 
 def wall(engine: Engine, folder: Path, runs: int) -> float:
@@ -94,6 +77,8 @@ def on_so_many(cpus: int) -> Callable[[], Engine]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / INDEX).touch()  # by which a worker knows the folder of its sweep
+        rate(folder, 3, 16, 1)  # the first training in a process pays for what torch does once
         print("| network | M = 1, member-steps/s | " + " | ".join(f"M = {m}" for m in MEMBERS[1:]) + " |")
         print("|---" * (len(MEMBERS) + 1) + "|")
         for size, (depth, width) in SIZES.items():
@@ -106,14 +91,6 @@ def main() -> None:
         one = wall(on_so_many(1)(), folder, 4)
         two = wall(on_so_many(2)(), folder, 4)
         print(f"| one Ray worker | {one / two:.2f} |", flush=True)
-        print("\n| members of L = 4, width 64 | peak memory | estimated / measured growth |\n|---|---|---|")
-        small = measured_peak(4, 64, 1)
-        loaded = data.load(**options(resolved(4, 64, 1, 30).data), dtype="float32")
-        each = memory.member_bytes(resolved(4, 64, 1, 30), *loaded.x.shape, loaded.y.shape[1])
-        for members in (64, 256, 1024):
-            found = measured_peak(4, 64, members)
-            ratio = each * (members - 1) / max(found - small, 1)
-            print(f"| {members} | {found / 1e6:.0f} MB | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rhotrace.recorder import BLOCK_STEPS
 
 PROCESS = 1e9  # the interpreter with torch, and the data while it is read
 SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
+CACHE = 32e6  # of a processor: members whose weights and activations leave it train slower together than alone
 _COPIES = {"gd": 3, "sgd": 3, "weight-norm": 6}  # of the weights: themselves, gradients, and what the step makes
 _ROW = 24  # numbers of a member in a row, beside those of its layers
 
@@ -21,6 +22,12 @@ def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
 
 def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
     """Memory that each member adds: weights, activations on the samples, and the block of rows that is recorded."""
+    rows = 2 * min(BLOCK_STEPS, recipe.steps) * (3 * recipe.network.depth + _ROW) * 8
+    return step_bytes(recipe, samples, inputs, outputs) + float(rows)
+
+
+def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
+    """What a member's step goes through: weights, gradients and activations on the samples."""
     network = NETWORKS[recipe.network.kind](inputs, outputs, **options(recipe.network, without=("dtype",)))
     item = _item(recipe)
     weights = _COPIES.get(recipe.optimizer.kind, 6) * sum(math.prod(shape) for shape in network.shapes) * item
@@ -28,8 +35,7 @@ def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> flo
     activations = samples * (2.5 * units * item + 8 * outputs * 8)
     batch = getattr(recipe.optimizer, "batch_size", None)
     gathered = 2 * batch * inputs * item if batch else 0
-    rows = 2 * min(BLOCK_STEPS, recipe.steps) * (3 * len(network.shapes) + _ROW) * 8
-    return float(weights + activations + gathered + rows)
+    return float(weights + activations + gathered)
 
 
 def disk_bytes(recipe: Recipe, depth: int) -> float:

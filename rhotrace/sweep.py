@@ -22,6 +22,8 @@ from rhotrace.sweep_plan import Run, Sweep, runs
 from rhotrace.trace import open_trace
 from rhotrace.verify import is_whole
 
+_FEWEST = 16  # members of a run on a processor, however large: fewer gain nothing
+
 Found = Literal["finished", "diverged", "begun", "new", "damaged", "other"]
 
 
@@ -90,9 +92,9 @@ def plan(
         )
     known = index_of(folder) if members_per_run is None else None
     free = memory.free_bytes(device)
-    sizes: dict[str, tuple[float, float]] = {}
+    sizes: dict[str, tuple[float, float, float]] = {}
 
-    def size(recipe: Recipe) -> tuple[float, float]:
+    def size(recipe: Recipe) -> tuple[float, float, float]:
         key = json.dumps(recipe.model_dump(include={"data", "network", "optimizer", "record"}), sort_keys=True)
         if key not in sizes:
             loaded = data.load(**options(recipe.data), dtype=recipe.network.dtype)
@@ -100,14 +102,17 @@ def plan(
             sizes[key] = (
                 memory.shared_bytes(recipe, samples, inputs),
                 memory.member_bytes(recipe, samples, inputs, outputs),
+                memory.step_bytes(recipe, samples, inputs, outputs),
             )
         return sizes[key]
 
     def most(recipe: Recipe) -> int:
         if members_per_run is not None:
             return members_per_run
-        shared, each = size(recipe)
-        return max(1, int((memory.SHARE * free / workers - shared) / each))
+        shared, each, step = size(recipe)
+        fits = int((memory.SHARE * free / workers - shared) / each)
+        quick = fits if device == "cuda" else max(_FEWEST, int(memory.CACHE / step))
+        return max(1, min(fits, quick))
 
     found = tuple(runs(sweep, most, known["group_sizes"] if known else None))
     needs = [size(run.recipe)[0] + len(run.points) * size(run.recipe)[1] for run in found]
