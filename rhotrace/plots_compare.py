@@ -31,8 +31,9 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
     with drawn(path, 9.0, _STRIP * len(shown) + _BELOW + 0.6) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_STRIP * len(shown) + 0.4, _BELOW))[:, 0]
         strips = above.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        names = labels(result.sides)
         for number, (axes, (side, trace)) in enumerate(zip(strips, shown, strict=True)):
-            label = labels(result.sides)[side.letter]
+            label = names[side.letter]
             _strip(axes, number, side, trace, label if label.startswith(side.letter) else f"{side.letter} ({label})")
         largest = max((m.fluctuation.std.value for side, _ in shown for m in side.each), default=0.0)
         if largest > STILL:

@@ -242,7 +242,7 @@ def static_groups(sweep: Sweep) -> list[tuple[dict[str, Any], list[int]]]:
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for number, point in enumerate(sweep.points):
         static = {key: value for key, value in point.items() if key not in MEMBER_KEYS}
-        groups.setdefault(json.dumps(static), (static, []))[1].append(number)
+        groups.setdefault(group_key(static), (static, []))[1].append(number)
     return list(groups.values())
 
 
