@@ -122,7 +122,8 @@ def examine(
     Raises:
         AnalysisError: a prediction was asked for, and the data or the network cannot be had again.
     """
-    T, found, left_out = _measure(trace, align, window, theta)
+    steps, deltas, log_rho = delta(trace)
+    T, found, left_out = _measure(trace, (steps, deltas, log_rho), align, window, theta)
     about, batch = summary(trace), trace.recipe["optimizer"].get("batch_size")
     frozen = _frozen(trace, found, batch)
     predictions = predict(trace, {m: f.window for m, f in found.items()}) if predicting else {}
@@ -158,15 +159,19 @@ def examine(
         over_frozen=_ratios([m.fluctuation.std.value for m in each], [m.frozen for m in each]),
         predicted_over=_ratios([p.predicted for p in predicted], [p.measured for p in predicted]),
         decay=pooled_decay(decays) if decays else None,
-        spectrum=_spectrum(trace, each),
+        spectrum=_spectrum(steps, deltas, each, trace.strides["forward"]),
     )
 
 
 def _measure(
-    trace: Trace, align: Align, window: tuple[float, float] | None, theta: float
+    trace: Trace,
+    series: tuple[NDArray[np.int64], Floats, Floats],
+    align: Align,
+    window: tuple[float, float] | None,
+    theta: float,
 ) -> tuple[dict[int, float], dict[int, Fluctuation], dict[int, str]]:
     """By member: T in steps (0 where there was no transient), the fluctuation, or why there is none."""
-    steps, deltas, log_rho = delta(trace)
+    steps, deltas, log_rho = series
     loss, lr = trace["loss"], trace["lr"]
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
@@ -228,10 +233,9 @@ def _frozen(trace: Trace, found: dict[int, Fluctuation], batch: int | None) -> d
     return of
 
 
-def _spectrum(trace: Trace, each: Sequence[Member]) -> Spectrum | None:
+def _spectrum(steps: NDArray[np.int64], deltas: Floats, each: Sequence[Member], every: int) -> Spectrum | None:
     if not each or len({m.unit for m in each}) > 1:  # members that count time differently have no common frequencies
         return None
-    steps, deltas, _ = delta(trace)
     windows = [m.fluctuation.window for m in each]
     series = [
         deltas[(steps >= first) & (steps <= last), m.fluctuation.member]
@@ -240,5 +244,5 @@ def _spectrum(trace: Trace, each: Sequence[Member]) -> Spectrum | None:
     segment = min(_SEGMENTS[1], min(map(len, series)) // 4)
     if segment < _SEGMENTS[0]:
         return None
-    pairs = [spectrum(x, trace.strides["forward"] * each[0].unit, segment) for x in series]
+    pairs = [spectrum(x, every * each[0].unit, segment) for x in series]
     return Spectrum(pairs[0][0], np.mean([density for _, density in pairs], axis=0))
