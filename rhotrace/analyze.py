@@ -14,7 +14,7 @@ from rhotrace.errors import AnalysisError
 from rhotrace.lock import is_locked
 from rhotrace.theory import THETA
 from rhotrace.trace import Trace
-from rhotrace.transient import TransientFit
+from rhotrace.transient import Passage, TransientFit
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ def fit_transient(trace: Trace, *, fit: bool = True, theta: float = THETA) -> Tr
     """T of every member and over members; see ``transient`` for the definitions."""
     each = [transient.measure(m, series, theta=theta, fit=fit) for m, series in enumerate(series_of(trace))]
     return TransientFit(theta, tuple(each), transient.pool(each, member_labels(trace)))
+
+
+def passages(trace: Trace, *, theta: float = THETA) -> list[Passage]:
+    """Whether and when each member left its transient: ``fit_transient`` without anything that takes longer to find."""
+    steps, log_rho = trace.step_of("a"), trace["log_rho"][:: trace.strides["forward"]]
+    ratio, q = trace["rho_eq_over_rho"], trace["q"]
+    return [transient.passage(steps, ratio[:, m], q[:, m], log_rho[:, m], theta=theta) for m in range(trace.members)]
 
 
 def member_labels(trace: Trace) -> list[str]:

@@ -188,8 +188,8 @@ def compare(
     from contextlib import ExitStack
 
     from rhotrace import plot_style, report
-    from rhotrace.compare import chosen_window
-    from rhotrace.compare import compare as side_by_side
+    from rhotrace.comparison import chosen_window
+    from rhotrace.comparison import compare as side_by_side
     from rhotrace.report_compare import as_plain, print_comparison
     from rhotrace.sweep_index import run_files
     from rhotrace.trace import open_trace

@@ -119,7 +119,7 @@ STATEMENTS: dict[str, Statement] = {
         "remark 5",
         "under SGD rho fluctuates around rho_eq",
         "rho_eq is critical for GD, not for SGD",
-        "compare.compare",
+        "comparison.compare",
     ),
     "exponential": Statement(
         "open question 1", "exponential loss: the same transient, then growing margins", "-", "claims.exponential"

@@ -16,7 +16,7 @@ from rhotrace.verdict import labels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rhotrace.compare import Comparison
+    from rhotrace.comparison import Comparison
     from rhotrace.run_fluctuation import Side
     from rhotrace.trace import Trace
 

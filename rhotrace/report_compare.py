@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rhotrace.compare import Comparison
+    from rhotrace.comparison import Comparison
     from rhotrace.run_fluctuation import Side
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace import fluctuation
-from rhotrace.analyze import delta, fit_transient, summary
+from rhotrace.analyze import delta, passages, summary
 from rhotrace.fluctuation import Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.intervals import NONE, Interval, geometric_mean, mean
 from rhotrace.linearised import frozen_std
@@ -117,7 +117,7 @@ def examine(
     theta: float = THETA,
     predicting: bool = False,
 ) -> Side:
-    """Everything about one run's fluctuation; the arguments are those of ``compare.compare``.
+    """Everything about one run's fluctuation; the arguments are those of ``comparison.compare``.
 
     Raises:
         AnalysisError: a prediction was asked for, and the data or the network cannot be had again.
@@ -176,12 +176,11 @@ def _measure(
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
     left_out: dict[int, str] = {}
-    for member in fit_transient(trace, fit=False, theta=theta).each:
-        m = member.member
-        if member.outcome not in {Outcome.LEFT, Outcome.NONE}:
-            left_out[m] = str(member.outcome)
+    for m, passed in enumerate(passages(trace, theta=theta)):
+        if passed.outcome not in {Outcome.LEFT, Outcome.NONE}:
+            left_out[m] = str(passed.outcome)
             continue
-        T[m] = member.T if member.outcome is Outcome.LEFT else 0.0
+        T[m] = passed.T if passed.outcome is Outcome.LEFT else 0.0
         unit = lr[m] if align == "time" else 1.0
         first, last = (max(T[m], window[0] / unit), window[1] / unit) if window else (T[m], np.inf)
         measured = fluctuation.measure(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rhotrace.analyze import fit_transient
+from rhotrace.analyze import passages
 from rhotrace.errors import TraceError
 from rhotrace.intervals import NONE, Interval, geometric_mean
 from rhotrace.sweep_index import INDEX, read_index
@@ -78,7 +78,7 @@ def _members(path: Path, theta: float) -> tuple[list[tuple[str, float]], int]:
     with open_trace(path) as trace:
         if trace.steps < 2:
             return [("not begun", np.nan)] * trace.members, trace.steps
-        found = fit_transient(trace, fit=False, theta=theta).each
+        found = passages(trace, theta=theta)
         return [(str(e.outcome), e.T * float(lr)) for e, lr in zip(found, trace["lr"], strict=True)], trace.steps
 
 

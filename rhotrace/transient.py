@@ -44,6 +44,16 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class Passage:
+    """How one member's transient ended; see ``MemberTransient``."""
+
+    outcome: Outcome
+    T: float
+    dwell: int
+    crossing: Interval
+
+
+@dataclass(frozen=True)
 class MemberTransient:
     """T of one member by each definition, in steps; NaN where a definition has none.
 
@@ -110,15 +120,8 @@ class TransientFit:
 
 def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = True) -> MemberTransient:
     """T of one member by every definition, with the outcome's name where there is none."""
-    reached = (series.rho_eq_over_rho > 0) & (series.rho_eq_over_rho <= 1 / theta)
-    row, dwell = first_lasting(reached, series.steps)
-    outcome = _outcome(series, reached, row, dwell)
-    T, crossing = np.nan, NONE
-    if outcome is Outcome.LEFT:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            distance = np.log(series.rho_eq_over_rho) + np.log(theta)  # zero at T, falling
-        T = _interpolated(series.steps, distance, row, 0.0)
-        crossing = _crossing(series.steps, distance, row)
+    passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
+    outcome, T = passed.outcome, passed.T
     loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
     T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if loss_row >= 0 else np.nan
     found, why = None, f"needs a T; {outcome}"
@@ -127,16 +130,30 @@ def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = Tr
     return MemberTransient(
         member=member,
         outcome=outcome,
-        T=float(T),
-        dwell=dwell,
+        T=T,
+        dwell=passed.dwell,
         T_loss=float(T_loss),
         T_inflection=_inflection(series),
-        crossing=crossing,
+        crossing=passed.crossing,
         T_constant=constant_T(series, theta),
         driven=_driven(series, theta),
         fit=found,
         no_fit=why,
     )
+
+
+def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *, theta: float = THETA) -> Passage:
+    """Whether and when one member left its transient, without what ``measure`` adds; arguments as in ``Series``."""
+    reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / theta)
+    row, dwell = first_lasting(reached, steps)
+    if row == 0:
+        return Passage(Outcome.NONE, np.nan, dwell, NONE)
+    if row < 0:
+        return Passage(_why_not(steps, reached, dwell, rho_eq_over_rho, q, log_rho), np.nan, dwell, NONE)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
+    T = _interpolated(steps, distance, row, 0.0)
+    return Passage(Outcome.LEFT, T, dwell, _crossing(steps, distance, row))
 
 
 def _driven(series: Series, theta: float) -> Driven | None:
@@ -210,29 +227,23 @@ def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]
     return -1, int(dwell[-1]) if rows else DWELL_STEPS
 
 
-def _outcome(series: Series, reached: NDArray[np.bool_], row: int, dwell: int) -> Outcome:
-    if row >= 0:
-        return Outcome.LEFT if row > 0 else Outcome.NONE
-    return _why_not(series, reached, dwell)
-
-
-def _why_not(series: Series, reached: NDArray[np.bool_], dwell: int) -> Outcome:
-    finite = np.isfinite(series.q) & np.isfinite(series.log_rho)
-    if not finite.all():
+def _why_not(
+    steps: Steps, reached: NDArray[np.bool_], dwell: int, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats
+) -> Outcome:
+    if not (np.isfinite(q) & np.isfinite(log_rho)).all():
         return Outcome.DIVERGED
-    if series.q[-1] == 0:
+    if q[-1] == 0:
         return Outcome.DEAD
     if len(reached) < _FEW:
         return Outcome.SPARSE
     last_miss = int(np.flatnonzero(np.append(True, ~reached))[-1])  # 0 is before the first row
-    if last_miss < len(reached) and series.steps[-1] - series.steps[last_miss] < dwell:
+    if last_miss < len(reached) and steps[-1] - steps[last_miss] < dwell:
         return Outcome.TOO_SHORT
     late = slice(-(len(reached) // 4), None)
     if reached[late].any():
-        turns = np.diff(np.sign(np.diff(series.rho_eq_over_rho[late])))
+        turns = np.diff(np.sign(np.diff(rho_eq_over_rho[late])))
         return Outcome.OSCILLATING if np.mean(turns != 0) > _ALTERNATES else Outcome.UNSETTLED
-    decayed = series.log_rho[-1] - series.log_rho[0] < -np.log(100)
-    return Outcome.DECAYED if decayed else Outcome.NEVER
+    return Outcome.DECAYED if log_rho[-1] - log_rho[0] < -np.log(100) else Outcome.NEVER
 
 
 def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float:
@@ -259,7 +270,7 @@ def _inflection(series: Series) -> float:
 # --- over members ------------------------------------------------------------------------------------------
 
 
-def pool(each: Sequence[MemberTransient], labels: Sequence[str]) -> tuple[Pool, ...]:
+def pool(each: Sequence[MemberTransient | Passage], labels: Sequence[str]) -> tuple[Pool, ...]:
     """T over the members with the same label; members that never left are counted, not averaged."""
     pools = []
     for label in dict.fromkeys(labels):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.compare import Comparison, Contrast
+from rhotrace.comparison import Comparison, Contrast
 from rhotrace.fluctuation import LONG_ENOUGH
 from rhotrace.intervals import Interval
 from rhotrace.noise_scale import LAW, Exponent

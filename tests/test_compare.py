@@ -11,7 +11,7 @@ import pytest
 from test_fluctuation import ar1
 
 from rhotrace.analyze import delta as delta_of
-from rhotrace.compare import Comparison, chosen_window, compare
+from rhotrace.comparison import Comparison, chosen_window, compare
 from rhotrace.errors import AnalysisError
 from rhotrace.run_fluctuation import examine
 from rhotrace.sealing import seal

@@ -11,7 +11,7 @@ import pytest
 from rhotrace import plot_style, plots
 from rhotrace.analyze import fit_transient, series_of
 from rhotrace.closed_form import Series
-from rhotrace.compare import compare
+from rhotrace.comparison import compare
 from rhotrace.errors import RhoTraceError
 from rhotrace.plots_compare import comparison_figure
 from rhotrace.scaling import scaling
