@@ -73,19 +73,9 @@ def audit(
     Returns:
         The audit, or None where fewer than two steps are finite.
     """
-    eta = np.asarray(lr).astype(dtype).astype(np.float64)[:, None]  # (M, 1)
-    square = rho_k**2
-    with np.errstate(all="ignore"):
-        drive = (batch_a - batch_q)[:-1, :, None]
-        if weight_norm:
-            grown = (rho_k[:-1] + 2 * eta / rho_k[:-1] * drive) ** 2
-            scale = np.maximum(square[:-1], square[1:])
-        else:
-            finite_step = (eta * grad_norm[:-1]) ** 2
-            grown = square[:-1] + 4 * eta * drive + finite_step
-            scale = np.maximum(np.maximum(square[:-1], square[1:]), np.maximum(np.abs(4 * eta * drive), finite_step))
-        # A step may be far larger than what it starts from; its rounding is that of its largest term.
-        residual = np.abs(square[1:] - grown) / scale
+    residual, flows, finite_step = identity(
+        rho_k, grad_norm, batch_a, batch_q, lr, dtype=dtype, weight_norm=weight_norm
+    )
     good = np.isfinite(residual)
     if not good.any():
         return None
@@ -94,27 +84,61 @@ def audit(
     flow = np.nan
     if not weight_norm:
         with np.errstate(all="ignore"):  # the last steps of a member that diverges overflow
-            flows = np.broadcast_to(4 * eta * drive, finite_step.shape)
             moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (flows, finite_step))
         flow = moved / (moved + added) if moved + added else np.nan
-    drift, start = _balance(square)
+    drift, start = balance_drift(rho_k), _spread(rho_k[0] ** 2)
     return Audit(
         residual=largest,
         where=(int(worst[0]), int(worst[1]), int(worst[2]) + 1),
         rounding=ROUNDING[dtype],
         holds=largest <= ROUNDING[dtype],
         flow=flow,
-        balance=drift,
-        balance_start=start,
+        balance=float(np.nanmax(drift)),
+        balance_start=float(np.nanmax(start)),
         checked=int(good.sum()),
     )
 
 
-def _balance(square: Floats) -> tuple[float, float]:
-    """Largest change of rho_k^2 - rho_j^2 over the run, and the largest difference at its start, relative."""
-    first = square[0]
+def identity(
+    rho_k: Floats,
+    grad_norm: Floats,
+    batch_a: Floats,
+    batch_q: Floats,
+    lr: Floats,
+    *,
+    dtype: str,
+    weight_norm: bool,
+) -> tuple[Floats, Floats, Floats]:
+    """The identity at every step; arguments as in ``audit``.
+
+    Returns:
+        |left - right| relative to its largest term, the memo's flow term and the finite-step term (zero under weight
+        normalisation), each (steps - 1, M, L).
+    """
+    eta = np.asarray(lr).astype(dtype).astype(np.float64)[:, None]  # (M, 1)
+    square = rho_k**2
     with np.errstate(all="ignore"):
-        moved = square - first  # (steps, M, L); the spread over layers is what Lemma 1 holds at 0
-        drift = (moved.max(axis=2) - moved.min(axis=2)) / square.mean(axis=2)
-        start = (first.max(axis=1) - first.min(axis=1)) / first.mean(axis=1)
-    return float(np.nanmax(drift)), float(np.nanmax(start))
+        drive = (batch_a - batch_q)[:-1, :, None]
+        flows = np.broadcast_to(4 * eta * drive, square[1:].shape)
+        if weight_norm:
+            finite_step = np.zeros_like(square[1:])
+            grown = (rho_k[:-1] + 2 * eta / rho_k[:-1] * drive) ** 2
+            scale = np.maximum(square[:-1], square[1:])
+        else:
+            finite_step = (eta * grad_norm[:-1]) ** 2
+            grown = square[:-1] + flows + finite_step
+            scale = np.maximum(np.maximum(square[:-1], square[1:]), np.maximum(np.abs(flows), finite_step))
+        # A step may be far larger than what it starts from; its rounding is that of its largest term.
+        return np.abs(square[1:] - grown) / scale, flows, finite_step
+
+
+def balance_drift(rho_k: Floats) -> Floats:
+    """How far rho_k^2 - rho_j^2 has moved from its start, largest pair of layers, relative to rho_k^2, (steps, M)."""
+    square = rho_k**2
+    with np.errstate(all="ignore"):
+        return np.asarray(np.ptp(square - square[0], axis=2) / square.mean(axis=2))
+
+
+def _spread(square: Floats) -> Floats:
+    """Largest relative difference over layers, (M,)."""
+    return np.asarray(np.ptp(square, axis=1) / square.mean(axis=1))

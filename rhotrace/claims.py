@@ -211,11 +211,9 @@ def equal_throughout(evidence: Evidence) -> Finding:
 
 def stationary(evidence: Evidence) -> Finding:
     """Equation (8): the part of dL/dW_k across W_k, at the end over its largest value in the run."""
-    trace = evidence.trace
-    if evidence.stride != 1 or evidence.minibatches:
+    if evidence.across is None:
         return _untestable("needs the gradient of the full loss at every step: full batches, record.full_every 1")
-    along = 2 * (trace["q"] - trace["a"])[..., None] / trace["rho_k"]
-    across = np.sqrt(np.maximum(trace["grad_norm"] ** 2 - along**2, 0.0))[:, evidence.left]
+    across = evidence.across[:, evidence.left]
     with np.errstate(all="ignore"):
         left = np.median(across[-max(1, len(across) // 100) :], axis=0) / across.max(axis=0)
     worst = float(np.max(np.nan_to_num(left)))

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from rhotrace.cli_export import export
-from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, check_theta
+from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, Theta, check_theta
+from rhotrace.cli_plot import plot as draw
 from rhotrace.cli_recipe import recipe_app
 from rhotrace.cli_sweep import sweep
 from rhotrace.distributed import AlreadySaid
@@ -140,7 +141,7 @@ def analyze(
     fit_transient: Annotated[
         bool, typer.Option("--fit-transient", help="Also fit the memo's closed form to each member.")
     ] = False,
-    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    theta: Theta = 0.5,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -155,7 +156,7 @@ def analyze(
     with open_trace(run) as trace:
         result = examine(trace, fit=fit_transient, theta=theta)
         if plot:
-            plots.transient_figure(series_of(trace), result.transient, plot)
+            plots.transient_figure({"": (series_of(trace), result.transient)}, plot)
     from rhotrace.report_analysis import print_analysis
 
     if as_json:
@@ -179,7 +180,7 @@ def compare(
             help="First and last step (or time) to look at; found by default.", metavar="A:B", show_default=False
         ),
     ] = None,
-    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    theta: Theta = 0.5,
     members: Annotated[bool, typer.Option("--members", help="Also print a row for each network.")] = False,
     plot: Plot = None,
     as_json: AsJson = False,
@@ -231,7 +232,7 @@ def simulate(
     ] = None,
     step: Annotated[int, typer.Option(min=0, help="Step of the run to take them at.")] = 0,
     member: Annotated[int, typer.Option(min=0, help="Member of the run to take them from.")] = 0,
-    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    theta: Theta = 0.5,
     until: Annotated[float | None, typer.Option(help="Last time (lr x steps).", show_default=False)] = None,
     figure: Annotated[
         str, typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.", metavar="1|2|T")
@@ -267,27 +268,32 @@ def simulate(
 
 
 @app.command(epilog="Example: rhotrace audit runs/deep8.h5")
-def audit(run: RunFile, as_json: AsJson = False) -> None:
+def audit(run: RunFile, plot: Plot = None, as_json: AsJson = False) -> None:
     """Go through the memo statement by statement, and say what holds in this run."""
-    from rhotrace import memo, report
+    from rhotrace import memo, plot_style, report
     from rhotrace.analyze import summary
     from rhotrace.claims import audit_claims
     from rhotrace.report_claims import print_claims
     from rhotrace.trace import open_trace
 
+    plot_style.check_format(plot)
     with open_trace(run) as trace:
         claims, about = audit_claims(trace), summary(trace)
+        if plot:
+            from rhotrace.plots_audit import audit_figure
+
+            audit_figure(trace, claims, plot)
     if as_json:
         errata = [report.plain(erratum) for erratum in memo.ERRATA]
         typer.echo(report.to_json({"path": str(run), "claims": [report.plain(c) for c in claims], "errata": errata}))
     else:
-        print_claims(report.output(), run, about, claims)
+        print_claims(report.output(), run, about, claims, plot)
 
 
 @app.command(epilog="Example: rhotrace scaling runs/scaling-L*.h5 --plot scaling.png")
 def scaling(
     runs: Annotated[list[Path], typer.Argument(help="Run files made by `rhotrace train`.", show_default=False)],
-    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    theta: Theta = 0.5,
     target: Annotated[
         float, typer.Option(help="Half-width of the exponent's interval to plan seeds for.", min=1e-3)
     ] = 0.1,
@@ -317,6 +323,9 @@ def scaling(
 
 
 app.command(epilog="Example: rhotrace sweep recipes/sweeps/phase-diagram.yaml --workers 2 --plot phase.png")(sweep)
+
+
+app.command("plot", epilog="Example: rhotrace plot runs/deep8.h5 --what rho -o rho.png")(draw)
 
 
 app.command(epilog="Example: rhotrace export runs/deep8.h5 --to csv --every 10")(export)

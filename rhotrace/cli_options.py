@@ -20,6 +20,8 @@ Plot = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
 
+Theta = Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")]
+
 
 def check_theta(theta: float) -> None:
     """Raises RhoTraceError for a theta that no transient can end at."""

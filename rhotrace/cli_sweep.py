@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli_options import AsJson, Overrides, Plot, check_theta
+from rhotrace.cli_options import AsJson, Overrides, Plot, Theta, check_theta
 from rhotrace.errors import RhoTraceError
 
 
@@ -30,7 +30,7 @@ def sweep(
         typer.Option("--members-per-run", min=1, help="At most; by default what fits the memory.", show_default=False),
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Say what would be trained, and leave.")] = False,
-    theta: Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")] = 0.5,
+    theta: Theta = 0.5,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:

@@ -105,6 +105,16 @@ def compare(
     return Comparison(align, sides, _differences(traces), contrasts, exponents(_points(sides)))
 
 
+def alone(trace: Trace, *, theta: float = THETA) -> Comparison:
+    """One run's fluctuation by itself, with nothing to hold it against.
+
+    Raises:
+        AnalysisError: the run has no steps.
+    """
+    require_steps(trace)
+    return Comparison("step", (examine(trace, theta=theta),), {}, (), ())
+
+
 def chosen_window(text: str | None) -> tuple[float, float] | None:
     """A window from its ends, such as 2000:6000; an end that is left out is not limited.
 

@@ -77,6 +77,15 @@ class Evidence:
         return [each.member for each in self.transient.each if each.T > 0]
 
     @cached_property
+    def across(self) -> Floats | None:
+        """Norm of the part of dL/dW_k across W_k at each step, (n, M, L); None without the full gradient at every step."""
+        if self.stride != 1 or self.minibatches:
+            return None
+        trace = self.trace
+        along = 2 * (trace["q"] - trace["a"])[..., None] / trace["rho_k"]
+        return np.sqrt(np.maximum(trace["grad_norm"] ** 2 - along**2, 0.0))
+
+    @cached_property
     def end(self) -> End | str:
         """The network at its last copy of the weights, or why it cannot be had."""
         return end_of(self.trace, self.recipe)

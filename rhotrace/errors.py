@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RhoTraceError(Exception):
     """A mistake or a state of the world that the user can mend; the command line prints it and exits with 2."""
@@ -25,3 +28,11 @@ class AnalysisError(RhoTraceError):
 
 class DeviceError(RhoTraceError):
     """A device that was asked for and is not there."""
+
+
+def choice(option: str, got: str, known: Iterable[str]) -> RhoTraceError:
+    """What to raise for a word that is none of the known ones; with the nearest of them, if one is near."""
+    names = list(known)
+    near = difflib.get_close_matches(got, names, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return RhoTraceError(f"{option}: got {got!r}, expected one of {', '.join(names)}{hint}")

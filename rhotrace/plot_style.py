@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace import envelope
 from rhotrace.errors import RhoTraceError
+from rhotrace.quantities import QUANTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +28,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)), (0, (1, 3)))
 _MOST_LABELS = 12
+_LOG = "\\log"
+_MATHEMATICS = (  # of the plain symbols in the table of quantities
+    (r"\|\|(\w+)\|\|", r"\\Vert \1 \\Vert"),
+    (r"rho", r"\\rho"),
+    (r"\berr", r"\\mathrm{err}"),
+    (r"\b(log|min)\b ?", r"\\\1 "),
+    (r"_([a-z]{2,})", r"_\\mathrm{\1}"),
+)
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -43,15 +55,52 @@ _STYLE: Any = {
 }
 
 
-def check_format(path: Path | None) -> None:
+def check_format(path: Path | None, option: str = "--plot") -> None:
     """Raises RhoTraceError for a picture's name with an ending that is not one of ``FORMATS``."""
     if path is not None and path.suffix.lower() not in FORMATS:
-        raise RhoTraceError(f"--plot: got {path}, expected a name that ends in {', '.join(FORMATS)}")
+        raise RhoTraceError(f"{option}: got {path}, expected a name that ends in {', '.join(FORMATS)}")
+
+
+@contextmanager
+def letters_as_shapes() -> Iterator[None]:
+    """Within it an SVG carries its letters as shapes, for readers who lack the fonts; otherwise they stay editable."""
+    before = _STYLE["svg.fonttype"]
+    _STYLE["svg.fonttype"] = "path"
+    try:
+        yield
+    finally:
+        _STYLE["svg.fonttype"] = before
+
+
+def described_in(svg: str) -> str:
+    """The description in words that an SVG of ours carries."""
+    found = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
+    return unescape(found[1]) if found else ""
+
+
+def symbol(name: str, *, decimal: bool = False) -> str:
+    """A quantity's symbol from the table as mathematics; ``decimal`` where natural logarithms are drawn to base 10."""
+    text = next(q.symbol for q in QUANTITIES if q.name == name)
+    for plain, drawn_as in _MATHEMATICS:
+        text = re.sub(plain, drawn_as, text)
+    return f"${text.replace(_LOG, _LOG + '_{10}' if decimal else _LOG)}$"
+
+
+def mathematical(words: str) -> str:
+    """What tells members apart, ``rho_k(0) 0.5, lr 0.1``, with its symbols as mathematics."""
+    words = words.replace("$", "\\$")
+    return re.sub(r"\blr (?=\d)", "η = ", words.replace("rho_k(0) ", "$\\rho_k(0)$ = "))
+
+
+def label(name: str) -> str:
+    """Symbol and units of a quantity, for an axis."""
+    units = next(q.units for q in QUANTITIES if q.name == name)
+    return symbol(name) if units == "1" else f"{symbol(name)}  ({units.replace('^2', '²')})"
 
 
 @contextmanager
 def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in the house style, saved at the end."""
+    """A figure in the house style, saved at the end; its label becomes the picture's description in words."""
     check_format(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -59,12 +108,19 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        about = figure.get_label() or None
+        known: dict[str, dict[str, Any]] = {
+            ".png": {"Software": None, "Description": about},
+            ".svg": {"Date": None, "Description": about},
+            ".pdf": {"CreationDate": None, "Subject": about},
+        }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata=undated[path.suffix.lower()])
+            figure.savefig(
+                path, metadata={key: v for key, v in known[path.suffix.lower()].items() if v or key != "Description"}
+            )
         except OSError as problem:
-            raise RhoTraceError(f"--plot: {path} cannot be written: {problem.strerror or problem}") from None
+            raise RhoTraceError(f"{path}: the picture cannot be written: {problem.strerror or problem}") from None
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -72,9 +128,10 @@ def plain_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     if high > 1e4 * low:
         return
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # Within less than half a decade 1, 2, 5 give a tick or two.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -109,18 +166,5 @@ def ramp(share: float) -> tuple[float, float, float]:
 
 def line(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401
     """A curve of which only the rows that can be seen are drawn."""
-    rows = thinned(values)
+    rows = envelope.thinned(values)
     axes.plot(steps[rows], values[rows], **look)
-
-
-def thinned(values: NDArray[np.float64], most: int = 4000) -> NDArray[np.int64]:
-    """Rows to draw: the ends, and of each stretch of many rows its smallest and its largest number, if it has any."""
-    if len(values) <= most:
-        return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), most // 2)
-    finite = np.isfinite(values)
-    low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
-    kept = {0, len(values) - 1}
-    for rows in stretches:
-        kept |= {int(rows[np.argmin(low[rows])]), int(rows[np.argmax(high[rows])])}
-    return np.array(sorted(kept))

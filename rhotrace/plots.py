@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rhotrace import memo, theory
 from rhotrace.closed_form import Series, driven_log_rho
-from rhotrace.plot_style import COLOURS, DASHES, MARKERS, colour, drawn, empty, legend, line, plain_ticks, ramp
+from rhotrace.plot_style import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    colour,
+    drawn,
+    empty,
+    legend,
+    line,
+    mathematical,
+    plain_ticks,
+    ramp,
+    symbol,
+)
+from rhotrace.report import number, ranged
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from rhotrace.scaling import Scaling
     from rhotrace.simulate import Simulation
     from rhotrace.transient import TransientFit
 
-_MOST_PANELS, _MANY = 8, 40
+_MOST_PANELS, _MANY, _MOST_RUNS = 8, 40, 4
 
 # --- simulate ----------------------------------------------------------------------------------------------
 
@@ -50,6 +66,7 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
                 )
         axes[-1].set_xlabel("t = η · step")
         figure.suptitle(f"{memo.cite('fig1')}: ρ in a net with constant A and B{more}", fontsize=10)
+        figure.set_label(f"Square root of rho against time for constant A and B. {_T_of(simulation)}")
 
 
 def tikhonov_figure(simulation: Simulation, path: Path) -> None:
@@ -95,6 +112,7 @@ def tikhonov_figure(simulation: Simulation, path: Path) -> None:
                 axis.set(xscale="log", xlim=(first, None))
         legend(right, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(memo.cite("fig2"), fontsize=10)
+        figure.set_label(f"Lambda of the equivalent Tikhonov problem, and rho, against time. {_T_of(simulation)}")
 
 
 def times_figure(simulation: Simulation, path: Path) -> None:
@@ -123,6 +141,16 @@ def times_figure(simulation: Simulation, path: Path) -> None:
         )
         axis.plot([], [], color="0.3", linestyle=":", linewidth=1, label="$\\rho_k(0)^{-(L-2)}/(2A(L-2))$")
         legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label(f"Transient time T against the start rho_k(0), a line for each depth. {_T_of(simulation)}")
+
+
+def _T_of(simulation: Simulation) -> str:
+    """The range of T at each depth, in words."""
+    words = []
+    for depth in list(simulation.t)[:_MOST_PANELS]:
+        T = [each.T for each in simulation.each if each.depth == depth and each.T > 0]
+        words.append(f"L = {depth}: " + (f"T from {number(min(T))} to {number(max(T))}" if T else "no T"))
+    return "; ".join(words) + "."
 
 
 FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2": tikhonov_figure, "T": times_figure}
@@ -131,38 +159,58 @@ FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2":
 # --- analyze -----------------------------------------------------------------------------------------------
 
 
-def transient_figure(series: Sequence[Series], transient: TransientFit, path: Path) -> None:
-    """log10 of rho and rho_eq with T and the driven solution, and below it by how much the driven solution misses."""
-    with drawn(path, 6.6, 5.0) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
-        for number, (one, each) in enumerate(shown):
-            own, marker = colour(number), MARKERS[number]
-            log_rho = one.log_rho / np.log(10)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
-            solved = driven_log_rho(one) / np.log(10)
-            line(above, one.steps, log_rho, color=own)
-            line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
-            line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
-            line(below, one.steps, solved - log_rho, color=own)
-            dot = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
-            above.plot([], [], label=f"member {each.member}", **dot)
-            if each.T > 0:
-                above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
-        above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
-        above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
-        above.plot([], [], " ", label=f"marked: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
-        if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
-            pool = transient.pools[0].T
-            above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
-        more = f"; the first {len(shown)} of {len(series)} members" if len(shown) < len(series) else ""
-        above.set(
-            ylabel="$\\log_{10} \\rho$, $\\log_{10} \\rho_\\mathrm{eq}$", title=f"Norm and equilibrium norm{more}"
-        )
-        above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        below.set(xlabel="step", ylabel="driven $-$ measured\n$\\log_{10} \\rho$")
-        below.axhline(0, color="0.6", linewidth=0.6)
+def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], path: Path) -> None:
+    """log10 of rho and rho_eq with T and the driven solution, and below it by how much the driven solution misses.
+
+    Args:
+        runs: by name, the members' series and their transients; at most four are drawn.
+        path: of the picture.
+    """
+    shown = list(runs.items())[:_MOST_RUNS]
+    more = f"; the first {len(shown)} of {len(runs)} runs" if len(shown) < len(runs) else ""
+    with drawn(path, 6.6, 5.0 * len(shown)) as figure:
+        pairs = figure.subplots(2 * len(shown), 1, squeeze=False, height_ratios=(3, 1) * len(shown))[:, 0]
+        words = []
+        for row, (name, (series, transient)) in enumerate(shown):
+            above, below = pairs[2 * row : 2 * row + 2]
+            below.sharex(above)
+            above.tick_params(labelbottom=False)
+            title = mathematical(f"{name}: norm" if len(runs) > 1 else "Norm") + " and equilibrium norm" + more
+            _members_driven(above, below, series, transient, title)
+            T = ", ".join(number(each.T, 4) for each in transient.each)
+            missed = [each.driven.largest for each in transient.each if each.driven]
+            driven = f"; equation (5), driven, misses log rho by at most {max(missed):.2g}" if missed else ""
+            words.append(f"{name + ': ' if name else ''}T of each member: {T} steps{driven}")
+        figure.set_label(f"Norm, equilibrium norm and the driven solution against the step. {'. '.join(words)}.")
+
+
+def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transient: TransientFit, title: str) -> None:
+    shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
+    for place, (one, each) in enumerate(shown):
+        own, marker = colour(place), MARKERS[place]
+        log_rho = one.log_rho / np.log(10)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
+        solved = driven_log_rho(one) / np.log(10)
+        line(above, one.steps, log_rho, color=own)
+        line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
+        line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
+        line(below, one.steps, solved - log_rho, color=own)
+        dot: Any = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
+        above.plot([], [], label=f"member {each.member}", **dot)
+        if each.T > 0:
+            above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
+    above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
+    above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
+    above.plot([], [], " ", label=f"marked: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
+    if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
+        pool = transient.pools[0].T
+        above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
+    more = f"; the first {len(shown)} of {len(series)} members" if len(shown) < len(series) else ""
+    above.set(ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}", title=f"{title}{more}")
+    above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    below.set(xlabel="step", ylabel=f"driven $-$ measured\n{symbol('log_rho', decimal=True)}")
+    below.axhline(0, color="0.6", linewidth=0.6)
 
 
 # --- scaling -----------------------------------------------------------------------------------------------
@@ -203,3 +251,5 @@ def scaling_figure(result: Scaling, path: Path) -> None:
             title="Collapsed by the law: 1 where it holds",
         )
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+        laws = [f"L = {e.depth}: exponent {ranged(e.exponent)}, law {e.law:g}" for e in result.each if e.depth > 2]
+        figure.set_label("Transient time T against rho_k(0), and collapsed by the law. " + "; ".join(laws) + ".")

@@ -10,6 +10,7 @@ import numpy as np
 
 from rhotrace.analyze import delta
 from rhotrace.plot_style import DASHES, MARKERS, colour, drawn, empty, line, plain_ticks
+from rhotrace.report import ranged
 from rhotrace.run_fluctuation import STILL
 from rhotrace.verdict import labels
 
@@ -50,6 +51,10 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
             _against_noise(right, result)
         else:
             _over_time(right, result)
+        told = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
+        figure.set_label(
+            "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(told) + "."
+        )
 
 
 def _strip(axes: Axes, number: int, side: Side, trace: Trace, label: str) -> None:

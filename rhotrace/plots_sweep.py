@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.plot_style import DASHES, MARKERS, colour, drawn, empty, legend, plain_ticks
+from rhotrace.report import number
 from rhotrace.report_sweep import commonest, key, shown
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def _phase_diagram(result: SweepResult, path: Path) -> None:
         axes.set_yticks(range(len(rows)), list(rows.values()))
         axes.set(xlabel=_SYMBOLS.get(across, across), ylabel=_SYMBOLS.get(down, down))
         axes.set_title("T, geometric mean over seeds")
+        figure.set_label(_described(result))
 
 
 def _write_in(axes: Axes, cells: dict[tuple[int, int], PointResult], T: NDArray[np.float64]) -> None:
@@ -104,3 +106,10 @@ def _lines(result: SweepResult, path: Path) -> None:
             plain_ticks(axes.xaxis)
         if others:
             legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label(_described(result))
+
+
+def _described(result: SweepResult) -> str:
+    T = [point.T.value for point in result.points if point.left]
+    found = f"T from {number(min(T))} to {number(max(T))}, learning rate x steps, at {len(T)}" if T else "a T at none"
+    return f"Transient time over {' and '.join(result.axes)}: {found} of {len(result.points)} points."

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _SHORT = {"holds": "holds", "fails": "FAILS", "not testable here": "–"}
 
 
-def print_claims(console: Console, path: Path, summary: dict[str, Any], claims: tuple[Claim, ...]) -> None:
+def print_claims(
+    console: Console, path: Path, summary: dict[str, Any], claims: tuple[Claim, ...], plot: Path | None = None
+) -> None:
     """The memo, statement by statement, against one run; then where the memo contradicts itself."""
     title(console, str(path), headline(summary))
     grid = table("<where | <the memo says | <this run | <measured, in the worst member (tolerance)", memo.CITATION)
@@ -34,3 +36,5 @@ def print_claims(console: Console, path: Path, summary: dict[str, Any], claims: 
     say(console, "\nWhere the memo's own words or factors do not agree", "bold")
     for erratum in memo.ERRATA:
         say(console, f"{memo.STATEMENTS[erratum.key].place}: {erratum.says}. {erratum.derivation}")
+    if plot:
+        say(console, f"\ndrawn in {plot}")

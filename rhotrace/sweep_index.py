@@ -55,7 +55,7 @@ def index_of(folder: Path) -> dict[str, Any] | None:
     path = folder / INDEX
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as problem:
         raise TraceError(f"{path}: cannot be read as a sweep's index ({problem}); remove it to make it again") from None

@@ -29,6 +29,7 @@ LAYERS = [
         "theory",
         "intervals",
         "autocorrelation",
+        "envelope",
         "fluctuation",
         "noise_scale",
         "linearised",
@@ -42,6 +43,7 @@ LAYERS = [
         "trace_layout",
         "trace_checks",
         "trace",
+        "labelled",
         "trace_writer",
         "sealing",
         "sweep_plan",
@@ -54,8 +56,9 @@ LAYERS = [
         "train",
         "analyze",
         "prediction",
+        "bands",
         "run_fluctuation",
-        "compare",
+        "comparison",
         "verdict",
         "verify",
         "repair",
@@ -67,6 +70,7 @@ LAYERS = [
         "sweep",
         "sweep_result",
         "export",
+        "export_loggers",
         "claims",
     },
     {
@@ -80,15 +84,18 @@ LAYERS = [
         "plot_style",
         "plots",
         "plots_compare",
+        "plots_audit",
+        "plots_run",
+        "plot_kinds",
         "report_sweep",
         "plots_sweep",
         "sweep_command",
         "progress",
     },
-    {"cli", "cli_export", "cli_options", "cli_recipe", "cli_sweep", "__main__", "__init__"},
+    {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_sweep", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "torchvision", "matplotlib", "ray"}
+HEAVY = {"torch", "torchvision", "matplotlib", "ray", "tensorboard", "wandb"}
 
 
 def imports(tree: ast.AST) -> list[tuple[str, ast.stmt]]:
@@ -157,7 +164,7 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli", "cli_export", "cli_options", "cli_recipe", "cli_sweep"},
+        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_sweep"},
         "yaml": {"strict_yaml"},
     }
 

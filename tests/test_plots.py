@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from rhotrace import plot_style, plots
+from rhotrace import envelope, plot_style, plots
 from rhotrace.analyze import fit_transient, series_of
 from rhotrace.closed_form import Series
 from rhotrace.comparison import compare
@@ -55,7 +55,7 @@ def drawers(train):
     result = simulate([1, 2, 4], [0.1, 0.3, 1.5], ONE)
     several = {f"figure {name}": lambda path, draw=draw: draw(result, path) for name, draw in plots.FIGURES.items()}
     return {
-        "transient": lambda path: plots.transient_figure(series, transient, path),
+        "transient": lambda path: plots.transient_figure({"": (series, transient)}, path),
         "scaling": lambda path: plots.scaling_figure(laws, path),
         **several,
     }
@@ -95,7 +95,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RhoTraceError, match=r"--plot: .*file/x\.png cannot be written: "):
+    with pytest.raises(RhoTraceError, match=r"file/x\.png: the picture cannot be written: "):
         plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / "file" / "x.png")
 
 
@@ -161,7 +161,7 @@ def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures
 def test_runs_without_a_T_are_drawn(train, tmp_path):
     for number, overrides in enumerate([("steps=5",), ("optimizer.lr=1000", "steps=40"), ("network.depth=1",)]):
         with open_trace(train(*overrides, "record.snapshots=0")) as trace:
-            plots.transient_figure(series_of(trace), fit_transient(trace), tmp_path / f"t{number}.png")
+            plots.transient_figure({"": (series_of(trace), fit_transient(trace))}, tmp_path / f"t{number}.png")
             plots.scaling_figure(scaling([trace]), tmp_path / f"s{number}.png")
 
 
@@ -181,7 +181,7 @@ def test_many_members_of_a_million_rows_are_thinned_with_extremes_and_ends(tmp_p
     members = [made(rows, m) for m in range(2)] + [made(100, m) for m in range(2, 12)]
     transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12))
     path = tmp_path / "many.svg"
-    plots.transient_figure([s for s, _ in members], transient, path)
+    plots.transient_figure({"": ([s for s, _ in members], transient)}, path)
     assert path.stat().st_size < 3_000_000
     above = figures[0].axes[0]
     assert "the first 7 of 12 members" in above.get_title(loc="left")
@@ -200,8 +200,8 @@ def test_thinning_keeps_extremes_ends_and_order_and_looks_past_what_is_no_number
     values[[77_777, 123_456]] = [5.0, -5.0]
     values[:50_000] = np.nan
     values[60_000:60_050] = np.nan
-    rows = plot_style.thinned(values)
+    rows = envelope.thinned(values)
     assert len(rows) <= 4002
     assert {0, 77_777, 123_456, 199_999} <= set(rows.tolist())
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(plot_style.thinned(values[:10]), np.arange(10))
+    np.testing.assert_array_equal(envelope.thinned(values[:10]), np.arange(10))
