@@ -19,7 +19,7 @@ from rhotrace.transient import Passage, Pool, pool
 Floats = NDArray[np.float64]
 Curve = tuple[NDArray[np.int64], Floats]  # steps and values
 
-_STRETCHES = 1000  # of a curve; a page is fewer pixels wide
+_STRETCHES = 400  # of a curve, each with its smallest and its largest value: a page is about as many dots wide
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rhotrace.cli_export import export
 from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, Theta, check_theta
 from rhotrace.cli_plot import plot as draw
 from rhotrace.cli_recipe import recipe_app
+from rhotrace.cli_report import report as write_report
 from rhotrace.cli_sweep import sweep
 from rhotrace.distributed import AlreadySaid
 from rhotrace.errors import RhoTraceError
@@ -326,6 +327,9 @@ app.command(epilog="Example: rhotrace sweep recipes/sweeps/phase-diagram.yaml --
 
 
 app.command("plot", epilog="Example: rhotrace plot runs/deep8.h5 --what rho -o rho.png")(draw)
+
+
+app.command("report", epilog="Example: rhotrace report runs/deep8.h5 runs/deep8-sgd.h5 -o report.html")(write_report)
 
 
 app.command(epilog="Example: rhotrace export runs/deep8.h5 --to csv --every 10")(export)

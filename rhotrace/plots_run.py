@@ -64,9 +64,10 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> 
             norms = band(group, ["rho_k"], lambda rho_k, k=k: rho_k[:, :, k])
             apart = band(group, ["rho_k"], _apart(group, k))
             named = f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None
-            _draw(above, norms, label=named, alpha=0.3 / depth, **look)  # the bands lie on each other
+            above.plot(*norms.middle, label=named, **look)
             _draw(below, apart, **look)
             farthest = max(farthest, *(float(np.nanmax(np.abs(c[1]), initial=0)) for c in (apart.low, apart.high)))
+        _fill(above, band(group, ["rho_k"], lambda rho_k: rho_k.reshape(len(rho_k), -1)), "0.4", 0.2)
         below.ticklabel_format(style="sci", axis="y", scilimits=(-2, 3), useMathText=True)
         return (
             f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}; squared norms move by at "

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from rhotrace.intervals import Interval
 
@@ -64,17 +65,53 @@ def span(interval: Interval, digits: int = 3) -> str:
     return f"{number(interval.low, digits)} – {number(interval.high, digits)}"
 
 
-_NARROWEST = 80  # in a narrower terminal whole rows that wrap are easier to read than columns of single letters
+_WORDS = 24  # columns that a column of words may be narrowed to
 
 
-def output() -> Console:
+class Terminal(Console):
+    """A console on which a table that does not fit becomes a list: a paragraph for each row, a line for each cell."""
+
+    def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it
+        """As ``rich.console.Console.print``."""
+        for each in objects or ("",):
+            if isinstance(each, Table) and _width(each) > self.width:
+                self._print_list(each)
+            else:
+                super().print(each, **how)
+
+    def _print_list(self, grid: Table) -> None:
+        if grid.title:
+            super().print(grid.title, style="bold", markup=False, highlight=False)
+        names, rows = cells(grid)
+        for first, *others in rows:
+            super().print(f"{names[0]} {first}", style="bold", markup=False, highlight=False)
+            for name, cell in zip(names[1:], others, strict=True):
+                super().print(Padding(Text(f"{name}: {cell}"), (0, 0, 0, 2), expand=False))
+        super().print()
+
+
+def cells(grid: Table) -> tuple[list[str], list[list[str]]]:
+    """The headings of a table and its rows, as plain text."""
+    columns = [[str(cell) for cell in column.cells] for column in grid.columns]
+    return [str(column.header) for column in grid.columns], [list(cells) for cells in zip(*columns, strict=True)]
+
+
+def _width(grid: Table) -> int:
+    """Columns that a table needs: numbers whole, words in lines of at least ``_WORDS``."""
+    names, rows = cells(grid)
+    needed = 0
+    for number, column in enumerate(grid.columns):
+        widest = max(map(cell_len, [names[number], *(row[number] for row in rows)]))
+        needed += 1 + (min(widest, _WORDS) if column.justify == "left" else widest)
+    return needed
+
+
+def output() -> Terminal:
     """The console for results: as wide as the terminal; where there is none, wide enough for every table."""
-    from rich.console import Console
-
-    console = Console()
+    console = Terminal()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        return Console(width=120)
-    return console if console.width >= _NARROWEST else Console(width=_NARROWEST)
+        return Terminal(width=120)
+    return console
 
 
 def table(columns: str | Sequence[str], heading: str = "") -> Table:

@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 def print_analysis(console: Console, result: Analysis, *, fits: bool, plot: Path | None = None) -> None:
     """All of ``analyze``'s answer."""
     title(console, result.path, headline(result.summary))
+    print_findings(console, result, fits=fits)
+    if plot:
+        say(console, f"drawn: {plot}")
+
+
+def print_findings(console: Console, result: Analysis, *, fits: bool) -> None:
+    """T by every definition, the end of the run, fits, and the audit of the steps."""
     _print_transient(console, result)
     _print_end(console, result)
     if fits:
         _print_fits(console, result.transient)
     _print_driven(console, result.transient)
-    for pool in result.transient.pools:
-        say(console, _pool_words(pool, several=len(result.transient.pools) > 1), "bold")
+    for words in pool_words(result.transient):
+        say(console, words, "bold")
     console.print()
     _print_audit(console, result.audit)
-    if plot:
-        say(console, f"drawn: {plot}")
 
 
 def _print_transient(console: Console, result: Analysis) -> None:
@@ -95,6 +100,11 @@ def _print_driven(console: Console, transient: TransientFit) -> None:
             console,
             f"With A and B constant from step 0, the memo's simplification, T would be {times} times the measured one.",
         )
+
+
+def pool_words(transient: TransientFit) -> list[str]:
+    """T over the members that share start and learning rate, a sentence for each."""
+    return [_pool_words(pool, several=len(transient.pools) > 1) for pool in transient.pools]
 
 
 def _pool_words(pool: Pool, *, several: bool) -> str:

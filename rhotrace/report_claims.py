@@ -9,6 +9,7 @@ from rhotrace import memo
 from rhotrace.report import headline, row, say, table, title
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -24,6 +25,14 @@ def print_claims(
 ) -> None:
     """The memo, statement by statement, against one run; then where the memo contradicts itself."""
     title(console, str(path), headline(summary))
+    print_statements(console, claims)
+    print_errata(console)
+    if plot:
+        say(console, f"\ndrawn in {plot}")
+
+
+def print_statements(console: Console, claims: Sequence[Claim]) -> None:
+    """Every statement with what was measured, and how many hold."""
     grid = table("<where | <the memo says | <this run | <measured, in the worst member (tolerance)", memo.CITATION)
     for claim in claims:
         finding = claim.finding
@@ -33,8 +42,10 @@ def print_claims(
     say(console, "–: not testable on this run alone, for the reason given.")
     counts = Counter(claim.finding.outcome for claim in claims)
     say(console, ", ".join(f"{counts[o]} {o}" for o in ("holds", "fails", "not testable here")), "bold")
+
+
+def print_errata(console: Console) -> None:
+    """Where the memo contradicts itself."""
     say(console, "\nWhere the memo's own words or factors do not agree", "bold")
     for erratum in memo.ERRATA:
         say(console, f"{memo.STATEMENTS[erratum.key].place}: {erratum.says}. {erratum.derivation}")
-    if plot:
-        say(console, f"\ndrawn in {plot}")

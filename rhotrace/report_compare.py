@@ -23,7 +23,15 @@ def print_comparison(console: Console, result: Comparison, *, members: bool = Fa
     """All of ``compare``'s answer; with ``members`` also a row for each network."""
     for side in result.sides:
         title(console, f"{side.letter}  {side.path}", headline(side.summary))
-    _print_differences(console, result)
+    print_contrasts(console, result, members=members)
+    if plot:
+        say(console, f"\ndrawn in {plot}")
+
+
+def print_contrasts(console: Console, result: Comparison, *, members: bool = False) -> None:
+    """What differs, what was measured in each run, and the verdicts."""
+    if len(result.sides) > 1:
+        _print_differences(console, result)
     _print_runs(console, result)
     _print_theory(console, result)
     if members:
@@ -38,8 +46,6 @@ def print_comparison(console: Console, result: Comparison, *, members: bool = Fa
         say(console, f"caution: {caution}")
     for verdict in verdicts(result):
         say(console, f"\n{verdict}", "bold")
-    if plot:
-        say(console, f"\ndrawn in {plot}")
 
 
 def as_plain(result: Comparison) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.table import Table
 
     from rhotrace.recipe import Recipe
     from rhotrace.repair import Repair
@@ -74,8 +75,15 @@ _DIFFS = ("git_diff", "recipe_git_diff")
 
 def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
     """What a run file holds and where it came from."""
-    snapshots = trace.snapshot_steps()
     title(console, f"{trace.path}, {summary['bytes'] / 1e6:.2f} MB", headline(summary))
+    console.print(provenance_table(trace))
+    say(console, "Recipe", "bold")
+    say(console, trace.attributes["recipe"])
+
+
+def provenance_table(trace: Trace) -> Table:
+    """Where a run came from: versions, machine, code, data, sessions, members."""
+    snapshots = trace.snapshot_steps()
     grid = table("<key | <value")
     for key in _PROVENANCE:
         if trace.attributes.get(key) not in (None, ""):
@@ -97,9 +105,7 @@ def print_info(console: Console, trace: Trace, summary: dict[str, Any]) -> None:
         row(grid, name.replace("_", " "), _listed(trace[name].tolist()))
     row(grid, "snapshots", "at steps " + ", ".join(map(str, snapshots)) if snapshots else "none")
     row(grid, "quantities", ", ".join(q.name for q in trace.quantities))
-    console.print(grid)
-    say(console, "Recipe", "bold")
-    say(console, trace.attributes["recipe"])
+    return grid
 
 
 def _listed(values: list[Any]) -> str:

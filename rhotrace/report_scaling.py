@@ -27,6 +27,13 @@ def print_scaling(console: Console, result: Scaling, plot: Path | None) -> None:
         f"T against rho_k(0), from {len(result.paths)} run{'s' if len(result.paths) > 1 else ''}",
         ", ".join(result.paths),
     )
+    print_laws(console, result)
+    if plot:
+        say(console, f"drawn: {plot}")
+
+
+def print_laws(console: Console, result: Scaling) -> None:
+    """The tables and sentences of ``print_scaling``."""
     grid = table("L | rho_k(0) | T | 95 % interval | members", "Transient time, learning rate x steps")
     for each in result.each:
         for point in each.points:
@@ -77,5 +84,3 @@ def print_scaling(console: Console, result: Scaling, plot: Path | None) -> None:
             console,
             f"L = {pair.depths[1]} against {pair.depths[0]}: at rho_k(0) = {number(pair.start)}, T is {ranged(pair.ratio)} times as long",
         )
-    if plot:
-        say(console, f"drawn: {plot}")

@@ -71,6 +71,7 @@ LAYERS = [
         "sweep_result",
         "export",
         "export_loggers",
+        "export_wandb",
         "claims",
     },
     {
@@ -87,12 +88,13 @@ LAYERS = [
         "plots_audit",
         "plots_run",
         "plot_kinds",
+        "html_report",
         "report_sweep",
         "plots_sweep",
         "sweep_command",
         "progress",
     },
-    {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_sweep", "__main__", "__init__"},
+    {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep", "__main__", "__init__"},
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "matplotlib", "ray", "tensorboard", "wandb"}
@@ -164,7 +166,7 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_sweep"},
+        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep"},
         "yaml": {"strict_yaml"},
     }
 
