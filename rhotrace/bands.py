@@ -117,13 +117,13 @@ def band(group: Group, names: Sequence[str], value: Callable[..., Floats]) -> Ba
             trace.rows(name, slice(first * k, (last - 1) * k + 1))[::k][:, members]
             for name, k in zip(names, strides, strict=True)
         ]
-        for curve, values in zip(curves, _over_members(value(*taken)), strict=True):
+        for curve, values in zip(curves, over_members(value(*taken)), strict=True):
             curve.extend(values)
     low, middle, high = ((rows * every, values) for rows, values in (curve.curve() for curve in curves))
     return Band(low, middle, high)
 
 
-def _over_members(values: Floats) -> tuple[Floats, Floats, Floats]:
+def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:
     """Smallest, median and largest finite number of each row, (n,) each; NaN where a row has none."""
     if values.shape[1] == 1:
         return values[:, 0], values[:, 0], values[:, 0]

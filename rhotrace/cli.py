@@ -14,6 +14,7 @@ from rhotrace.cli_plot import plot as draw
 from rhotrace.cli_recipe import recipe_app
 from rhotrace.cli_report import report as write_report
 from rhotrace.cli_sweep import sweep
+from rhotrace.cli_watch import watch
 from rhotrace.distributed import AlreadySaid
 from rhotrace.errors import RhoTraceError
 
@@ -327,6 +328,9 @@ app.command(epilog="Example: rhotrace sweep recipes/sweeps/phase-diagram.yaml --
 
 
 app.command("plot", epilog="Example: rhotrace plot runs/deep8.h5 --what rho -o rho.png")(draw)
+
+
+app.command(epilog="Example: rhotrace watch runs/deep8.h5")(watch)
 
 
 app.command("report", epilog="Example: rhotrace report runs/deep8.h5 runs/deep8-sgd.h5 -o report.html")(write_report)

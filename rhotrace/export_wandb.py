@@ -62,8 +62,9 @@ def log_as_told() -> None:
 
 def rows_in(path: Path) -> int:
     """Rows of history in a file of the offline mode: a log in blocks, whose records may lie in several parts."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # its names are made when it is loaded
     rows, at, whole = 0, 7, b""  # behind the mark of the file
     with path.open("rb") as file:
         file.seek(at)
@@ -73,7 +74,7 @@ def rows_in(path: Path) -> int:
             at += 7 + len(part)
             whole = part if kind in (1, 2) else whole + part  # 1: whole, 2: first, 3: middle, 4: last
             if kind in (1, 4) and len(part) == size:
-                rows += Record.FromString(whole).WhichOneof("record_type") == "history"
+                rows += messages.Record.FromString(whole).WhichOneof("record_type") == "history"
             if (left := _BLOCK - at % _BLOCK) < 7:  # no room for another head: padding
                 file.seek(left, os.SEEK_CUR)
                 at += left

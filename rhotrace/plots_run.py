@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rhotrace import memo
-from rhotrace.bands import Band, Floats, Group, band, groups
+from rhotrace.bands import Band, Curve, Floats, Group, band, groups
 from rhotrace.plot_style import COLOURS, DASHES, colour, drawn, label, legend, mathematical, ramp, symbol
 from rhotrace.quantities import QUANTILES
 from rhotrace.report import number, span
@@ -169,6 +169,29 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> No
         below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
         legend(above, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.set_label("Loss and error against the step. " + ". ".join(words) + ".")
+
+
+def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Path) -> None:
+    """Medians of rho and rho_eq so far, with every T so far, and of the loss below them; for the page of ``watch``."""
+    with drawn(path, 7.2, 4.6) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for name, text, dashes in (
+            ("log_rho", "$\\rho$", DASHES[0]),
+            ("log_rho_eq", "$\\rho_\\mathrm{eq}$", DASHES[1]),
+        ):
+            steps, values = curves[name]
+            above.plot(steps, values / _PER_DECADE, color=COLOURS[0], linestyle=dashes, label=text)
+        for T in passed:
+            above.axvline(T, color="0.4", linewidth=1, linestyle=DASHES[2])
+        if passed:
+            above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
+        below.plot(*curves["loss"], color=COLOURS[0])
+        below.set(xlabel="step", ylabel=label("loss"), yscale="log")
+        above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
+        above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label(
+            f"Norm, equilibrium norm and loss up to step {curves['log_rho'][0][-1]}, medians over the networks."
+        )
 
 
 # --- what they share ---------------------------------------------------------------------------------------

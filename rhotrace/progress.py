@@ -16,57 +16,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from rhotrace.intervals import geometric_mean
-from rhotrace.theory import THETA
 from rhotrace.trace import open_trace
 from rhotrace.trace_layout import SLAB_BYTES
-from rhotrace.transient import first_lasting
+from rhotrace.watch import TransientWatch
 
 if TYPE_CHECKING:
     from rhotrace.train import Progress as Block
 
 _LINE_SECONDS = 5.0
-
-
-class TransientWatch:
-    """Follows each member's T while it trains: what ``transient.first_lasting`` finds in the rows so far.
-
-    Attributes:
-        T: step of each member's first lasting crossing, NaN where there is none yet; None before the first row.
-    """
-
-    def __init__(self) -> None:
-        self.T: NDArray[np.float64] | None = None
-        self._since: NDArray[np.float64] = np.empty(0)  # step from which each member's condition holds, or NaN
-
-    def update(self, steps: NDArray[np.int64], rho_eq_over_rho: NDArray[np.float64]) -> None:
-        """Takes in the next rows of the run, (n,) and (n, M); the first ones must be those of step 0."""
-        if self.T is None:
-            self.T, self._since = np.full((2, rho_eq_over_rho.shape[1]), np.nan)
-        reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / THETA)
-        for member in np.flatnonzero(np.isnan(self.T) & (reached.any(axis=0) | ~np.isnan(self._since))):
-            since = self._since[member]
-            before = [] if np.isnan(since) else [int(since)]  # stands for all rows since then
-            rows = np.concatenate([np.array(before, np.int64), steps])
-            holds = np.append(np.ones(len(before), np.bool_), reached[:, member])
-            row, _ = first_lasting(holds, rows)
-            if row >= 0:
-                self.T[member] = rows[row]
-            unbroken = int(np.flatnonzero(np.append(True, ~holds))[-1])  # row after the last break
-            self._since[member] = rows[unbroken] if unbroken < len(rows) else np.nan
-
-    def words(self) -> str:
-        """Such as ``T about 4410 steps (3 of 4 members)``, the geometric mean over those that have passed it."""
-        if self.T is None:
-            return "T not yet reached"
-        members = len(self.T)
-        passed, at_once = self.T[self.T > 0], int((self.T == 0).sum())
-        if at_once == members:
-            return "no transient: rho started at or above rho_eq/2"
-        counts = [f"{len(passed)} of {members} members"] if len(passed) and members > 1 else []
-        counts += [f"{at_once} of {members} had no transient"] if at_once else []
-        T = f"T about {geometric_mean(passed).value:.0f} steps" if len(passed) else "T not yet reached"
-        return f"{T} ({', '.join(counts)})" if counts else T
 
 
 class TrainingView:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rhotrace.intervals import Interval
 
 
-def to_json(result: Any) -> str:  # noqa: ANN401 - any result dataclass or plain value
+def to_json(result: Any, *, indent: int | None = 2) -> str:  # noqa: ANN401 - any result dataclass or plain value
     """A result as JSON; what is not a finite number becomes null."""
-    return json.dumps(_finite(plain(result)), indent=2, ensure_ascii=False)
+    return json.dumps(_finite(plain(result)), indent=indent, ensure_ascii=False)
 
 
 def plain(result: Any) -> Any:  # noqa: ANN401 - as ``to_json``

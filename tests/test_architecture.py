@@ -57,6 +57,7 @@ LAYERS = [
         "analyze",
         "prediction",
         "bands",
+        "watch",
         "run_fluctuation",
         "comparison",
         "verdict",
@@ -89,12 +90,25 @@ LAYERS = [
         "plots_run",
         "plot_kinds",
         "html_report",
+        "watch_view",
+        "watch_web",
         "report_sweep",
         "plots_sweep",
         "sweep_command",
         "progress",
     },
-    {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep", "__main__", "__init__"},
+    {
+        "cli",
+        "cli_export",
+        "cli_options",
+        "cli_plot",
+        "cli_recipe",
+        "cli_report",
+        "cli_sweep",
+        "cli_watch",
+        "__main__",
+        "__init__",
+    },
 ]
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "matplotlib", "ray", "tensorboard", "wandb"}
@@ -166,7 +180,7 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep"},
+        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep", "cli_watch"},
         "yaml": {"strict_yaml"},
     }
 

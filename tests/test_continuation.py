@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from rhotrace import cli, provenance, recipe
 from rhotrace import train as training
 from rhotrace.errors import RecipeError, TraceError
-from rhotrace.progress import TransientWatch
 from rhotrace.repair import repair
 from rhotrace.trace import open_trace, whole_commits
 from rhotrace.trace_layout import snapshot_steps
 from rhotrace.trace_writer import TraceWriter
 from rhotrace.transient import first_lasting, geometric_mean
 from rhotrace.verify import verify
+from rhotrace.watch import TransientWatch
 
 FIRST, STOPPED, LAST = 45, 27, 110  # steps of a run, where it is interrupted, and to which it is taken further
 OPTIMIZERS = {

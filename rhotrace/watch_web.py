@@ -1,0 +1,107 @@
+"""``watch --web``: the same view as a page of this machine, which loads itself again while the run trains."""
+
+from __future__ import annotations
+
+import base64
+import math
+import tempfile
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from rhotrace import plot_style
+from rhotrace.errors import RhoTraceError
+from rhotrace.plots_run import watch_figure
+from rhotrace.watch import TRAINING, Follower, Glimpse
+from rhotrace.watch_view import words
+
+HOST = "127.0.0.1"
+
+
+class _Page:
+    """The page of a run, drawn again when the run has moved; several browsers may ask at once."""
+
+    def __init__(self, follower: Follower, every: float) -> None:
+        self._follower, self._every = follower, every
+        self._lock = threading.Lock()
+        self._shown: tuple[int, str] | None = None
+        self._html = b""
+
+    def html(self) -> bytes:
+        """The page as it is now."""
+        with self._lock:
+            glimpse = self._follower.look()
+            if (glimpse.steps, glimpse.state) != self._shown:
+                self._html, self._shown = self._drawn(glimpse), (glimpse.steps, glimpse.state)
+            return self._html
+
+    def _drawn(self, glimpse: Glimpse) -> bytes:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        source = alt = ""
+        if glimpse.steps > 1:
+            with tempfile.TemporaryDirectory() as folder, plot_style.letters_as_shapes():
+                path = Path(folder) / "watch.svg"
+                watch_figure(glimpse.curves, [T for T in glimpse.T if T > 0], path)
+                svg = path.read_text(encoding="utf-8")
+            source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+            alt = plot_style.described_in(svg)
+        page = Environment(loader=PackageLoader("rhotrace", "."), autoescape=True, undefined=StrictUndefined)
+        return (
+            page.get_template("watch.html.j2")
+            .render(
+                name=glimpse.path.name,
+                words=words(glimpse),
+                steps=glimpse.steps,
+                planned=glimpse.planned_steps,
+                again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
+                source=source,
+                alt=alt,
+            )
+            .encode()
+        )
+
+
+def serve(follower: Follower, port: int, *, every: float, announce: Callable[[str], None]) -> None:
+    """Serves the page of a run to this machine's browsers until Ctrl-C.
+
+    Args:
+        follower: of the run.
+        port: to listen at; 0 takes a free one.
+        every: seconds from one loading to the next.
+        announce: called with the page's address.
+
+    Raises:
+        RhoTraceError: the port cannot be had, or the run not be read.
+    """
+    page = _Page(follower, every)
+    page.html()  # what is wrong with the run is told here, not in the browser
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            here = f":{server.server_port}"
+            if self.path != "/" or self.headers.get("Host") not in {HOST + here, "localhost" + here}:
+                self.send_error(404)
+                return
+            try:
+                content, kind, status = page.html(), "text/html", 200
+            except RhoTraceError as problem:  # the run was removed meanwhile
+                content, kind, status = str(problem).encode(), "text/plain", 503
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *words: object) -> None:  # noqa: A002 - as the base class names it
+            """Says nothing."""
+
+    try:
+        server = ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as problem:
+        raise RhoTraceError(f"--port: {port} cannot be had ({problem.strerror}); choose another, or 0") from None
+    with server:
+        announce(f"http://{HOST}:{server.server_port}/")
+        server.serve_forever(poll_interval=0.2)
