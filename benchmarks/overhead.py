@@ -138,6 +138,7 @@ def peak(steps: int) -> None:
 
 def analysis_row(steps: int = 1_000_000) -> None:
     """A sealed run of a million steps and eight layers, made of the recorded rows of a short one, then analysed."""
+    from rhotrace.sealing import seal
     from rhotrace.trace import open_trace
     from rhotrace.trace_layout import Layout
     from rhotrace.trace_writer import create
@@ -157,7 +158,8 @@ def analysis_row(steps: int = 1_000_000) -> None:
             writer.append(first, first + 1000, block)
         writer.commit(steps, {})
         began = time.perf_counter()
-        writer.seal({})
+        writer.close()
+        seal(long, {"ended": "finished"}, keep_state=False)
         sealing = time.perf_counter() - began
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "rhotrace", "analyze", str(long)], capture_output=True, check=True)

@@ -1,1 +1,36 @@
-"""RhoTrace: the norm dynamics of deep ReLU networks under the square loss, recorded at every step."""
+"""RhoTrace: the norm dynamics of deep ReLU networks under the square loss, recorded at every step.
+
+From Python: ``rhotrace.open(path)`` is a run, ``rhotrace.fit_transient(trace)`` its transient time, and
+``rhotrace.compare([trace, ...])`` the fluctuation of several runs. They are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rhotrace.analyze import fit_transient
+    from rhotrace.comparison import compare
+    from rhotrace.trace import Trace
+    from rhotrace.trace import open_trace as open  # noqa: A004 - read as rhotrace.open
+
+__all__ = ["Trace", "compare", "fit_transient", "open"]
+
+_HOMES = {
+    "Trace": ("rhotrace.trace", "Trace"),
+    "compare": ("rhotrace.comparison", "compare"),
+    "fit_transient": ("rhotrace.analyze", "fit_transient"),
+    "open": ("rhotrace.trace", "open_trace"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - what is asked for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rhotrace' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -98,18 +98,23 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 
 def band(group: Group, names: Sequence[str], value: Callable[..., Floats]) -> Band:
-    """The band of a value that is computed from quantities of one time axis.
+    """The band of one value; see ``bands``."""
+    return bands(group, names, [value])[0]
+
+
+def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Floats]]) -> list[Band]:
+    """The bands of values that are computed from quantities of one time axis, which are read once.
 
     Args:
         group: whose members.
         names: of the quantities; one that is recorded more often than the first is taken at the first's rows.
-        value: from their rows, each (n, members, ...), to (n, members).
+        values: each from their rows, (n, members, ...), to (n, members).
     """
     trace, members = group.trace, list(group.members)
     cost = next(q.cost for q in trace.quantities if q.name == names[0])
     every, rows = trace.strides[cost], trace.layout.rows(cost, trace.steps)
     strides = [every // trace.strides[q.cost] for name in names for q in trace.quantities if q.name == name]
-    curves = [Envelope(_STRETCHES, expected=rows) for _ in range(3)]
+    curves = [[Envelope(_STRETCHES, expected=rows) for _ in range(3)] for _ in values]
     slab = trace.layout.steps_within(SLAB_BYTES)
     for first in range(0, rows, slab):
         last = min(first + slab, rows)
@@ -117,10 +122,10 @@ def band(group: Group, names: Sequence[str], value: Callable[..., Floats]) -> Ba
             trace.rows(name, slice(first * k, (last - 1) * k + 1))[::k][:, members]
             for name, k in zip(names, strides, strict=True)
         ]
-        for curve, values in zip(curves, over_members(value(*taken)), strict=True):
-            curve.extend(values)
-    low, middle, high = ((rows * every, values) for rows, values in (curve.curve() for curve in curves))
-    return Band(low, middle, high)
+        for value, triple in zip(values, curves, strict=True):
+            for curve, over in zip(triple, over_members(value(*taken)), strict=True):
+                curve.extend(over)
+    return [Band(*((at * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves]
 
 
 def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:

@@ -13,6 +13,7 @@ from rhotrace.cli_options import AsJson, Overrides, Plot, RecipeFile, RunFile, T
 from rhotrace.cli_plot import plot as draw
 from rhotrace.cli_recipe import recipe_app
 from rhotrace.cli_report import report as write_report
+from rhotrace.cli_simulate import simulate
 from rhotrace.cli_sweep import sweep
 from rhotrace.cli_watch import watch
 from rhotrace.distributed import AlreadySaid
@@ -91,6 +92,7 @@ def train(
         bool,
         typer.Option("--despite-changes", help="Go on with a run under other versions, device, threads or processes."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recipe's networks and record every step; go on with a run that was interrupted."""
     from rhotrace import distributed
@@ -105,7 +107,7 @@ def train(
         from rich.console import Console
 
         from rhotrace.progress import TrainingView
-        from rhotrace.report_runs import training_end, training_start
+        from rhotrace.report_runs import outcome_json, training_end, training_start
         from rhotrace.train import train as run
 
         helps = team is not None and team.rank > 0
@@ -126,13 +128,13 @@ def train(
                 )
         except KeyboardInterrupt:
             if not helps:
-                _say(
-                    "stopped before the first step" if not path.exists() else f"stopped; what was recorded is in {path}"
-                )
+                _say(f"stopped; what was recorded is in {path}" if path.exists() else "stopped before the first step")
             raise typer.Exit(INTERRUPTED) from None
     if helps:  # process 0 tells how it ended, and its exit code is that of the run
         return
     training_end(console, outcome, path, view.transient.words())
+    if as_json:
+        typer.echo(outcome_json(path, outcome, view.transient.T))
     if outcome.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
@@ -220,53 +222,7 @@ def compare(
         print_comparison(report.output(), result, members=members, plot=plot)
 
 
-@app.command(epilog="Example: rhotrace simulate --depth 4 --start 0.1,0.15,0.2,0.3 --plot figure1.png")
-def simulate(
-    depth: Annotated[str, typer.Option(help="Numbers of layers, such as 2,3,4.", metavar="L,...")] = "",
-    start: Annotated[
-        str,
-        typer.Option(help="Values of rho_k(0): a list 0.1,0.2 or 0.05:0.8:20 for 20 log-spaced ones.", metavar="R,..."),
-    ] = "",
-    A: Annotated[float, typer.Option("--A", help="mean(y f), constant.")] = 1.0,
-    B: Annotated[float, typer.Option("--B", help="mean(f^2), constant.")] = 1.0,
-    run: Annotated[
-        Path | None, typer.Option("--from", help="Take A, B, L and rho_k from this run.", show_default=False)
-    ] = None,
-    step: Annotated[int, typer.Option(min=0, help="Step of the run to take them at.")] = 0,
-    member: Annotated[int, typer.Option(min=0, help="Member of the run to take them from.")] = 0,
-    theta: Theta = 0.5,
-    until: Annotated[float | None, typer.Option(help="Last time (lr x steps).", show_default=False)] = None,
-    figure: Annotated[
-        str, typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.", metavar="1|2|T")
-    ] = "1",
-    plot: Plot = None,
-    as_json: AsJson = False,
-) -> None:
-    """Solve the memo's equation (5) without a network: its Figures 1 and 2, and T against start and depth."""
-    from rhotrace import plot_style, plots, report
-    from rhotrace.report_simulate import print_simulation
-    from rhotrace.simulate import constants_of, given, numbers
-    from rhotrace.simulate import simulate as solve
-
-    check_theta(theta)
-    plot_style.check_format(plot)
-    if figure not in plots.FIGURES:
-        raise RhoTraceError(f"--figure: got {figure!r}, expected one of {', '.join(plots.FIGURES)}")
-    if run:
-        from rhotrace.trace import open_trace
-
-        with open_trace(run) as trace:
-            constants, depths, starts = constants_of(trace, step=step, member=member)
-    else:
-        constants, depths, starts = given(A, B)
-    depths = [int(n) for n in numbers("--depth", depth, whole=True)] or depths
-    result = solve(depths, numbers("--start", start) or starts, constants, theta=theta, until=until)
-    if plot:
-        plots.FIGURES[figure](result, plot)
-    if as_json:
-        typer.echo(report.to_json(result))
-    else:
-        print_simulation(report.output(), result, plot)
+app.command(epilog="Example: rhotrace simulate --depth 4 --start 0.1,0.15,0.2,0.3 --plot figure1.png")(simulate)
 
 
 @app.command(epilog="Example: rhotrace audit runs/deep8.h5")

@@ -17,11 +17,15 @@ recipe_app = typer.Typer(
 
 
 @recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")
-def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def recipe_check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Validate a recipe and print it with every default spelled out."""
     from rhotrace import recipe as recipes
+    from rhotrace import report
 
     content = recipes.load(recipe, overrides)
+    if as_json:
+        typer.echo(report.to_json(content.model_dump()))
+        return
     typer.echo(f"{recipe}: valid", err=True)
     typer.echo(content.to_yaml(), nl=False)
 
@@ -55,10 +59,14 @@ def recipe_list(as_json: AsJson = False) -> None:
 def recipe_copy(
     names: Annotated[list[str], typer.Argument(help="As `rhotrace recipe list` names them.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to copy into.")] = Path("recipes"),
+    as_json: AsJson = False,
 ) -> None:
     """Copy shipped recipes into a folder, to be trained or changed; with a sweep comes the recipe that it varies."""
-    from rhotrace import shipped
+    from rhotrace import report, shipped
 
+    if as_json:
+        typer.echo(report.to_json({name: [str(path) for path in shipped.copy(name, output)] for name in names}))
+        return
     for name in names:
         for told in [str(path) for path in shipped.copy(name, output)] or ["there already"]:
             typer.echo(f"{name}: {told}")

@@ -10,7 +10,7 @@ import hashlib
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,15 @@ class Found:
     claims: tuple[Claim, ...]
 
 
-@dataclass
 class _Pictures:
     """Draws pictures into a folder and hands them out as blocks."""
 
-    folder: Path
-    count: int = field(default=0)
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
 
     def __call__(self, caption: str, draw: Callable[[Path], None]) -> Block:
-        self.count += 1
-        path = self.folder / f"{self.count}.svg"
+        self._count += 1
+        path = self._folder / f"{self._count}.svg"
         with plot_style.letters_as_shapes():
             draw(path)
         svg = path.read_text(encoding="utf-8")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rhotrace import memo
-from rhotrace.bands import Band, Curve, Floats, Group, band, groups
-from rhotrace.plot_style import COLOURS, DASHES, colour, drawn, label, legend, mathematical, ramp, symbol
+from rhotrace.bands import Band, Curve, Floats, Group, band, bands, groups
+from rhotrace.plot_style import COLOURS, DASHES, colour, drawn, label, legend, mathematical, plain_ticks, ramp, symbol
 from rhotrace.quantities import QUANTILES
 from rhotrace.report import number, span
 from rhotrace.theory import THETA
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 3
 _MOST_LAYERS_NAMED = 10
+_NARROW = 2.0
 _FEW_POINTS = 60  # that are marked, for between them nothing was measured
 _PER_DECADE = float(np.log(10))
 
@@ -58,16 +60,17 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> 
     """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, which Lemma 1 forbids."""
 
     def column(above: Axes, below: Axes, group: Group) -> str:
-        depth, farthest = group.trace.depth, 0.0
-        for k in range(depth):
+        depth = group.trace.depth
+        of_layer = [lambda rho_k, k=k: rho_k[:, :, k] for k in range(depth)]
+        all_layers, *found = bands(
+            group, ["rho_k"], [lambda rho_k: rho_k.reshape(len(rho_k), -1), *of_layer, *_apart(group)]
+        )
+        for k, (norms, apart) in enumerate(zip(found[:depth], found[depth:], strict=True)):
             look: Any = {"color": ramp(k / max(1, depth - 1)), "linestyle": DASHES[k % 3]}
-            norms = band(group, ["rho_k"], lambda rho_k, k=k: rho_k[:, :, k])
-            apart = band(group, ["rho_k"], _apart(group, k))
-            named = f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None
-            above.plot(*norms.middle, label=named, **look)
+            above.plot(*norms.middle, label=f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None, **look)
             _draw(below, apart, **look)
-            farthest = max(farthest, *(float(np.nanmax(np.abs(c[1]), initial=0)) for c in (apart.low, apart.high)))
-        _fill(above, band(group, ["rho_k"], lambda rho_k: rho_k.reshape(len(rho_k), -1)), "0.4", 0.2)
+        _fill(above, all_layers, "0.4", 0.2)
+        farthest = max(float(np.nanmax(np.abs(c[1]), initial=0)) for one in found[depth:] for c in (one.low, one.high))
         below.ticklabel_format(style="sci", axis="y", scilimits=(-2, 3), useMathText=True)
         return (
             f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}; squared norms move by at "
@@ -80,14 +83,15 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> 
     _columns(path, shown, column, (label("rho_k"), moved), titles)
 
 
-def _apart(group: Group, k: int) -> Callable[[Floats], Floats]:
+def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
+    """For each layer, rho_k^2 minus its mean over layers, since the start."""
     start = group.trace.rows("rho_k", slice(0, 1))[:, list(group.members)] ** 2
 
-    def moved(rho_k: Floats) -> Floats:
+    def of_layer(rho_k: Floats, k: int) -> Floats:
         square = rho_k**2 - start
         return np.asarray(square[:, :, k] - square.mean(axis=2))
 
-    return moved
+    return [partial(of_layer, k=k) for k in range(group.trace.depth)]
 
 
 def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
@@ -104,9 +108,9 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) ->
         _distribution(above, group, normalised)
         ends = _distribution(below, group, lambda margins, _: margins)
         met = band(group, ["log_rho"], lambda log_rho: np.exp(np.minimum(scale - log_rho, 700))).middle
-        top = 1.15 * float(above.get_ylim()[1])
+        low, high = above.get_ylim()
         above.plot(*met, color="black", linewidth=1, linestyle=DASHES[1], label="label met: $1/\\rho$")
-        above.set_ylim(top=top)
+        above.set_ylim(low, high + 0.1 * (high - low))
         below.axhline(1, color="black", linewidth=1, linestyle=DASHES[1])
         return f"at the end the median sample's margin y g is {ends[0]:.2g}, the smallest {ends[1]:.2g}"
 
@@ -119,11 +123,16 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) ->
 
 def _distribution(axes: Axes, group: Group, value: Callable[[Floats, Floats], Floats]) -> tuple[float, float]:
     """Draws quantiles and smallest value of the margins; returns the median's and the smallest's last value."""
-    quantiles = [
-        band(group, ["margin_quantile", "log_rho"], lambda m, r, q=q: value(m[:, :, q], r)).middle
-        for q in range(len(QUANTILES))
-    ]
-    smallest = band(group, ["margin_min", "log_rho"], value).middle
+    names = ["margin_quantile", "margin_min", "log_rho"]
+    found = bands(
+        group,
+        names,
+        [
+            lambda _, smallest, log_rho: value(smallest, log_rho),
+            *(lambda m, _, log_rho, q=q: value(m[:, :, q], log_rho) for q in range(len(QUANTILES))),
+        ],
+    )
+    smallest, *quantiles = (one.middle for one in found)
     middle = quantiles[QUANTILES.index(0.5)]
     for low, high, alpha in ((0.05, 0.95, 0.18), (0.25, 0.75, 0.35)):
         around = Band(quantiles[QUANTILES.index(low)], middle, quantiles[QUANTILES.index(high)])
@@ -165,7 +174,8 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> No
                 f"{name}{group.size}: loss ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
                 f"error at {number(ends['error'])} ({number(ends['test_error'])})"
             )
-        above.set(ylabel=label("loss"), title=f"Square loss: {_members(shown)}{more}", yscale="log")
+        above.set(ylabel=label("loss"), title=f"Square loss: {_members(shown)}{more}")
+        _logarithmic(above)
         below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
         legend(above, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.set_label("Loss and error against the step. " + ". ".join(words) + ".")
@@ -186,7 +196,8 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
         if passed:
             above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
         below.plot(*curves["loss"], color=COLOURS[0])
-        below.set(xlabel="step", ylabel=label("loss"), yscale="log")
+        below.set(xlabel="step", ylabel=label("loss"))
+        _logarithmic(below)
         above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
         above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.set_label(
@@ -240,6 +251,15 @@ def _draw(axes: Axes, found: Band, color: Any, alpha: float = 0.2, **look: Any) 
     axes.plot(*found.middle, color=color, **few, **look)
     if found.low is not found.high:
         _fill(axes, found, color, alpha)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis of values that may hardly differ: never so narrow that its ticks are long numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < _NARROW * low:
+        axes.set_ylim(low / _NARROW, high * _NARROW)
+    plain_ticks(axes.yaxis)
 
 
 def _fill(axes: Axes, found: Band, color: Any, alpha: float, **look: Any) -> None:  # noqa: ANN401 - matplotlib's

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,12 @@ class Terminal(Console):
                 self._print_list(each)
             else:
                 super().print(each, **how)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: the usual silence, and the exit code of a process that the shell's pipe has stopped."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141)
 
     def _print_list(self, grid: Table) -> None:
         if grid.title:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rhotrace import memo
 from rhotrace.quantities import QUANTITIES
-from rhotrace.report import headline, row, say, table, title
+from rhotrace.report import headline, plain, row, say, table, title, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
     from rich.table import Table
 
@@ -50,6 +52,11 @@ def training_end(console: Console, outcome: Outcome, path: Path, transient: str)
         if outcome.ended == "diverged"
         else f"{size}; next: rhotrace analyze {shlex.quote(str(path))} --fit-transient",
     )
+
+
+def outcome_json(path: Path, outcome: Outcome, T: NDArray[np.float64] | None) -> str:
+    """The same as JSON; T is that of each member, where it has one."""
+    return to_json({"path": str(path), **plain(outcome), "T": T})
 
 
 _PROVENANCE = (

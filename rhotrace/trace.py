@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -29,37 +29,9 @@ from rhotrace.trace_checks import (
     read_root_attributes,
     without,
 )
-from rhotrace.trace_layout import Layout, checksum, dimension_sizes, time_axis
+from rhotrace.trace_layout import Commit, Layout, WrittenBlock, checksum, dimension_sizes, time_axis
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A commit record of a live file.
-
-    Attributes:
-        steps: that count.
-        blocks: in which they were written.
-        slot: place of the optimizer's state after them.
-        state_crc: CRC-32 of that state.
-        seconds: spent training.
-    """
-
-    steps: int
-    blocks: int
-    slot: int
-    state_crc: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class WrittenBlock:
-    """Steps ``first`` to ``last - 1`` of a live file, written at once, and the CRC-32 of their rows."""
-
-    first: int
-    last: int
-    crc: int
 
 
 class Attributes(dict[str, Any]):
@@ -145,6 +117,19 @@ class Trace:
             raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe") from None
         return dict(content)
 
+    def to_xarray(self, *, every: int = 1) -> Any:  # noqa: ANN401 - xarray is optional
+        """The run with named dimensions, units and members' settings: an ``xarray.Dataset``, in memory.
+
+        Args:
+            every: steps from one row to the next.
+
+        Raises:
+            RhoTraceError: xarray is not installed.
+        """
+        from rhotrace.labelled import to_xarray
+
+        return to_xarray(self, every=every)
+
     @property
     def quantities(self) -> tuple[Quantity, ...]:
         """Rows of the quantities table that this file holds."""
@@ -182,8 +167,10 @@ class Trace:
         with self._guard(name):
             dataset = self._dataset(name) if name in self._file else None
             if not isinstance(dataset, h5py.Dataset):
-                known = ", ".join(q.name for q in self.quantities)
-                raise TraceError(f"{self.path}: no dataset {name!r}; it holds {known}")
+                known = [q.name for q in self.quantities]
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(known)}"
+                raise TraceError(f"{self.path}: no dataset {name!r}; {hint}")
             return np.asarray(dataset[which])
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
@@ -360,7 +347,7 @@ class Trace:
         self._file.close()
 
 
-def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
+def open_trace(path: Path | str, *, cut_short: bool = False) -> Trace:
     """Opens a run file of any state for reading.
 
     Args:
@@ -373,7 +360,7 @@ def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
     """
     path = Path(path)
     if not path.exists():
-        raise TraceError(f"{path}: no such run file; `rhotrace train RECIPE -o {path}` makes one")
+        raise TraceError(f"{path}: no such run file; {_remedy(path)}")
     if not path.is_file():
         raise TraceError(f"{path}: got a {'folder' if path.is_dir() else 'special file'}, expected a run file")
     try:
@@ -392,6 +379,13 @@ def open_trace(path: Path, *, cut_short: bool = False) -> Trace:
     except DAMAGE as problem:
         file.close()
         raise TraceError(f"{path}: a damaged run file ({first_line(problem)})") from None
+
+
+def _remedy(path: Path) -> str:
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.h5")], 1)
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    return "nothing matches the pattern" if "*" in path.name else f"`rhotrace train RECIPE -o {path}` makes one"
 
 
 def _trouble(path: Path) -> str:

@@ -159,6 +159,34 @@ def snapshot_steps(steps: int, count: int) -> list[int]:
     return sorted({0, *(int(s) for s in np.geomspace(1, steps, count - 1).round())})
 
 
+@dataclass(frozen=True)
+class Commit:
+    """A commit record of a live file.
+
+    Attributes:
+        steps: that count.
+        blocks: in which they were written.
+        slot: place of the optimizer's state after them.
+        state_crc: CRC-32 of that state.
+        seconds: spent training.
+    """
+
+    steps: int
+    blocks: int
+    slot: int
+    state_crc: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WrittenBlock:
+    """Steps ``first`` to ``last - 1`` of a live file, written at once, and the CRC-32 of their rows."""
+
+    first: int
+    last: int
+    crc: int
+
+
 def dimension_sizes(layout: Layout) -> dict[str, int]:
     """Length of each named dimension."""
     sizes = {

@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from rhotrace.errors import TraceError
 from rhotrace.hdf5_files import new_hdf5, open_hdf5, sync, sync_folder
 from rhotrace.quantities import QUANTILES
-from rhotrace.trace import Commit, Trace, whole_commits
+from rhotrace.trace import Trace, whole_commits
 from rhotrace.trace_layout import (
     FORMAT,
     FORMAT_VERSION,
     SESSIONS_BYTES,
     SLAB_BYTES,
     Column,
+    Commit,
     Layout,
     attributes_digest,
     checksum,

@@ -104,6 +104,7 @@ LAYERS = [
         "cli_plot",
         "cli_recipe",
         "cli_report",
+        "cli_simulate",
         "cli_sweep",
         "cli_watch",
         "__main__",
@@ -180,7 +181,17 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
     }
     assert users == {
         "h5py": {"hdf5_files", "trace_checks", "trace", "trace_writer", "sealing"},
-        "typer": {"cli", "cli_export", "cli_options", "cli_plot", "cli_recipe", "cli_report", "cli_sweep", "cli_watch"},
+        "typer": {
+            "cli",
+            "cli_export",
+            "cli_options",
+            "cli_plot",
+            "cli_recipe",
+            "cli_report",
+            "cli_simulate",
+            "cli_sweep",
+            "cli_watch",
+        },
         "yaml": {"strict_yaml"},
     }
 

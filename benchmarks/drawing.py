@@ -1,0 +1,87 @@
+"""How long pictures of long runs take: ``python benchmarks/drawing.py [STEPS] [MEMBERS]``, whole processes.
+
+A run of that length is made of a short one's rows, stretched, with noise of one in a thousand on every number, so that it
+packs no better than a real one; then each picture of ``rhotrace plot`` is drawn by a fresh process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rhotrace import recipe
+from rhotrace.sealing import seal
+from rhotrace.trace import open_trace
+from rhotrace.trace_layout import Layout
+from rhotrace.trace_writer import create
+from rhotrace.train import train
+
+RECIPE = """\
+data: {dataset: mnist, classes: [0, 1], train: 100, test: 20}
+network: {kind: mlp, depth: 3, width: 16}
+init: {kind: equal-norms, rho_k: 0.5}
+optimizer: {kind: gd, lr: 0.1}
+members: {seeds: %d}
+steps: 2000
+record: {test_every: 1}
+"""
+KINDS = ("rho", "layers", "margins", "loss", "fluctuation", "transient")
+BLOCK = 10_000
+# ru_maxrss of a child counts what its parent had; the kernel's own high-water mark of the address space does not.
+CHILD = """\
+import re
+from rhotrace import cli
+try:
+    cli.main()
+except SystemExit as left:
+    assert not left.code
+print(re.search(r"VmHWM:.*", open("/proc/self/status").read())[0])
+"""
+
+
+def long_run(path: Path, steps: int, members: int) -> None:
+    """A sealed run of ``steps`` steps."""
+    short = path.with_name("short.h5")
+    train(recipe.parse(RECIPE % members), short, device="cpu")
+    with open_trace(short) as trace:
+        quantities = trace.quantities
+        rows = {q.name: trace[q.name] for q in quantities}
+        attributes = {k: v for k, v in trace.attributes.items() if k not in {"strides", "status"}}
+        per_member = {n: trace[n] for n in ("seed", "lr", "init_rho_k")}
+        shapes = tuple(W.shape[1:] for W in trace.snapshots()[0][1])
+        there = trace.steps
+    layout = Layout(steps, members, shapes, "float32", {"free": 1, "forward": 1, "test": 1}, [], quantities, {})
+    writer, rng = create(path, layout, attributes, per_member), np.random.default_rng(0)
+    for first in range(0, steps, BLOCK):
+        at = np.arange(first, min(first + BLOCK, steps)) * there // steps
+        writer.append(
+            first, first + len(at), {n: v[at] * (1 + 1e-3 * rng.standard_normal(v[at].shape)) for n, v in rows.items()}
+        )
+    writer.commit(steps, {})
+    writer.close()
+    seal(path, {"ended": "finished"}, keep_state=False)
+
+
+def main(steps: int, members: int) -> None:
+    """Prints a row for each picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "long.h5"
+        long_run(run, steps, members)
+        print(f"{steps:,} steps, {members} member{'s' * (members > 1)}, {run.stat().st_size / 1e6:.0f} MB\n")
+        print("| picture | seconds | peak memory, MB |\n|---|---|---|")
+        for kind in KINDS:
+            began = time.perf_counter()
+            words = ["plot", str(run), "--what", kind, "-o", str(Path(folder) / f"{kind}.png")]
+            told = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, check=True, text=True)
+            print(
+                f"| {kind} | {time.perf_counter() - began:.1f} | {int(told.stdout.split()[-2]) / 1e3:.0f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main(int(float((sys.argv[1:] or ["1e7"])[0])), int((sys.argv[2:] or ["1"])[0]))
