@@ -18,14 +18,15 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print each look as a line of JSON.")] = False,
 ) -> None:
     """Follow a run from another terminal while it trains; the training does not notice."""
-    from rhotrace import report
-    from rhotrace.watch import Follower
-    from rhotrace.watch_view import wait_for
-    from rhotrace.watch_view import watch as show
-
-    follower = Follower(run)
     try:
-        wait_for(report.output(), run)
+        from rhotrace import report
+        from rhotrace.watch import Follower
+        from rhotrace.watch_view import wait_for
+        from rhotrace.watch_view import watch as show
+
+        follower = Follower(run)
+        if not once:
+            wait_for(report.output(), run)
         if web:
             from rhotrace.watch_web import serve
 

@@ -28,6 +28,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)), (0, (1, 3)))
 _MOST_LABELS = 12
+_LARGEST = 1e100
 _LOG = "\\log"
 _MATHEMATICS = (  # of the plain symbols in the table of quantities
     (r"\|\|(\w+)\|\|", r"\\Vert \1 \\Vert"),
@@ -143,6 +144,11 @@ def legend(axes: Axes, **where: Any) -> None:  # noqa: ANN401
         first = _MOST_LABELS - 2
         handles, labels = [*handles[:first], *handles[-2:]], [*labels[: first - 1], "…", *labels[-2:]]
     axes.legend(handles, labels, **where)
+
+
+def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without what a logarithmic axis cannot hold: the last steps of a run that diverges."""
+    return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
 
 def empty(axes: Axes) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rhotrace import memo
 from rhotrace.audit import ROUNDING, balance_drift, identity
 from rhotrace.endpoint import Evidence
-from rhotrace.plot_style import COLOURS, DASHES, drawn, line, symbol
+from rhotrace.plot_style import COLOURS, DASHES, drawable, drawn, line, symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def _panel(axes: Axes, steps: NDArray[np.int64], values: Floats, tolerance: floa
     """The largest over members and layers at each step, on a logarithmic axis; zeros are left out."""
     flat = values.reshape(len(values), -1)
     worst = np.max(np.where(np.isfinite(flat), flat, -np.inf), axis=1)
-    line(axes, steps, np.where(worst > 0, worst, np.nan), color=COLOURS[0], linewidth=1)
+    line(axes, steps, drawable(np.where(worst > 0, worst, np.nan)), color=COLOURS[0], linewidth=1)
     axes.axhline(tolerance, color=COLOURS[1], linestyle=DASHES[1], linewidth=1, label=f"{says}: {tolerance:g}")
     axes.set_yscale("log")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -11,7 +11,19 @@ import numpy as np
 
 from rhotrace import memo
 from rhotrace.bands import Band, Curve, Floats, Group, band, bands, groups
-from rhotrace.plot_style import COLOURS, DASHES, colour, drawn, label, legend, mathematical, plain_ticks, ramp, symbol
+from rhotrace.plot_style import (
+    COLOURS,
+    DASHES,
+    colour,
+    drawable,
+    drawn,
+    label,
+    legend,
+    mathematical,
+    plain_ticks,
+    ramp,
+    symbol,
+)
 from rhotrace.quantities import QUANTILES
 from rhotrace.report import number, span
 from rhotrace.theory import THETA
@@ -88,8 +100,9 @@ def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
     start = group.trace.rows("rho_k", slice(0, 1))[:, list(group.members)] ** 2
 
     def of_layer(rho_k: Floats, k: int) -> Floats:
-        square = rho_k**2 - start
-        return np.asarray(square[:, :, k] - square.mean(axis=2))
+        with np.errstate(over="ignore", invalid="ignore"):  # the last steps of a member that diverges
+            square = rho_k**2 - start
+            return np.asarray(square[:, :, k] - square.mean(axis=2))
 
     return [partial(of_layer, k=k) for k in range(group.trace.depth)]
 
@@ -166,7 +179,7 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> No
             ends = {}
             for axes, names in ((above, ("loss", "test_loss")), (below, ("error", "test_error"))):
                 for quantity, dashes, of in zip(names, DASHES, ("training", "test"), strict=False):
-                    found = band(group, [quantity], lambda values: values)
+                    found = band(group, [quantity], drawable)
                     ends[quantity] = found.ends[1]
                     _draw(axes, found, label=f"{mathematical(name)}{of}", linestyle=dashes, **look)
             _mark_T(above, group, colour(place))
@@ -195,7 +208,8 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
             above.axvline(T, color="0.4", linewidth=1, linestyle=DASHES[2])
         if passed:
             above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
-        below.plot(*curves["loss"], color=COLOURS[0])
+        steps, loss = curves["loss"]
+        below.plot(steps, drawable(loss), color=COLOURS[0])
         below.set(xlabel="step", ylabel=label("loss"))
         _logarithmic(below)
         above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
@@ -249,7 +263,7 @@ def _draw(axes: Axes, found: Band, color: Any, alpha: float = 0.2, **look: Any) 
     """The median as a line, and the band around it where there is one."""
     few: Any = {"marker": ".", "markersize": 3} if len(found.middle[0]) <= _FEW_POINTS else {}
     axes.plot(*found.middle, color=color, **few, **look)
-    if found.low is not found.high:
+    if not np.array_equal(found.low[1], found.high[1], equal_nan=True):
         _fill(axes, found, color, alpha)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analyze import summary
 from rhotrace.bands import Curve, over_members
 from rhotrace.envelope import Envelope
+from rhotrace.errors import TraceError
 from rhotrace.intervals import geometric_mean
+from rhotrace.lock import is_locked
 from rhotrace.theory import THETA
 from rhotrace.trace import Trace, open_trace
 from rhotrace.trace_layout import SLAB_BYTES
@@ -20,7 +21,7 @@ from rhotrace.transient import first_lasting
 
 TRAINING = "training now"
 CURVES = ("log_rho", "log_rho_eq", "loss")
-_RECENT = 10  # looks from which the rate is taken
+_RECENT = 10  # looks at something new from which the rate is taken
 
 
 class TransientWatch:
@@ -70,6 +71,7 @@ class Glimpse:
 
     Attributes:
         path: of the run file.
+        run: what tells it from another that takes its place under the same name.
         state: ``training now``, ``interrupted``, ``finished`` or ``diverged``.
         steps: committed.
         planned_steps: that it will have.
@@ -84,6 +86,7 @@ class Glimpse:
     """
 
     path: Path
+    run: str
     state: str
     steps: int
     planned_steps: int
@@ -122,21 +125,27 @@ class Follower:
         Raises:
             TraceError: there is no such run, or it is damaged.
         """
+        was_locked = is_locked(self._path)
         with open_trace(self._path) as trace:
             run = f"{trace.attributes['recipe_digest']} {trace.attributes['started']}"
             if run != self._run or trace.steps < self._seen:  # another run under the same name
-                self._run = run
                 self._begin()
-            self._read(trace)
-            about = summary(trace)
+            self._run = run
+            try:
+                self._read(trace)
+            except TraceError:  # some curves may have got the new rows, and others not
+                self._run = ""
+                raise
+            state = _state(trace, was_locked)
             return Glimpse(
                 path=self._path,
-                state=about["state"],
+                run=run,
+                state=state,
                 steps=trace.steps,
                 planned_steps=trace.layout.steps,
                 members=trace.members,
                 seconds=float(np.nan_to_num(trace.wall_seconds)),
-                **self._speed(trace, about["state"]),
+                **self._speed(trace, state),
                 transient=self._transient.words(),
                 T=() if self._transient.T is None else tuple(self._transient.T.tolist()),
                 last=_last(trace),
@@ -161,14 +170,22 @@ class Follower:
         return rows * (1 if name == "log_rho" else trace.strides["forward"]), values
 
     def _speed(self, trace: Trace, state: str) -> dict[str, float]:
-        self._times.append((trace.steps, trace.wall_seconds))
+        if not self._times or trace.steps > self._times[-1][0]:
+            self._times.append((trace.steps, trace.wall_seconds))
         if state != TRAINING:
             return {"steps_per_second": np.nan, "seconds_left": np.nan}
         (steps, seconds), (now, then) = self._times[0], self._times[-1]
-        if then <= seconds:  # nothing new: since the start
+        if then <= seconds:  # nothing new yet: since the start
             steps, seconds = 0, 0.0
         rate = (now - steps) / (then - seconds) if then > seconds else np.nan
         return {"steps_per_second": rate, "seconds_left": (trace.layout.steps - now) / rate if rate > 0 else np.nan}
+
+
+def _state(trace: Trace, was_locked: bool) -> str:
+    """The state of a run as it was opened; a training that held its lock just before, and has ended, did not stop there."""
+    if trace.complete:
+        return str(trace.attributes.get("ended", "finished"))
+    return TRAINING if was_locked or is_locked(trace.path) else "interrupted"
 
 
 def _last(trace: Trace) -> dict[str, float]:

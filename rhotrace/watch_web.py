@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from rhotrace import plot_style
 from rhotrace.errors import RhoTraceError
@@ -25,15 +27,16 @@ class _Page:
     def __init__(self, follower: Follower, every: float) -> None:
         self._follower, self._every = follower, every
         self._lock = threading.Lock()
-        self._shown: tuple[int, str] | None = None
+        self._shown: tuple[str, int, str] | None = None
         self._html = b""
 
     def html(self) -> bytes:
         """The page as it is now."""
         with self._lock:
             glimpse = self._follower.look()
-            if (glimpse.steps, glimpse.state) != self._shown:
-                self._html, self._shown = self._drawn(glimpse), (glimpse.steps, glimpse.state)
+            now = glimpse.run, glimpse.steps, glimpse.state
+            if now != self._shown:
+                self._html, self._shown = self._drawn(glimpse), now
             return self._html
 
     def _drawn(self, glimpse: Glimpse) -> bytes:
@@ -59,8 +62,15 @@ class _Page:
                 source=source,
                 alt=alt,
             )
-            .encode()
+            .encode(errors="replace")  # a name may hold bytes that are no letters
         )
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
+        """Says nothing of a browser that has gone before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def serve(follower: Follower, port: int, *, every: float, announce: Callable[[str], None]) -> None:
@@ -80,8 +90,7 @@ def serve(follower: Follower, port: int, *, every: float, announce: Callable[[st
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            here = f":{server.server_port}"
-            if self.path != "/" or self.headers.get("Host") not in {HOST + here, "localhost" + here}:
+            if self.path != "/" or self.headers.get("Host") not in hosts:
                 self.send_error(404)
                 return
             try:
@@ -99,9 +108,11 @@ def serve(follower: Follower, port: int, *, every: float, announce: Callable[[st
             """Says nothing."""
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = _Server((HOST, port), Handler)
     except OSError as problem:
         raise RhoTraceError(f"--port: {port} cannot be had ({problem.strerror}); choose another, or 0") from None
+    here = [f":{server.server_port}", *([""] if server.server_port == 80 else [])]  # browsers leave out :80
+    hosts = {name + end for name in (HOST, "localhost") for end in here}
     with server:
         announce(f"http://{HOST}:{server.server_port}/")
         server.serve_forever(poll_interval=0.2)
