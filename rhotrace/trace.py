@@ -169,8 +169,8 @@ class Trace:
             if not isinstance(dataset, h5py.Dataset):
                 known = [q.name for q in self.quantities]
                 near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(known)}"
-                raise TraceError(f"{self.path}: no dataset {name!r}; {hint}")
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TraceError(f"{self.path}: no dataset {name!r}; it holds {', '.join(known)}{hint}")
             return np.asarray(dataset[which])
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
