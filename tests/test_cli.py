@@ -458,7 +458,14 @@ assert not heavy, heavy
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["train", "--help"], ["analyze", "RUN", "--fit-transient"], ["compare", "RUN", "COPY"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["analyze", "RUN", "--fit-transient"],
+        ["compare", "RUN", "COPY"],
+        ["watch", "RUN"],
+        ["export", "RUN", "--to", "csv", "--force"],
+    ],
     ids=" ".join,
 )
 def test_what_does_not_train_imports_no_torch(trained, words):

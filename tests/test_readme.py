@@ -29,6 +29,7 @@ ELSEWHERE = {  # commands that are run, but not here
     "rhotrace --install-completion": "changes the user's shell; test_cli.py has --show-completion",
 }
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+PROSE = BLOCK.sub("", README)
 INLINE = re.compile(r"`([^`]+)`")
 
 
@@ -46,8 +47,7 @@ def commands() -> list[str]:
     for kind, block in BLOCK.findall(README):
         if kind == "console":
             found += [part for line in block.strip().splitlines() for part in line.split(" && ")]
-    prose = BLOCK.sub("", README)
-    found += [text for text in INLINE.findall(prose) if is_complete(text)]
+    found += [text for text in INLINE.findall(PROSE) if is_complete(text)]
     return list(dict.fromkeys(found))
 
 
@@ -114,7 +114,7 @@ def test_every_command_is_found():
 
 def test_every_command_of_the_table_is_a_command_and_its_options_exist(monkeypatch, capsys, tmp_path):
     told = {}
-    for text in INLINE.findall(README):
+    for text in INLINE.findall(PROSE):
         words = text.split()
         if words[:1] == ["rhotrace"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
             name = words[1:3] if words[1] == "recipe" and len(words) > 2 else words[1:2]
