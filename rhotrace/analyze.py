@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,19 +43,22 @@ class Analysis:
     audit: Audit | None
 
 
-def analyze(trace: Trace, *, fit: bool = False, theta: float = THETA) -> Analysis:
+def analyze(
+    trace: Trace, *, fit: bool = False, theta: float = THETA, series: Sequence[Series] | None = None
+) -> Analysis:
     """Examines one run.
 
     Args:
         trace: the run.
         fit: also fit the closed form to each member.
         theta: the transient ends at rho = theta rho_eq.
+        series: each member's, where the caller has them.
 
     Raises:
         AnalysisError: the run has no committed steps.
     """
     require_steps(trace)
-    transients = fit_transient(trace, fit=fit, theta=theta)
+    transients = fit_transient(trace, fit=fit, theta=theta, series=series)
     return Analysis(str(trace.path), summary(trace), _final(trace), transients, audit_run(trace))
 
 
@@ -84,9 +88,19 @@ def series_of(trace: Trace) -> list[Series]:
     ]
 
 
-def fit_transient(trace: Trace, *, fit: bool = True, theta: float = THETA) -> TransientFit:
-    """T of every member and over members; see ``transient`` for the definitions."""
-    each = [transient.measure(m, series, theta=theta, fit=fit) for m, series in enumerate(series_of(trace))]
+def fit_transient(
+    trace: Trace, *, fit: bool = True, theta: float = THETA, series: Sequence[Series] | None = None
+) -> TransientFit:
+    """T of every member and over members; see ``transient`` for the definitions.
+
+    Args:
+        trace: the run.
+        fit: also fit the closed form to each member.
+        theta: the transient ends at rho = theta rho_eq.
+        series: each member's, where the caller has them.
+    """
+    members = enumerate(series_of(trace) if series is None else series)
+    each = [transient.measure(m, one, theta=theta, fit=fit) for m, one in members]
     return TransientFit(theta, tuple(each), transient.pool(each, member_labels(trace)))
 
 

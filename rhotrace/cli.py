@@ -153,14 +153,16 @@ def analyze(
     check_theta(theta)
     from rhotrace import plot_style, plots, report
     from rhotrace.analyze import analyze as examine
-    from rhotrace.analyze import series_of
+    from rhotrace.analyze import require_steps, series_of
     from rhotrace.trace import open_trace
 
     plot_style.check_format(plot)
     with open_trace(run) as trace:
-        result = examine(trace, fit=fit_transient, theta=theta)
+        require_steps(trace)
+        series = series_of(trace)
+        result = examine(trace, fit=fit_transient, theta=theta, series=series)
         if plot:
-            plots.transient_figure({"": (series_of(trace), result.transient)}, plot)
+            plots.transient_figure({"": (series, result.transient)}, plot)
     from rhotrace.report_analysis import print_analysis
 
     if as_json:

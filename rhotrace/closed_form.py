@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ class Series:
     loss: Floats
     rho_k: Floats
     lr: float
+
+    @cached_property
+    def driven_log_rho(self) -> Floats:
+        """log rho of equation (5) with the measured a(t) and q(t), from the measured start, at the rows of the series."""
+        times = np.asarray(self.steps * self.lr, dtype=np.float64)
+        return theory.driven(times, self.log_rho, self.a, self.q, depth=self.rho_k.shape[1])
 
 
 @dataclass(frozen=True)
@@ -187,17 +194,6 @@ def _propagated(of: Callable[[Floats], float], at: Floats, covariance: Floats, f
     variance = max(float(slope @ covariance @ slope), 0.0)
     half = float(stats.t.ppf(0.975, freedom)) * variance**0.5
     return Interval(float(value), float(value - half), float(value + half))
-
-
-def driven_log_rho(series: Series) -> Floats:
-    """log rho of equation (5) with the measured a(t) and q(t), from the measured start, at the rows of the series."""
-    return theory.driven(
-        np.asarray(series.steps * series.lr, dtype=np.float64),
-        series.log_rho,
-        series.a,
-        series.q,
-        depth=series.rho_k.shape[1],
-    )
 
 
 def constant_T(series: Series, theta: float) -> float:

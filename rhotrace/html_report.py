@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rhotrace import memo, plot_style, plots, provenance
-from rhotrace.analyze import Analysis, analyze, series_of
+from rhotrace.analyze import Analysis, analyze, require_steps, series_of
 from rhotrace.bands import run_names
 from rhotrace.claims import Claim, audit_claims
+from rhotrace.closed_form import Series
 from rhotrace.comparison import MOST_RUNS, Comparison, alone, compare
 from rhotrace.errors import AnalysisError, RhoTraceError
 from rhotrace.plots_audit import audit_figure
@@ -89,6 +90,7 @@ class Found:
 
     name: str
     trace: Trace
+    series: list[Series]
     analysis: Analysis
     claims: tuple[Claim, ...]
 
@@ -132,15 +134,19 @@ def write_report(
     if len(traces) > MOST_RUNS:
         raise AnalysisError(f"got {len(traces)} runs, expected at most {MOST_RUNS} in a report")
     refuse_to_replace(path, force=force)
-    found = [
-        Found(name, trace, analyze(trace, fit=True, theta=theta), audit_claims(trace))
-        for name, trace in zip(run_names([t.path for t in traces]), traces, strict=True)
-    ]
+    names = run_names([trace.path for trace in traces])
+    found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
     together = _together(found, theta)
     with tempfile.TemporaryDirectory() as folder:
         sections = list(_sections(found, together, _Pictures(Path(folder)), theta))
     _write(path, _rendered(found, together, sections, command))
     return [section.title for section in sections]
+
+
+def _examined(name: str, trace: Trace, theta: float) -> Found:
+    require_steps(trace)
+    series = series_of(trace)
+    return Found(name, trace, series, analyze(trace, fit=True, theta=theta, series=series), audit_claims(trace))
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
@@ -250,7 +256,7 @@ def _of_run(one: Found, key: str, picture: _Pictures, theta: float) -> Iterator[
     about = [Block("text", line) for line in (claim, *headline(one.analysis.summary).split("\n")) if line]
     transient = picture(
         "Equation (5) driven by the measured sums (dotted), over the measurement; below, by how much it misses.",
-        lambda path: plots.transient_figure({"": (series_of(one.trace), one.analysis.transient)}, path),
+        lambda path: plots.transient_figure({"": (one.series, one.analysis.transient)}, path),
     )
     yield Section(key, f"Run {one.name}", tuple(about))
     fits = _printed(lambda page: print_findings(page, one.analysis, fits=True))

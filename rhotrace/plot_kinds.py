@@ -33,9 +33,11 @@ class Kind:
 
 def transient(traces: Sequence[Trace], path: Path, theta: float) -> None:
     """T of each member, and equation (5) driven by the measured sums, over the measurement."""
-    for trace in traces:
+    found = {}
+    for name, trace in zip(run_names([trace.path for trace in traces]), traces, strict=True):
         require_steps(trace)
-    found = {name: (series_of(t), fit_transient(t, fit=False, theta=theta)) for name, t in _named(traces)}
+        series = series_of(trace)
+        found[name] = series, fit_transient(trace, fit=False, theta=theta, series=series)
     plots.transient_figure(found, path)
 
 
@@ -48,10 +50,6 @@ def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
 def exponents(traces: Sequence[Trace], path: Path, theta: float) -> None:
     """T against rho_k(0)."""
     plots.scaling_figure(scaling(traces, theta=theta), path)
-
-
-def _named(traces: Sequence[Trace]) -> list[tuple[str, Trace]]:
-    return list(zip(run_names([trace.path for trace in traces]), traces, strict=True))
 
 
 KINDS: dict[str, Kind] = {

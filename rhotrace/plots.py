@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace import memo, theory
-from rhotrace.closed_form import Series, driven_log_rho
+from rhotrace.closed_form import Series
 from rhotrace.plot_style import (
     COLOURS,
     DASHES,
@@ -191,7 +191,7 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
         log_rho = one.log_rho / np.log(10)
         with np.errstate(invalid="ignore", divide="ignore"):
             log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
-        solved = driven_log_rho(one) / np.log(10)
+        solved = one.driven_log_rho / np.log(10)
         line(above, one.steps, log_rho, color=own)
         line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
         line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)

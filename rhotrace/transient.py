@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rhotrace.autocorrelation import autocorrelation_time
-from rhotrace.closed_form import ClosedFormFit, Driven, Series, constant_T, driven_log_rho, fit_closed_form
+from rhotrace.closed_form import ClosedFormFit, Driven, Series, constant_T, fit_closed_form
 from rhotrace.intervals import NONE, Interval, bootstrapped_geometric_mean, geometric_mean
 from rhotrace.theory import THETA
 
@@ -160,7 +160,7 @@ def _driven(series: Series, theta: float) -> Driven | None:
     finite = np.isfinite(series.log_rho) & np.isfinite(series.a) & np.isfinite(series.q)
     if len(series.steps) < 2 or not finite.all():
         return None
-    solved = driven_log_rho(series)
+    solved = series.driven_log_rho
     if not np.isfinite(solved).all():
         return None
     off = solved - series.log_rho
