@@ -163,7 +163,7 @@ def _pieces(steps: Rows, values: Floats, dash: float) -> Iterator[tuple[float, f
 
 def _range(*ends: float) -> list[str]:
     """The ends of an axis, with the fewest digits that tell them apart, as far as there is room."""
-    found = [[format(end, form) for end in ends] for form in ("z.2f", "z.3f", "z.4f", ".0e", "z.1f", ".0f")]
+    found = [[format(end, form) for end in ends] for form in ("z.2f", "z.3f", "z.4f", "z.1f", "z.0f", ".0e")]
     short = [texts for texts in found if max(map(len, texts)) < _AXIS]
     return next((texts for texts in short if len({*texts}) == len(texts)), short[0])
 
