@@ -9,7 +9,7 @@ from pathlib import Path
 from rhotrace import comparison, plots
 from rhotrace.analyze import fit_transient, require_steps, series_of
 from rhotrace.bands import run_names
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import AnalysisError, RhoTraceError
 from rhotrace.plots_compare import comparison_figure
 from rhotrace.plots_run import layers_figure, loss_figure, margins_figure, rho_figure
 from rhotrace.plots_sweep import sweep_figure
@@ -44,6 +44,10 @@ def transient(traces: Sequence[Trace], path: Path, theta: float) -> None:
 def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
     """log(rho/rho_eq) after the transient, and its spectra."""
     result = comparison.alone(*traces, theta=theta) if len(traces) == 1 else comparison.compare(traces, theta=theta)
+    if not any(side.each for side in result.sides):
+        side = result.sides[0]
+        member, why = next(iter(side.left_out.items()))
+        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; train for longer, or draw rho")
     comparison_figure(result, traces, path)
 
 

@@ -13,6 +13,7 @@ from rhotrace import plot_kinds, plot_style
 from rhotrace.analyze import fit_transient
 from rhotrace.audit import ROUNDING
 from rhotrace.claims import audit_claims
+from rhotrace.errors import AnalysisError
 from rhotrace.plots_audit import audit_figure
 from rhotrace.plots_run import layers_figure, loss_figure, margins_figure, rho_figure
 from rhotrace.quantities import QUANTILES, QUANTITIES
@@ -198,6 +199,12 @@ def test_the_picture_of_an_audit_under_minibatches_says_what_is_not_there(runs, 
 def test_runs_that_die_diverge_or_have_one_layer_are_drawn(train, tmp_path, overrides, figure):
     with open_trace(train(*overrides, "steps=40", "record.snapshots=0")) as trace:
         figure([trace], tmp_path / "x.png")
+
+
+def test_a_fluctuation_that_is_not_there_is_refused_with_the_reason(train, tmp_path):
+    with pytest.raises(AnalysisError, match="nothing to draw: member 0 never left the transient; train for longer"):
+        draw("fluctuation", [train("steps=30")], tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_symbols_of_the_table_are_valid_mathematics():
