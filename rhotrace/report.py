@@ -45,6 +45,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 def number(value: float, digits: int = 3) -> str:
     """A number to some significant digits; a dash where there is none."""
+    value += 0.0  # without the sign of zero
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if value and abs(value) < 10**digits and abs(value) >= 1e-3:

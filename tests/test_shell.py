@@ -169,6 +169,13 @@ def test_colours_are_only_there_where_they_are_wanted(train, no_colour):
     assert "⠤" in text.decode() or "⠒" in text.decode() or "⠉" in text.decode()
 
 
+@pytest.mark.parametrize("words", [["analyze", "--fit-transient"], ["audit"], ["info"]], ids=" ".join)
+def test_where_only_ascii_can_be_written_signs_are_replaced(rhotrace, train, words):
+    done = rhotrace(*words, train(name="r\xf6.h5"), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
 def test_completion_is_to_be_had(rhotrace):
     done = rhotrace("--show-completion", "bash")
     if done.returncode:  # older Typer asks the shell that it runs in
