@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rhotrace.analyze import require_steps
 from rhotrace.errors import RhoTraceError, choice
 from rhotrace.export_loggers import own_export, to_tensorboard, to_wandb
+from rhotrace.hdf5_files import refuse_to_replace_a_run
 from rhotrace.labelled import to_xarray
 from rhotrace.quantities import QUANTILES, Quantity
 from rhotrace.recipe import Recipe
@@ -49,6 +50,9 @@ def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool =
     require_steps(trace)
     if kind not in FORMATS:
         raise choice("--to", kind, FORMATS)
+    refuse_to_replace_a_run(path)
+    if path.exists() and path.samefile(trace.path):
+        raise RhoTraceError(f"{path}: is the run itself; choose another name with -o")
     if path.exists() and not force:
         raise RhoTraceError(f"{path}: is there already; choose another name with -o, or --force to replace it")
     if path.exists():

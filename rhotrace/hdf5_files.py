@@ -13,6 +13,8 @@ from typing import Any
 
 import h5py
 
+from rhotrace.errors import TraceError
+
 # Readable by HDF5 1.10 tools; "latest" would not be.
 _LIBVER = ("v110", "v110")
 # Numbers begin at multiples of their size, so that no sector of a disk, and no page in memory, holds half of one.
@@ -135,3 +137,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def begins_as_hdf5(path: Path) -> bool:
+    """Whether a file has HDF5's first bytes, as every run file has, damaged or not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False
+
+
+def refuse_to_replace_a_run(path: Path) -> None:
+    """Raises TraceError where what is to be written would replace a run file; nothing that is asked for may do that."""
+    if path.suffix != ".nc" and path.is_file() and begins_as_hdf5(path):
+        raise TraceError(f"{path}: is an HDF5 file, perhaps a run, and is never replaced; choose another name with -o")

@@ -25,6 +25,7 @@ from rhotrace.claims import Claim, audit_claims
 from rhotrace.closed_form import Series
 from rhotrace.comparison import MOST_RUNS, Comparison, alone, compare
 from rhotrace.errors import AnalysisError, RhoTraceError
+from rhotrace.hdf5_files import refuse_to_replace_a_run
 from rhotrace.plots_audit import audit_figure
 from rhotrace.plots_compare import comparison_figure
 from rhotrace.plots_run import layers_figure, loss_figure, margins_figure, rho_figure
@@ -153,6 +154,7 @@ def refuse_to_replace(path: Path, *, force: bool) -> None:
     """Raises RhoTraceError where a file is in the way that is no report."""
     if path.is_dir():
         raise RhoTraceError(f"{path}: got a folder, expected a name for the report, such as {path / 'report.html'}")
+    refuse_to_replace_a_run(path)
     if path.exists() and not force and MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise RhoTraceError(f"{path}: is there already and is no report; choose another name with -o, or --force")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rhotrace import envelope
 from rhotrace.errors import RhoTraceError
+from rhotrace.hdf5_files import refuse_to_replace_a_run
 from rhotrace.quantities import QUANTITIES
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def label(name: str) -> str:
 def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure in the house style, saved at the end; its label becomes the picture's description in words."""
     check_format(path)
+    refuse_to_replace_a_run(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

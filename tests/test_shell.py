@@ -138,6 +138,28 @@ def test_a_table_that_does_not_fit_becomes_a_list_with_every_cell():
     assert "123456789  left [the] transient" in texts[80]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "A", "--to", "csv"],
+        ["export", "A", "--to", "netcdf"],
+        ["export", "A", "--to", "tensorboard"],
+        ["report", "A"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("target", ["A", "B"])
+def test_no_run_is_ever_replaced_by_what_is_made_of_one(command, train, words, target):
+    runs = {"A": train("steps=20"), "B": train("steps=21")}
+    before = {name: path.read_bytes() for name, path in runs.items()}
+    code, out, err = command(
+        *(str(runs["A"]) if word == "A" else word for word in words), "-o", runs[target], "--force"
+    )
+    assert (code, out) == (2, "")
+    assert "never replaced" in err
+    assert {name: path.read_bytes() for name, path in runs.items()} == before
+
+
 def test_nobody_reading_is_no_error(tmp_path):
     line = f"{sys.executable} -m rhotrace quantities | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path)
