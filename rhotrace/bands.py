@@ -1,4 +1,8 @@
-"""The members of a run as a band: at each row the smallest, the median and the largest, cut down to what can be seen."""
+"""The members of a run as a band with one of them as its line, cut down to what can be seen.
+
+The line is a network, the one of median T, and no median: where networks leave their transients one by one, a median over
+them stands for a while at values that none of them ever has.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class Band:
 
     Attributes:
         low: smallest finite value over the members.
-        middle: their median.
+        middle: the typical member's; see ``Group``.
         high: their largest.
     """
 
@@ -43,7 +47,7 @@ class Band:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The median's first and last value."""
+        """The line's first and last value."""
         return float(self.middle[1][0]), float(self.middle[1][-1])
 
 
@@ -64,6 +68,12 @@ class Group:
     label: str
     passages: tuple[Passage, ...]
     T: Pool
+
+    @property
+    def typical(self) -> int:
+        """Place among the members of the one with the median T, the lower of two; the first where none has a T."""
+        order = sorted((p.T, place) for place, p in enumerate(self.passages) if p.T > 0)
+        return order[(len(order) - 1) // 2][1] if order else 0
 
     @property
     def size(self) -> str:
@@ -123,7 +133,9 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
             for name, k in zip(names, strides, strict=True)
         ]
         for value, triple in zip(values, curves, strict=True):
-            for curve, over in zip(triple, over_members(value(*taken)), strict=True):
+            found = value(*taken)
+            low, _, high = over_members(found)
+            for curve, over in zip(triple, (low, found[:, group.typical], high), strict=True):
                 curve.extend(over)
     return [Band(*((at * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves]
 

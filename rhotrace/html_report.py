@@ -166,19 +166,23 @@ class _Together:
     comparison: Comparison | None
     laws: Scaling | None
     why: str  # there is no comparison
+    no_laws: str  # why T is not held against the start, where runs differ in it
 
 
 def _together(found: Sequence[Found], theta: float) -> _Together:
     traces = [one.trace for one in found]
-    comparison, laws, why = None, None, ""
+    comparison, laws, why, no_laws = None, None, "", ""
     try:
         comparison = compare(traces, theta=theta) if len(traces) > 1 else alone(traces[0], theta=theta)
     except AnalysisError as reason:
         why = str(reason)
     starts = {(t.depth, float(start)) for t in traces if "init_rho_k" in t for start in t["init_rho_k"]}
     if len(starts) > len({depth for depth, _ in starts}):  # several at a depth
-        laws = scaling(traces, theta=theta)
-    return _Together(comparison, laws, why)
+        try:
+            laws = scaling(traces, theta=theta)
+        except AnalysisError as reason:
+            no_laws = str(reason)
+    return _Together(comparison, laws, why, no_laws)
 
 
 # --- what stands in it -------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def _sections(found: Sequence[Found], together: _Together, picture: _Pictures, t
         "Norm, equilibrium norm and loss",
         (
             picture(
-                "rho (solid) and rho_eq (dashed): median and band over the networks. T is the first step from which rho is "
+                "rho (solid) and rho_eq (dashed): the network of median T, and the band over all. T is the first step from which rho is "
                 f"at least {theta:g} rho_eq for good; shaded, its 95 % interval over networks.",
                 lambda path: rho_figure(traces, path, theta),
             ),
@@ -209,12 +213,19 @@ def _sections(found: Sequence[Found], together: _Together, picture: _Pictures, t
             lambda path: comparison_figure(comparison, traces, path),
         )
         title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
-        yield Section("fluctuation", title, (*_printed(lambda page: print_contrasts(page, comparison)), drawn))
+        letters = [
+            Block("text", f"{side.letter}: {one.name}") for side, one in zip(comparison.sides, found, strict=True)
+        ]
+        yield Section(
+            "fluctuation", title, (*letters, *_printed(lambda page: print_contrasts(page, comparison)), drawn)
+        )
     elif together.why:
         yield Section("fluctuation", "Run against run", (Block("text", f"Not compared: {together.why}."),))
     if laws:
         drawn = picture("T against rho_k(0).", lambda path: plots.scaling_figure(laws, path))
         yield Section("scaling", "T against the start", (*_printed(lambda page: print_laws(page, laws)), drawn))
+    elif together.no_laws:
+        yield Section("scaling", "T against the start", (Block("text", f"Not fitted: {together.no_laws}."),))
     yield Section("errata", "Where the memo does not agree with itself", _printed(print_errata)[1:])
     yield Section("again", "How to do it again", tuple(_reproduce(found)))
 

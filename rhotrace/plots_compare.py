@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_STRIPS = 8
 _STRIP, _BELOW = 0.75, 3.0  # heights in inches
-_REACH = 6.0  # standard deviations of the liveliest run that a strip shows
+_REACH = 6.0  # standard deviations beyond the offset that a strip shows, of the run that needs most
 
 
 def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -> None:
@@ -36,9 +36,10 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
         for number, (axes, (side, trace)) in enumerate(zip(strips, shown, strict=True)):
             label = names[side.letter]
             _strip(axes, number, side, trace, label if label.startswith(side.letter) else f"{side.letter} ({label})")
-        largest = max((m.fluctuation.std.value for side, _ in shown for m in side.each), default=0.0)
+        first = [side.each[0].fluctuation for side, _ in shown if side.each]
+        largest = max((abs(f.offset.value) + _REACH * f.std.value for f in first), default=0.0)
         if largest > STILL:
-            strips[0].set_ylim(-_REACH * largest, _REACH * largest)
+            strips[0].set_ylim(-largest, largest)
         more = f" (the first {len(shown)} of {len(result.sides)} runs)" if len(shown) < len(result.sides) else ""
         strips[0].set_title(
             f"$\\delta = \\log(\\rho/\\rho_\\mathrm{{eq}})$ of one member{more}; shaded: outside its window"
@@ -113,8 +114,10 @@ def _fluctuations(axes: Axes, result: Comparison) -> None:
     axes.set_xticks(range(len(result.sides)), [side.letter for side in result.sides])
     if any(np.isfinite(side.predicted_over.value) for side in result.sides):
         axes.plot([], [], "D", color="black", markerfacecolor="none", label="network linearised")
-    axes.plot([], [], "v", color="black", markerfacecolor="none", label="V at rest")
-    axes.legend(fontsize=7)
+    if any(np.isfinite(side.over_frozen.value) for side in result.sides):
+        axes.plot([], [], "v", color="black", markerfacecolor="none", label="V at rest")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def _against_noise(axes: Axes, result: Comparison) -> None:

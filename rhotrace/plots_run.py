@@ -62,8 +62,7 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> Non
             ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}",
             title=f"Norm and equilibrium norm: {_members(shown)}{more}",
         )
-        if any(np.isfinite(group.T.T.value) for group in shown):
-            axes.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T, 95 %")
+        _name_T(axes, shown)
         legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.set_label("Norm rho and equilibrium norm rho_eq against the step. " + ". ".join(words) + ".")
 
@@ -114,7 +113,7 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) ->
     scale = power * _PER_DECADE
 
     def normalised(margins: Floats, log_rho: Floats) -> Floats:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return np.asarray(margins * np.exp(scale - log_rho))
 
     def column(above: Axes, below: Axes, group: Group) -> str:
@@ -130,7 +129,10 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) ->
     several = any(int(group.trace.attributes["outputs"]) > 1 for group in shown)
     f, g = ("true minus best other $f$", "true minus best other $g$") if several else ("$y_n f_n$", "$y_n g_n$")
     times = f" $\\times 10^{{{power}}}$" if power else ""
-    titles = "Margins of the normalised network $f = g/\\rho$ (median over networks)", "Margins of the network $g$"
+    f_title = "Margins of the normalised network $f = g/\\rho$"
+    if len(shown) == 1 and len(shown[0].members) > 1:
+        f_title += f", network {shown[0].members[shown[0].typical]} of {len(shown[0].members)}"
+    titles = f_title, "Margins of the network $g$"
     _columns(path, shown, column, (f"{f}{times}", g), titles)
 
 
@@ -184,9 +186,10 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> No
                     _draw(axes, found, label=f"{mathematical(name)}{of}", linestyle=dashes, **look)
             _mark_T(above, group, colour(place))
             words.append(
-                f"{name}{group.size}: loss ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
+                f"{name}one of {group.size}: loss ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
                 f"error at {number(ends['error'])} ({number(ends['test_error'])})"
             )
+        _name_T(above, shown)
         above.set(ylabel=label("loss"), title=f"Square loss: {_members(shown)}{more}")
         _logarithmic(above)
         below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
@@ -229,10 +232,13 @@ def _few(found: list[Group], most: int) -> tuple[list[Group], str]:
 
 def _members(shown: Sequence[Group]) -> str:
     """What a line and a band stand for."""
-    most = max(len(group.members) for group in shown)
-    if most == 1:
+    if all(len(group.members) == 1 for group in shown):
         return "one network each" if len(shown) > 1 else "one network"
-    return f"median of {most} networks, band over all"
+    if len(shown) > 1:
+        return "of each group the network of median T, band over all"
+    (group,) = shown
+    why = " (median T)" if np.isfinite(group.T.T.value) else ""
+    return f"network {group.members[group.typical]}{why}, band over all {len(group.members)}"
 
 
 def _named(group: Group) -> str:
@@ -259,8 +265,14 @@ def _mark_T(axes: Axes, group: Group, own: str, text: str | None = None) -> None
         axes.axvspan(low, high, color=own, alpha=0.12, linewidth=0)
 
 
+def _name_T(axes: Axes, shown: Sequence[Group]) -> None:
+    """T in the legend, once for all groups."""
+    if any(np.isfinite(group.T.T.value) for group in shown):
+        axes.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T, 95 %")
+
+
 def _draw(axes: Axes, found: Band, color: Any, alpha: float = 0.2, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
-    """The median as a line, and the band around it where there is one."""
+    """A network as a line, and the band of all around it where there are several."""
     few: Any = {"marker": ".", "markersize": 3} if len(found.middle[0]) <= _FEW_POINTS else {}
     axes.plot(*found.middle, color=color, **few, **look)
     if not np.array_equal(found.low[1], found.high[1], equal_nan=True):

@@ -46,7 +46,10 @@ def read_index(path: Path) -> dict[str, Any]:
     folder = path.parent if path.name == INDEX else path
     content = index_of(folder)
     if content is None:
-        raise TraceError(f"{path}: no {INDEX} of a sweep; `rhotrace sweep SWEEP.yaml -o {folder}` makes one")
+        remedy = (
+            f"`rhotrace sweep SWEEP.yaml -o {folder}` makes one" if not folder.is_file() else "give a sweep's folder"
+        )
+        raise TraceError(f"{path}: no {INDEX} of a sweep; {remedy}")
     return content
 
 

@@ -233,7 +233,14 @@ class Trace:
         return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
 
     def snapshot(self, step: int) -> list[Array]:
-        """The weights after ``step`` steps, one (M, out, in) array per layer; one of ``snapshot_steps``."""
+        """The weights after ``step`` steps, one (M, out, in) array per layer.
+
+        Raises:
+            TraceError: there is no copy of the weights at that step, or it is damaged.
+        """
+        if step not in (there := self.snapshot_steps()):
+            steps = ", ".join(map(str, there)) or "none"
+            raise TraceError(f"{self.path}: no copy of the weights at step {step}; there are those of step {steps}")
         number = self._slot(step)
         with self._guard(f"weights at step {step}"):
             return [self._tensor(f"weights/W{k}", number, shape) for k, shape in enumerate(self.layout.shapes, 1)]

@@ -37,9 +37,8 @@ def test_a_band_is_that_of_the_slow_way_at_every_step(train, monkeypatch):
         (group,) = groups([trace])
         found = band(group, ["loss"], np.log)
         slow = np.log(trace["loss"])
-        for curve, wanted in zip(
-            (found.low, found.middle, found.high), (slow.min(1), np.median(slow, 1), slow.max(1)), strict=True
-        ):
+        one = slow[:, group.typical]
+        for curve, wanted in zip((found.low, found.middle, found.high), (slow.min(1), one, slow.max(1)), strict=True):
             np.testing.assert_array_equal(curve[0], np.arange(60))
             np.testing.assert_allclose(curve[1], wanted, rtol=1e-14)
 
@@ -52,7 +51,7 @@ def test_quantities_of_other_strides_meet_at_the_rows_of_the_first(train, monkey
         steps = np.arange(0, 60, 3)
         f = trace["margin_min"] * np.exp(-trace["log_rho"][steps])
         np.testing.assert_array_equal(both[0].middle[0], steps)
-        np.testing.assert_allclose(both[0].middle[1], np.median(trace["margin_min"], axis=1), rtol=1e-14)
+        np.testing.assert_allclose(both[0].middle[1], trace["margin_min"][:, group.typical], rtol=1e-14)
         np.testing.assert_allclose(both[1].high[1], f.max(axis=1), rtol=1e-14)
 
 
@@ -66,6 +65,19 @@ def test_members_that_start_alike_are_a_group_with_its_own_T(train):
             assert [p.T for p in group.passages] == [whole.each[m].T for m in group.members]
             low = band(group, ["rho_k"], lambda rho_k: rho_k[:, :, 0])
             np.testing.assert_allclose(low.middle[1][0], 1.2 if "1.2" in group.label else 0.8)
+
+
+def test_the_line_is_a_network_that_there_is_the_one_of_median_T(train):
+    run = train("members.seeds=5", "steps=800", "optimizer.lr=0.1", "record.snapshots=0")
+    with open_trace(run) as trace:
+        (group,) = groups([trace])
+        T = np.array([p.T for p in group.passages])
+        assert np.isfinite(T).all()
+        assert T[group.typical] == np.median(T)
+        line = band(group, ["loss"], lambda loss: loss).middle
+        np.testing.assert_array_equal(line[1], trace["loss"][line[0], group.typical])
+    with open_trace(train("steps=5")) as trace:
+        assert groups([trace])[0].typical == 0  # none has a T
 
 
 def test_groups_of_several_runs_are_named_after_their_files(train):
