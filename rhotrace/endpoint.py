@@ -112,7 +112,7 @@ def data_and_network(
     try:
         loaded = data.load(**options(recipe.data), dtype=dtype)
     except DataError as absent:
-        return f"needs the data: {str(absent).splitlines()[0]}"
+        return f"needs the data: {str(absent).partition(': expected')[0].partition(', and the download')[0]}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
     shape = loaded.x.shape[1], loaded.y.shape[1]

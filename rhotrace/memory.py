@@ -38,9 +38,17 @@ def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float
     return float(weights + activations + gathered)
 
 
-def disk_bytes(recipe: Recipe, depth: int) -> float:
+def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
+    """Disk that a member's copies of the weights take, and the two places of the optimizer's state."""
+    network = NETWORKS[recipe.network.kind](inputs, outputs, **options(recipe.network, without=("dtype",)))
+    weights = sum(math.prod(shape) for shape in network.shapes) * _item(recipe)
+    state = 2 if recipe.optimizer.kind == "weight-norm" else 1
+    return float(weights * (recipe.record.snapshots + 2 * state))
+
+
+def row_bytes(recipe: Recipe) -> float:
     """Disk that a member's rows take while it trains, before they are packed."""
-    return float(recipe.steps * (3 * depth + _ROW) * 8)
+    return float(recipe.steps * (3 * recipe.network.depth + _ROW) * 8)
 
 
 def free_bytes(device: str) -> float:

@@ -225,7 +225,13 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
 
 def _suggest_file(path: Path) -> str:
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    if near:
+        return f"; did you mean {path.parent / near[0]}?"
+    return (
+        ""
+        if path.suffix
+        else f"; `rhotrace recipe list` shows those that can be copied, as `rhotrace recipe copy {path.name}`"
+    )
 
 
 def differences(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401 - recipe values

@@ -92,9 +92,9 @@ def plan(
         )
     known = index_of(folder) if members_per_run is None else None
     free = memory.free_bytes(device)
-    sizes: dict[str, tuple[float, float, float]] = {}
+    sizes: dict[str, tuple[float, float, float, float]] = {}
 
-    def size(recipe: Recipe) -> tuple[float, float, float]:
+    def size(recipe: Recipe) -> tuple[float, float, float, float]:
         key = json.dumps(recipe.model_dump(include={"data", "network", "optimizer", "record"}), sort_keys=True)
         if key not in sizes:
             loaded = data.load(**options(recipe.data), dtype=recipe.network.dtype)
@@ -103,20 +103,21 @@ def plan(
                 memory.shared_bytes(recipe, samples, inputs),
                 memory.member_bytes(recipe, samples, inputs, outputs),
                 memory.step_bytes(recipe, samples, inputs, outputs),
+                memory.copies_bytes(recipe, inputs, outputs),
             )
         return sizes[key]
 
     def most(recipe: Recipe) -> int:
         if members_per_run is not None:
             return members_per_run
-        shared, each, step = size(recipe)
+        shared, each, step, _ = size(recipe)
         fits = int((memory.SHARE * free / workers - shared) / each)
         quick = fits if device == "cuda" else max(_FEWEST, int(memory.CACHE / step))
         return max(1, min(fits, quick))
 
     found = tuple(runs(sweep, most, known["group_sizes"] if known else None))
     needs = [size(run.recipe)[0] + len(run.points) * size(run.recipe)[1] for run in found]
-    disk = sum(len(run.points) * memory.disk_bytes(run.recipe, run.recipe.network.depth) for run in found)
+    disk = sum(len(run.points) * (memory.row_bytes(run.recipe) + size(run.recipe)[3]) for run in found)
     return Plan(sweep, folder, found, device, max(needs), free, disk)
 
 

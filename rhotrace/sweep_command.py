@@ -53,6 +53,10 @@ def run_sweep(
     console = Console(stderr=True)
     print_plan(console, planned)
     if plan_only:
+        if as_json:
+            sizes = {"members": planned.members, "memory": planned.memory, "free": planned.free, "disk": planned.disk}
+            each = [{"name": run.name, "members": len(run.points), "steps": run.recipe.steps} for run in planned.runs]
+            print(report.to_json({"folder": str(planned.folder), "points": len(sweep.points), **sizes, "runs": each}))
         return True
     states = _trained(console, planned, _engine(options, planned))
     result = collect(planned.folder, theta=theta)

@@ -11,6 +11,7 @@ import pytest
 
 from rhotrace import memory, recipe, sweep_plan
 from rhotrace.trace import open_trace
+from rhotrace.trace_writer import TraceWriter
 from rhotrace.train import train as train_recipe
 
 OPTIMIZERS = {
@@ -146,3 +147,17 @@ def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_pat
     assert measured / 3 < estimated < 3 * measured, f"{estimated:.3g} bytes, measured {measured:.3g}"
     shared = memory.shared_bytes(given, 400, 784)
     assert first / 2 < shared < 2 * first, f"{shared:.3g} bytes, measured {first:.3g}"
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_disk_that_a_sweep_foretells_is_what_a_run_takes_while_it_trains(small, tmp_path, monkeypatch, optimizer):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    given = recipe.parse(small, ["steps=3000", "network.width=32", f"optimizer={OPTIMIZERS[optimizer]}"])
+    monkeypatch.setattr(TraceWriter, "commit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(given, tmp_path / "run.h5", device="cpu")
+    taken = (tmp_path / "run.h5").stat().st_size
+    foretold = len(given.seeds) * (memory.row_bytes(given) + memory.copies_bytes(given, 784, 1))
+    assert 0.7 < foretold / taken < 1.4

@@ -30,7 +30,6 @@ from rhotrace.trace import open_trace
 from rhotrace.verify import verify
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time on a machine
     # Ray leaves its processes' handles and pipes to the collector.
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file .*/logs/.*:ResourceWarning"),

@@ -52,7 +52,6 @@ def commands() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-pytestmark = pytest.mark.xdist_group("readme")  # in order: some commands read what others wrote
 HERE = [command for command in commands() if command not in ELSEWHERE]
 
 

@@ -379,6 +379,14 @@ def test_plan_says_what_would_be_trained_and_makes_nothing(tmp_path, small, comm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml", "sweep.yaml"]
 
 
+def test_plan_gives_json_when_asked(tmp_path, small, command, monkeypatch):
+    monkeypatch.setattr(sweep_command, "processes", lambda _: nowhere)
+    code, out, _ = command("sweep", write(tmp_path, small), "--plan", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["points"], told["members"], [run["members"] for run in told["runs"]]) == (4, 8, [4, 4])
+
+
 def test_json_is_json_and_alone_on_stdout(copy, command):
     code, out, err = command("sweep", copy / "sweep.yaml", "-o", copy / "out", "--json")
     found = json.loads(out)
