@@ -22,7 +22,7 @@ ELSEWHERE = {  # commands that are run, but not here
     "python -m pip install -e .": "by .ci/run",
     "python -m pip install -e '.[test]'": "by .ci/run",
     "python -m pytest": "by .ci/run, and here we are",
-    "python -m pytest -n 2": "the same in two processes",
+    "python -m pytest -n 0": "the same in one process",
     "python -m pip install xarray h5netcdf matplotlib": "by .ci/run, as parts of '.[test]'",
     "python -m pip install 'rhotrace[tensorboard]'": "by .ci/run, as a part of '.[test]'",
     "torchrun --nproc-per-node 4 -m rhotrace train recipes/deep8.yaml": "by test_distributed.py, with other recipes",
