@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rhotrace import transient
-from rhotrace.audit import Audit, audit
+from rhotrace.audit import Audit, Floats, audit, identity
 from rhotrace.closed_form import Series
 from rhotrace.errors import AnalysisError
 from rhotrace.lock import is_locked
@@ -64,11 +64,21 @@ def analyze(
 
 def audit_run(trace: Trace) -> Audit | None:
     """The discrete step identity at every step of a run; see ``audit.audit``."""
-    return audit(
-        *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
-        dtype=trace.attributes["dtype"],
-        weight_norm=trace.recipe["optimizer"]["kind"] == "weight-norm",
-    )
+    return audit(**_steps(trace))
+
+
+def step_residuals(trace: Trace) -> Floats:
+    """By how much each step misses the identity, relative, (steps - 1, M, L); see ``audit.identity``."""
+    return identity(**_steps(trace))[0]
+
+
+def _steps(trace: Trace) -> dict[str, Any]:
+    """What the identity is made of, by the names of the arguments."""
+    return {
+        **{name: trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")},
+        "dtype": trace.attributes["dtype"],
+        "weight_norm": trace.recipe["optimizer"]["kind"] == "weight-norm",
+    }
 
 
 def series_of(trace: Trace) -> list[Series]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rhotrace.analyze import member_labels, passages, require_steps
 from rhotrace.envelope import Envelope
+from rhotrace.quantities import named
 from rhotrace.theory import THETA
 from rhotrace.trace import Trace
 from rhotrace.trace_layout import SLAB_BYTES
@@ -121,9 +122,9 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
         values: each from their rows, (n, members, ...), to (n, members).
     """
     trace, members = group.trace, list(group.members)
-    cost = next(q.cost for q in trace.quantities if q.name == names[0])
+    cost = named(names[0]).cost
     every, rows = trace.strides[cost], trace.layout.rows(cost, trace.steps)
-    strides = [every // trace.strides[q.cost] for name in names for q in trace.quantities if q.name == name]
+    strides = [every // trace.strides[named(name).cost] for name in names]
     curves = [[Envelope(_STRETCHES, expected=rows) for _ in range(3)] for _ in values]
     slab = trace.layout.steps_within(SLAB_BYTES)
     for first in range(0, rows, slab):

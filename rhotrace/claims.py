@@ -42,14 +42,14 @@ class Claim:
     finding: Finding
 
 
-def audit_claims(trace: Trace) -> tuple[Claim, ...]:
-    """Goes through the memo's statements in its own order.
+def audit_claims(run: Trace | Evidence) -> tuple[Claim, ...]:
+    """Goes through the memo's statements in its own order, on a run or on what is gathered of it.
 
     Raises:
         AnalysisError: the run has fewer than two committed steps.
     """
-    require_steps(trace)
-    evidence = Evidence(trace)
+    evidence = run if isinstance(run, Evidence) else Evidence(run)
+    require_steps(evidence.trace)
     return tuple(
         Claim(key, statement.place, statement.says, CLAIMS[key](evidence)) for key, statement in memo.STATEMENTS.items()
     )

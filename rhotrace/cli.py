@@ -237,16 +237,18 @@ def audit(run: RunFile, plot: Plot = None, as_json: AsJson = False) -> None:
     from rhotrace import memo, plot_style, report
     from rhotrace.analyze import summary
     from rhotrace.claims import audit_claims
+    from rhotrace.endpoint import Evidence
     from rhotrace.report_claims import print_claims
     from rhotrace.trace import open_trace
 
     plot_style.check_format(plot)
     with open_trace(run) as trace:
-        claims, about = audit_claims(trace), summary(trace)
+        evidence = Evidence(trace)
+        claims, about = audit_claims(evidence), summary(trace)
         if plot:
             from rhotrace.plots_audit import audit_figure
 
-            audit_figure(trace, claims, plot)
+            audit_figure(evidence, claims, plot)
     if as_json:
         errata = [report.plain(erratum) for erratum in memo.ERRATA]
         typer.echo(report.to_json({"path": str(run), "claims": [report.plain(c) for c in claims], "errata": errata}))

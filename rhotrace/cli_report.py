@@ -25,14 +25,13 @@ def report(
 
     from rich.console import Console
 
-    from rhotrace.html_report import refuse_to_replace, write_report
+    from rhotrace.html_report import write_report
     from rhotrace.provenance import session
     from rhotrace.report import to_json
     from rhotrace.sweep_index import run_files
     from rhotrace.trace import open_trace
 
     check_theta(theta)
-    refuse_to_replace(output, force=force)
     with ExitStack() as stack:
         traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
         with Console(stderr=True).status("examining and drawing"):

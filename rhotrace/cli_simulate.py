@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rhotrace.cli_options import AsJson, Plot, Theta, check_theta
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import choice
 
 
 def simulate(
@@ -41,7 +41,7 @@ def simulate(
     check_theta(theta)
     plot_style.check_format(plot)
     if figure not in plots.FIGURES:
-        raise RhoTraceError(f"--figure: got {figure!r}, expected one of {', '.join(plots.FIGURES)}")
+        raise choice("--figure", figure, plots.FIGURES)
     if run:
         from rhotrace.trace import open_trace
 

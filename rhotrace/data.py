@@ -205,7 +205,8 @@ def _read(name: str, root: str | None) -> Parts:
                 f"data: {name} not found: expected {', '.join(source.files)} in {source.folder}/ under one of "
                 f"{', '.join(map(str, searched))}, and the download failed ({' '.join(str(problem).split())}).\n"
                 f"With a network: python -c \"import torchvision as t; t.datasets.{source.loader}('DIR', download=True)\", "
-                f"then set RHOTRACE_DATA=DIR"
+                f"then set RHOTRACE_DATA=DIR",
+                brief=f"data: {name} not found",
             ) from None
         found = _find(source, [cache_root()])
         if not found:

@@ -49,8 +49,8 @@ class End:
 class Evidence:
     """What several claims about a run share, computed when first asked for."""
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, series: list[Series] | None = None) -> None:
+        self.trace, self._series = trace, series
         self.recipe = Recipe.model_validate(trace.recipe)
         self.log_rho, self.ratio = trace["log_rho"], trace["rho_eq_over_rho"]
         self.stride = trace.strides["forward"]
@@ -64,12 +64,12 @@ class Evidence:
     @cached_property
     def series(self) -> list[Series]:
         """Each member's series."""
-        return series_of(self.trace)
+        return series_of(self.trace) if self._series is None else self._series
 
     @cached_property
     def transient(self) -> TransientFit:
         """T of each member."""
-        return fit_transient(self.trace, fit=False)
+        return fit_transient(self.trace, fit=False, series=self.series)
 
     @cached_property
     def left(self) -> list[int]:
@@ -112,7 +112,7 @@ def data_and_network(
     try:
         loaded = data.load(**options(recipe.data), dtype=dtype)
     except DataError as absent:
-        return f"needs the data: {str(absent).partition(': expected')[0].partition(', and the download')[0]}"
+        return f"needs the data: {absent.brief}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
     shape = loaded.x.shape[1], loaded.y.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RhoTraceError(Exception):
@@ -15,7 +16,15 @@ class RecipeError(RhoTraceError):
 
 
 class DataError(RhoTraceError):
-    """A dataset that is absent, damaged or too small for what the recipe asks."""
+    """A dataset that is absent, damaged or too small for what the recipe asks.
+
+    Attributes:
+        brief: the same without where was looked and what can be done, for use within a sentence.
+    """
+
+    def __init__(self, message: str, brief: str = "") -> None:
+        super().__init__(message)
+        self.brief = brief or message.splitlines()[0]
 
 
 class TraceError(RhoTraceError):
@@ -28,6 +37,12 @@ class AnalysisError(RhoTraceError):
 
 class DeviceError(RhoTraceError):
     """A device that was asked for and is not there."""
+
+
+def nearest_file(path: Path, pattern: str) -> Path | None:
+    """The file beside a path that is not there whose name is nearest to it, if one is near."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(pattern)], 1)
+    return path.parent / near[0] if near else None
 
 
 def choice(option: str, got: str, known: Iterable[str]) -> RhoTraceError:

@@ -19,6 +19,7 @@ from rhotrace.errors import TraceError
 _LIBVER = ("v110", "v110")
 # Numbers begin at multiples of their size, so that no sector of a disk, and no page in memory, holds half of one.
 _ALIGNMENT = {"alignment_threshold": 1, "alignment_interval": 8}
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_END = 28  # place of the end-of-file address in a superblock of version 2 or 3
 
 
@@ -92,7 +93,7 @@ def open_cut_short(path: Path) -> h5py.File:
     """
     with path.open("rb") as file:
         superblock = file.read(48)
-    if superblock[:8] != b"\x89HDF\r\n\x1a\n" or len(superblock) < 48 or superblock[8] not in (2, 3):
+    if not superblock.startswith(_SIGNATURE) or len(superblock) < 48 or superblock[8] not in (2, 3):
         raise OSError("its first bytes are lost")
     return h5py.File(_Padded(path, struct.unpack_from("<Q", superblock, _SUPERBLOCK_END)[0]), "r")
 
@@ -140,15 +141,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def begins_as_hdf5(path: Path) -> bool:
-    """Whether a file has HDF5's first bytes, as every run file has, damaged or not."""
-    try:
-        with path.open("rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
-        return False
+    """Whether a file has HDF5's first bytes, as every run file has, damaged or not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
 def refuse_to_replace_a_run(path: Path) -> None:
     """Raises TraceError where what is to be written would replace a run file; nothing that is asked for may do that."""
-    if path.suffix != ".nc" and path.is_file() and begins_as_hdf5(path):
-        raise TraceError(f"{path}: is an HDF5 file, perhaps a run, and is never replaced; choose another name with -o")
+    with contextlib.suppress(OSError):  # what cannot be read is told when it cannot be written
+        if path.suffix != ".nc" and path.is_file() and begins_as_hdf5(path):
+            raise TraceError(
+                f"{path}: is an HDF5 file, perhaps a run, and is never replaced; choose another name with -o"
+            )

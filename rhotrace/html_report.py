@@ -5,10 +5,8 @@ The sentences and tables are those of the terminal, printed on a ``Page`` that k
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -18,14 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rhotrace import memo, plot_style, plots, provenance
+from rhotrace import memo, plots, provenance
 from rhotrace.analyze import Analysis, analyze, require_steps, series_of
 from rhotrace.bands import run_names
 from rhotrace.claims import Claim, audit_claims
-from rhotrace.closed_form import Series
 from rhotrace.comparison import MOST_RUNS, Comparison, alone, compare
+from rhotrace.endpoint import Evidence
 from rhotrace.errors import AnalysisError, RhoTraceError
 from rhotrace.hdf5_files import refuse_to_replace_a_run
+from rhotrace.pages import embedded, rendered
 from rhotrace.plots_audit import audit_figure
 from rhotrace.plots_compare import comparison_figure
 from rhotrace.plots_run import layers_figure, loss_figure, margins_figure, rho_figure
@@ -91,26 +90,14 @@ class Found:
 
     name: str
     trace: Trace
-    series: list[Series]
+    evidence: Evidence
     analysis: Analysis
     claims: tuple[Claim, ...]
 
 
-class _Pictures:
-    """Draws pictures into a folder and hands them out as blocks."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
-
-    def __call__(self, caption: str, draw: Callable[[Path], None]) -> Block:
-        self._count += 1
-        path = self._folder / f"{self._count}.svg"
-        with plot_style.letters_as_shapes():
-            draw(path)
-        svg = path.read_text(encoding="utf-8")
-        data = base64.b64encode(svg.encode()).decode()
-        text = plot_style.described_in(svg)
-        return Block("picture", caption, names=(text,), source=f"data:image/svg+xml;base64,{data}")
+def _picture(caption: str, draw: Callable[[Path], None]) -> Block:
+    source, text = embedded(draw)
+    return Block("picture", caption, names=(text,), source=source)
 
 
 def write_report(
@@ -138,16 +125,16 @@ def write_report(
     names = run_names([trace.path for trace in traces])
     found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
     together = _together(found, theta)
-    with tempfile.TemporaryDirectory() as folder:
-        sections = list(_sections(found, together, _Pictures(Path(folder)), theta))
+    sections = list(_sections(found, together, theta))
     _write(path, _rendered(found, together, sections, command))
     return [section.title for section in sections]
 
 
 def _examined(name: str, trace: Trace, theta: float) -> Found:
     require_steps(trace)
-    series = series_of(trace)
-    return Found(name, trace, series, analyze(trace, fit=True, theta=theta, series=series), audit_claims(trace))
+    evidence = Evidence(trace, series_of(trace))
+    analysis = analyze(trace, fit=True, theta=theta, series=evidence.series)
+    return Found(name, trace, evidence, analysis, audit_claims(evidence))
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
@@ -188,7 +175,7 @@ def _together(found: Sequence[Found], theta: float) -> _Together:
 # --- what stands in it -------------------------------------------------------------------------------------
 
 
-def _sections(found: Sequence[Found], together: _Together, picture: _Pictures, theta: float) -> Iterator[Section]:
+def _sections(found: Sequence[Found], together: _Together, theta: float) -> Iterator[Section]:
     traces = [one.trace for one in found]
     yield Section("found", "What was found", tuple(_summary(found, together)))
     yield Section("run", "What was run", (_what_was_run(found),))
@@ -196,19 +183,19 @@ def _sections(found: Sequence[Found], together: _Together, picture: _Pictures, t
         "norms",
         "Norm, equilibrium norm and loss",
         (
-            picture(
+            _picture(
                 "rho (solid) and rho_eq (dashed): the network of median T, and the band over all. T is the first step from which rho is "
                 f"at least {theta:g} rho_eq for good; shaded, its 95 % interval over networks.",
                 lambda path: rho_figure(traces, path, theta),
             ),
-            picture("Square loss and error on training and test set.", lambda path: loss_figure(traces, path, theta)),
+            _picture("Square loss and error on training and test set.", lambda path: loss_figure(traces, path, theta)),
         ),
     )
     for number, one in enumerate(found, 1):
-        yield from _of_run(one, f"run{number}", picture, theta)
+        yield from _of_run(one, f"run{number}", theta)
     comparison, laws = together.comparison, together.laws
     if comparison and any(side.each for side in comparison.sides):
-        drawn = picture(
+        drawn = _picture(
             "log(rho/rho_eq) after the transient, its spectrum and size.",
             lambda path: comparison_figure(comparison, traces, path),
         )
@@ -222,7 +209,7 @@ def _sections(found: Sequence[Found], together: _Together, picture: _Pictures, t
     elif together.why:
         yield Section("fluctuation", "Run against run", (Block("text", f"Not compared: {together.why}."),))
     if laws:
-        drawn = picture("T against rho_k(0).", lambda path: plots.scaling_figure(laws, path))
+        drawn = _picture("T against rho_k(0).", lambda path: plots.scaling_figure(laws, path))
         yield Section("scaling", "T against the start", (*_printed(lambda page: print_laws(page, laws)), drawn))
     elif together.no_laws:
         yield Section("scaling", "T against the start", (Block("text", f"Not fitted: {together.no_laws}."),))
@@ -264,28 +251,28 @@ def _what_was_run(found: Sequence[Found]) -> Block:
     return _printed(lambda page: page.print(grid))[0]
 
 
-def _of_run(one: Found, key: str, picture: _Pictures, theta: float) -> Iterator[Section]:
+def _of_run(one: Found, key: str, theta: float) -> Iterator[Section]:
     claim = str(one.trace.recipe.get("claim") or "")
     about = [Block("text", line) for line in (claim, *headline(one.analysis.summary).split("\n")) if line]
-    transient = picture(
+    transient = _picture(
         "Equation (5) driven by the measured sums (dotted), over the measurement; below, by how much it misses.",
-        lambda path: plots.transient_figure({"": (one.series, one.analysis.transient)}, path),
+        lambda path: plots.transient_figure({"": (one.evidence.series, one.analysis.transient)}, path),
     )
     yield Section(key, f"Run {one.name}", tuple(about))
     fits = _printed(lambda page: print_findings(page, one.analysis, fits=True))
     yield Section(f"{key}-T", "Transient time, fits and audit of the steps", (transient, *fits), within=True)
-    layers = picture(
+    layers = _picture(
         "Norm of each layer, and how far its square moves from the mean over layers.",
         lambda path: layers_figure([one.trace], path, theta),
     )
-    margins = picture(
+    margins = _picture(
         "Margins over the training set; a label is met where y f = 1/rho.",
         lambda path: margins_figure([one.trace], path, theta),
     )
     yield Section(f"{key}-layers", "Layers and margins", (layers, margins), within=True)
-    audited = picture(
+    audited = _picture(
         "What the audit measured along the run, in the worst network, and what it tolerates.",
-        lambda path: audit_figure(one.trace, one.claims, path),
+        lambda path: audit_figure(one.evidence, one.claims, path),
     )
     claims = _printed(lambda page: print_statements(page, one.claims))
     yield Section(f"{key}-claims", "The memo, statement by statement", (*claims, audited), within=True)
@@ -316,21 +303,13 @@ def _reproduce(found: Sequence[Found]) -> Iterator[Block]:
 
 
 def _rendered(found: Sequence[Found], together: _Together, sections: Sequence[Section], command: str) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("rhotrace", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     results = {
         "runs": [{**plain(one.analysis), "claims": [plain(claim) for claim in one.claims]} for one in found],
         "comparison": as_plain(together.comparison) if together.comparison else None,
         "scaling": plain(together.laws),
     }
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         title=", ".join(one.name for one in found),
         sections=sections,
         made=provenance.now(),

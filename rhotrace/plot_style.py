@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rhotrace import envelope
 from rhotrace.errors import RhoTraceError
 from rhotrace.hdf5_files import refuse_to_replace_a_run
-from rhotrace.quantities import QUANTITIES
+from rhotrace.quantities import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def described_in(svg: str) -> str:
 
 def symbol(name: str, *, decimal: bool = False) -> str:
     """A quantity's symbol from the table as mathematics; ``decimal`` where natural logarithms are drawn to base 10."""
-    text = next(q.symbol for q in QUANTITIES if q.name == name)
+    text = named(name).symbol
     for plain, drawn_as in _MATHEMATICS:
         text = re.sub(plain, drawn_as, text)
     return f"${text.replace(_LOG, _LOG + '_{10}' if decimal else _LOG)}$"
@@ -96,7 +96,7 @@ def mathematical(words: str) -> str:
 
 def label(name: str) -> str:
     """Symbol and units of a quantity, for an axis."""
-    units = next(q.units for q in QUANTITIES if q.name == name)
+    units = named(name).units
     return symbol(name) if units == "1" else f"{symbol(name)}  ({units.replace('^2', '²')})"
 
 

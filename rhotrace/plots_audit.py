@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace import memo
-from rhotrace.audit import ROUNDING, balance_drift, identity
+from rhotrace.analyze import step_residuals
+from rhotrace.audit import ROUNDING, balance_drift
 from rhotrace.endpoint import Evidence
 from rhotrace.plot_style import COLOURS, DASHES, drawable, drawn, line, symbol
 
@@ -19,19 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from rhotrace.claims import Claim
-    from rhotrace.trace import Trace
 
 Floats = NDArray[np.float64]
 
 
-def audit_figure(trace: Trace, claims: Sequence[Claim], path: Path) -> None:
+def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> None:
     """The exact step, the balance of the layers, the distance from rho_eq and the rest of V, each in the worst member."""
-    evidence, dtype = Evidence(trace), trace.attributes["dtype"]
-    residual, _, _ = identity(
-        *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
-        dtype=dtype,
-        weight_norm=trace.recipe["optimizer"]["kind"] == "weight-norm",
-    )
+    trace = evidence.trace
+    dtype, residual = trace.attributes["dtype"], step_residuals(trace)
     steps, rows = np.arange(trace.steps), trace.step_of("a")
     with np.errstate(all="ignore"):
         share = np.abs(1 - 1 / np.where(evidence.ratio > 0, evidence.ratio, np.nan))

@@ -210,6 +210,11 @@ QUANTITIES: tuple[Quantity, ...] = (
 # fmt: on
 
 
+def named(name: str) -> Quantity:
+    """The row of the table with this name."""
+    return next(quantity for quantity in QUANTITIES if quantity.name == name)
+
+
 def traced(state: Mapping[str, Any]) -> tuple[Quantity, ...]:
     """The rows of the table that apply to an optimizer with this state."""
     return tuple(quantity for quantity in QUANTITIES if quantity.only is None or quantity.only in state)

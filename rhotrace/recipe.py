@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from rhotrace import data, strict_yaml
-from rhotrace.errors import DataError, RecipeError
+from rhotrace.errors import DataError, RecipeError, nearest_file
 from rhotrace.networks import INITS, NETWORKS
 from rhotrace.optimizers import OPTIMIZERS
 
@@ -224,9 +224,8 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
 
 
 def _suggest_file(path: Path) -> str:
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-    if near:
-        return f"; did you mean {path.parent / near[0]}?"
+    if near := nearest_file(path, "*.y*ml"):
+        return f"; did you mean {near}?"
     return (
         ""
         if path.suffix

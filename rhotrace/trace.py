@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.errors import TraceError
-from rhotrace.hdf5_files import open_cut_short, open_hdf5
-from rhotrace.quantities import QUANTITIES, Quantity
+from rhotrace.errors import TraceError, nearest_file
+from rhotrace.hdf5_files import begins_as_hdf5, open_cut_short, open_hdf5
+from rhotrace.quantities import QUANTITIES, Quantity, named
 from rhotrace.trace_checks import (
     DAMAGE,
     check,
@@ -137,7 +137,7 @@ class Trace:
 
     def axis(self, name: str) -> str:
         """Name of a quantity's time axis."""
-        return next(time_axis(q.cost, self.strides) for q in QUANTITIES if q.name == name)
+        return time_axis(named(name).cost, self.strides)
 
     def step_of(self, name: str) -> NDArray[np.int64]:
         """Step of each row of a quantity."""
@@ -389,16 +389,14 @@ def open_trace(path: Path | str, *, cut_short: bool = False) -> Trace:
 
 
 def _remedy(path: Path) -> str:
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.h5")], 1)
-    if near:
-        return f"did you mean {path.parent / near[0]}?"
+    if near := nearest_file(path, "*.h5"):
+        return f"did you mean {near}?"
     return "nothing matches the pattern" if "*" in path.name else f"`rhotrace train RECIPE -o {path}` makes one"
 
 
 def _trouble(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            begins_well = file.read(8) == b"\x89HDF\r\n\x1a\n"
+        begins_well = begins_as_hdf5(path)
     except OSError as problem:
         return problem.strerror or str(problem)
     return f"damaged or cut short; try `rhotrace repair {path}`" if begins_well else "not HDF5"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rhotrace.analyze import audit_run
 from rhotrace.endpoint import data_and_network
 from rhotrace.errors import RecipeError, TraceError
-from rhotrace.quantities import QUANTITIES
+from rhotrace.quantities import QUANTITIES, named
 from rhotrace.recipe import Recipe
 from rhotrace.recipe import parse as parse_recipe
 from rhotrace.trace import Trace, whole_commits
@@ -255,7 +255,7 @@ def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of a quantity at steps that are all multiples of its stride."""
     if not len(steps):
         return trace.rows(name, slice(0, 0))
-    stride = next(trace.strides[q.cost] for q in QUANTITIES if q.name == name)
+    stride = trace.strides[named(name).cost]
     rows = steps // stride
     return np.asarray(trace.rows(name, slice(int(rows[0]), int(rows[-1]) + 1))[rows - rows[0]])
 

@@ -14,6 +14,7 @@ from rhotrace.envelope import Envelope
 from rhotrace.errors import TraceError
 from rhotrace.intervals import geometric_mean
 from rhotrace.lock import is_locked
+from rhotrace.quantities import named
 from rhotrace.theory import THETA
 from rhotrace.trace import Trace, open_trace
 from rhotrace.trace_layout import SLAB_BYTES
@@ -193,7 +194,7 @@ def _last(trace: Trace) -> dict[str, float]:
         return {}
     found = {}
     for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error"):
-        rows = trace.layout.rows(next(q.cost for q in trace.quantities if q.name == name), trace.steps)
+        rows = trace.layout.rows(named(name).cost, trace.steps)
         found[name] = float(over_members(trace.rows(name, slice(rows - 1, rows)))[1][0])
     return found
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-from rhotrace import plot_style
 from rhotrace.errors import RhoTraceError
+from rhotrace.pages import embedded, rendered
 from rhotrace.plots_run import watch_figure
 from rhotrace.watch import TRAINING, Follower, Glimpse
 from rhotrace.watch_view import words
@@ -40,30 +37,21 @@ class _Page:
             return self._html
 
     def _drawn(self, glimpse: Glimpse) -> bytes:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
         source = alt = ""
         if glimpse.steps > 1:
-            with tempfile.TemporaryDirectory() as folder, plot_style.letters_as_shapes():
-                path = Path(folder) / "watch.svg"
-                watch_figure(glimpse.curves, [T for T in glimpse.T if T > 0], path)
-                svg = path.read_text(encoding="utf-8")
-            source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-            alt = plot_style.described_in(svg)
-        page = Environment(loader=PackageLoader("rhotrace", "."), autoescape=True, undefined=StrictUndefined)
-        return (
-            page.get_template("watch.html.j2")
-            .render(
-                name=glimpse.path.name,
-                words=words(glimpse),
-                steps=glimpse.steps,
-                planned=glimpse.planned_steps,
-                again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
-                source=source,
-                alt=alt,
-            )
-            .encode(errors="replace")  # a name may hold bytes that are no letters
+            passed = [T for T in glimpse.T if T > 0]
+            source, alt = embedded(lambda path: watch_figure(glimpse.curves, passed, path))
+        page = rendered(
+            "watch.html.j2",
+            name=glimpse.path.name,
+            words=words(glimpse),
+            steps=glimpse.steps,
+            planned=glimpse.planned_steps,
+            again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
+            source=source,
+            alt=alt,
         )
+        return page.encode(errors="replace")  # a name may hold bytes that are no letters
 
 
 class _Server(ThreadingHTTPServer):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,30 @@ def command(monkeypatch, capsys, tmp_path):
         return 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def strict():
+    """Every warning, matplotlib's too, is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved while the test runs."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    plain = Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        saved.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ LAYERS = [
         "plots_audit",
         "plots_run",
         "plot_kinds",
+        "pages",
         "html_report",
         "watch_view",
         "watch_web",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack
 
 import numpy as np
@@ -23,28 +22,7 @@ ONE = Constants(1.0, 1.0, 0.0, "given")
 BEGINS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    """Every warning, matplotlib's too, is an error here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved while the test runs."""
-    from matplotlib.figure import Figure
-
-    saved = []
-    plain = Figure.savefig
-
-    def keep(self, *args, **kwargs):
-        saved.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 def drawers(train):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from contextlib import ExitStack
 
 import numpy as np
@@ -13,6 +12,7 @@ from rhotrace import plot_kinds, plot_style
 from rhotrace.analyze import fit_transient
 from rhotrace.audit import ROUNDING
 from rhotrace.claims import audit_claims
+from rhotrace.endpoint import Evidence
 from rhotrace.errors import AnalysisError
 from rhotrace.plots_audit import audit_figure
 from rhotrace.plots_run import layers_figure, loss_figure, margins_figure, rho_figure
@@ -24,28 +24,7 @@ LONG = ("steps=800", "optimizer.lr=0.1", "record.snapshots=2")
 SGD = (*LONG, "optimizer={kind: sgd, lr: 0.1, batch_size: 8}", "record={full_every: 2, snapshots: 2}")
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    """Every warning, matplotlib's too, is an error here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved while the test runs."""
-    from matplotlib.figure import Figure
-
-    saved = []
-    plain = Figure.savefig
-
-    def keep(self, *args, **kwargs):
-        saved.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +159,7 @@ def test_loss_and_error_of_both_sets_are_drawn_at_their_own_steps(runs, tmp_path
 def test_the_picture_of_the_audit_has_what_the_audit_measured_and_its_tolerance(runs, tmp_path, figures):
     with open_trace(runs / "gd.h5") as trace:
         claims = audit_claims(trace)
-        audit_figure(trace, claims, tmp_path / "audit.png")
+        audit_figure(Evidence(trace), claims, tmp_path / "audit.png")
         from rhotrace.analyze import audit_run
 
         measured = audit_run(trace)
@@ -196,7 +175,7 @@ def test_the_picture_of_the_audit_has_what_the_audit_measured_and_its_tolerance(
 
 def test_the_picture_of_an_audit_under_minibatches_says_what_is_not_there(runs, tmp_path, figures):
     with open_trace(runs / "sgd.h5") as trace:
-        audit_figure(trace, audit_claims(trace), tmp_path / "audit.png")
+        audit_figure(Evidence(trace), audit_claims(trace), tmp_path / "audit.png")
     assert [text.get_text() for text in figures[0].axes[3].texts] == ["needs full batches"]
     assert figures[0].axes[0].get_xticks().size > 2
 
