@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.signal import lfilter
 
-from rhotrace import fluctuation, theory
-from rhotrace.closed_form import Series
-from rhotrace.intervals import bootstrapped_geometric_mean, geometric_mean
-from rhotrace.transient import Outcome, measure
+from rhotrace.analysis.fluctuation import one_series
+from rhotrace.analysis.transient.closed_form_fit import Series
+from rhotrace.analysis.transient.transient_time import Outcome, measure
+from rhotrace.statistics.intervals import bootstrapped_geometric_mean, geometric_mean
+from rhotrace.theory import norm_dynamics
 
 LR = 0.001
 
@@ -49,9 +50,9 @@ CONDITIONS = {
 
 
 def planted(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
-    T = float(theory.transient_time(condition.start, depth=condition.depth)) / LR
+    T = float(norm_dynamics.transient_time(condition.start, depth=condition.depth)) / LR
     steps = np.arange(int(condition.length * T))
-    r = theory.norm_trajectory(steps * LR, condition.start, A=1.0, B=1.0, depth=condition.depth)
+    r = norm_dynamics.norm_trajectory(steps * LR, condition.start, A=1.0, B=1.0, depth=condition.depth)
     draws = rng.standard_normal(len(steps) + 500)
     noise = condition.noise * lfilter([np.sqrt(1 - condition.phi**2)], [1, -condition.phi], draws)[500:]
     noise += condition.alternating * (-1.0) ** steps
@@ -94,7 +95,7 @@ def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, fl
     held = np.zeros(3)
     for _ in range(trials):
         delta = 0.02 + 0.05 * lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.standard_normal(rows + 500))[500:]
-        found = fluctuation.measure(0, np.arange(rows), delta, 0, find_window=False)
+        found = one_series.measure(0, np.arange(rows), delta, 0, find_window=False)
         assert not isinstance(found, str)
         truths = (found.std, 0.05), (found.offset, 0.02), (found.tau, tau)
         held += [interval.low <= truth <= interval.high for interval, truth in truths]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rhotrace import recipe
-from rhotrace.sealing import seal
-from rhotrace.trace import open_trace
-from rhotrace.trace_layout import Layout
-from rhotrace.trace_writer import create
-from rhotrace.train import train
+from rhotrace.config import recipe
+from rhotrace.runfile.layout import Layout
+from rhotrace.runfile.reader import open_trace
+from rhotrace.runfile.sealing import seal
+from rhotrace.runfile.writer import create
+from rhotrace.training.train import train
 
 RECIPE = """\
 data: {dataset: mnist, classes: [0, 1], train: 100, test: 20}
@@ -35,7 +35,7 @@ BLOCK = 10_000
 # ru_maxrss of a child counts what its parent had; the kernel's own high-water mark of the address space does not.
 CHILD = """\
 import re
-from rhotrace import cli
+from rhotrace.cli import app as cli
 try:
     cli.main()
 except SystemExit as left:

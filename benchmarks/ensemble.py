@@ -16,11 +16,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rhotrace import recipe
-from rhotrace.engines import Engine, Job, on_ray, processes
-from rhotrace.recipe import Recipe
-from rhotrace.sweep_index import INDEX
-from rhotrace.train import train
+from rhotrace.config import recipe
+from rhotrace.config.recipe import Recipe
+from rhotrace.sweeps.engines import Engine, Job, on_ray, processes
+from rhotrace.sweeps.index import INDEX
+from rhotrace.training.train import train
 
 BASE = {
     "data": {"dataset": "mnist", "classes": [0, 1], "train": 200, "test": 100},

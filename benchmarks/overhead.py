@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rhotrace import recipe
-from rhotrace.data import load
-from rhotrace.train import initial_weights, train
+from rhotrace.config import recipe
+from rhotrace.models.datasets import load
+from rhotrace.training.train import initial_weights, train
 
 ROUNDS = 7
 RECIPE = """\
@@ -62,7 +62,7 @@ def bare_single(content: recipe.Recipe) -> float:
 
 def bare_members(content: recipe.Recipe) -> float:
     """Seconds of a bare loop over batched products for several networks at once, with autograd."""
-    from rhotrace.networks import mlp
+    from rhotrace.models.networks import mlp
 
     x, y = data_of(content)
     network = mlp(x.shape[1], 1, depth=content.network.depth, width=content.network.width)
@@ -138,10 +138,10 @@ def peak(steps: int) -> None:
 
 def analysis_row(steps: int = 1_000_000) -> None:
     """A sealed run of a million steps and eight layers, made of the recorded rows of a short one, then analysed."""
-    from rhotrace.sealing import seal
-    from rhotrace.trace import open_trace
-    from rhotrace.trace_layout import Layout
-    from rhotrace.trace_writer import create
+    from rhotrace.runfile.layout import Layout
+    from rhotrace.runfile.reader import open_trace
+    from rhotrace.runfile.sealing import seal
+    from rhotrace.runfile.writer import create
 
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.h5", Path(folder) / "long.h5"

@@ -11,11 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from rhotrace import recipe
-from rhotrace.report import number, ranged
-from rhotrace.run_fluctuation import examine
-from rhotrace.trace import open_trace
-from rhotrace.train import train
+from rhotrace.analysis.fluctuation.one_run import examine
+from rhotrace.config import recipe
+from rhotrace.display.formatting import number, ranged
+from rhotrace.runfile.reader import open_trace
+from rhotrace.training.train import train
 
 BASE = """\
 data: {dataset: mnist, classes: [4, 9], train: 1000, test: 100, label_noise: 0.1}

@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rhotrace.analyze import fit_transient
-    from rhotrace.comparison import compare
-    from rhotrace.trace import Trace
-    from rhotrace.trace import open_trace as open  # noqa: A004 - read as rhotrace.open
+    from rhotrace.analysis.fluctuation.comparison import compare
+    from rhotrace.analysis.run_analysis import fit_transient
+    from rhotrace.runfile.reader import Trace
+    from rhotrace.runfile.reader import open_trace as open  # noqa: A004 - read as rhotrace.open
 
 __all__ = ["Trace", "compare", "fit_transient", "open"]
 
 _HOMES = {
-    "Trace": ("rhotrace.trace", "Trace"),
-    "compare": ("rhotrace.comparison", "compare"),
-    "fit_transient": ("rhotrace.analyze", "fit_transient"),
-    "open": ("rhotrace.trace", "open_trace"),
+    "Trace": ("rhotrace.runfile.reader", "Trace"),
+    "compare": ("rhotrace.analysis.fluctuation.comparison", "compare"),
+    "fit_transient": ("rhotrace.analysis.run_analysis", "fit_transient"),
+    "open": ("rhotrace.runfile.reader", "open_trace"),
 }
 
 

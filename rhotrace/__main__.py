@@ -1,5 +1,5 @@
 """``python -m rhotrace``."""
 
-from rhotrace.cli import main
+from rhotrace.cli.app import main
 
 main()

@@ -14,22 +14,14 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from small import SMALL
 
-from rhotrace import cli, recipe
-from rhotrace.train import train as train_recipe
+from rhotrace.cli import app as cli
+from rhotrace.config import recipe
+from rhotrace.training.train import train as train_recipe
 
 if TYPE_CHECKING:
     from damaging import Undamaged
-
-SMALL = """\
-data: {dataset: mnist, classes: [0, 1], train: 40, test: 20}
-network: {kind: mlp, depth: 3, width: 8, dtype: float64}
-init: {kind: equal-norms, rho_k: 1.0}
-optimizer: {kind: gd, lr: 0.05}
-members: {seeds: 3}
-steps: 60
-record: {test_every: 10, snapshots: 6}
-"""
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What recorded runs show: transient, fluctuation, claims, verification."""

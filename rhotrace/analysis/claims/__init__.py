@@ -1,0 +1,1 @@
+"""The memo's statements against one run."""

@@ -1,0 +1,235 @@
+"""Runs side by side: does rho fluctuate around rho_eq more in one than in the other, and by how much?
+
+CBMM Memo 112, remark 5: equation (6) is a critical point under GD but not under SGD.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from rhotrace.analysis.fluctuation.noise_scale_exponent import Exponent, Point, exponents
+from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine
+from rhotrace.analysis.run_analysis import require_steps
+from rhotrace.config.recipe import differences
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.intervals import NONE, Interval, geometric_mean
+from rhotrace.theory.norm_dynamics import THETA
+
+MOST_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One run over another, by their letters.
+
+    Attributes:
+        base: the run that is held against.
+        run: the other.
+        ratio: of their fluctuations, ``run`` over ``base``.
+        paired: number of seeds over which the ratio is paired; 0 where it is not.
+        rho: ratio of the fluctuations of log rho alone, over the seeds that they share; as are the two that follow.
+        tau: ratio of their autocorrelation times.
+        transients: ratio of their transient times.
+        only_sampling: whether they differ in nothing but that ``base`` draws with replacement and ``run`` shuffles.
+    """
+
+    base: str
+    run: str
+    ratio: Interval
+    paired: int
+    rho: Interval
+    tau: Interval
+    transients: Interval
+    only_sampling: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs in the order given.
+
+    Attributes:
+        align: whether windows, T and tau are told in steps or in time, lr x steps.
+        sides: the runs.
+        differs: keys at which their recipes differ, with each run's value.
+        contrasts: every run but A against A; then shuffled epochs against draws with replacement, where two runs
+            differ in nothing else.
+        exponents: of the fluctuation against eta/b, over the runs that differ in them.
+    """
+
+    align: Align
+    sides: tuple[Side, ...]
+    differs: dict[str, tuple[Any, ...]]
+    contrasts: tuple[Contrast, ...]
+    exponents: tuple[Exponent, ...]
+
+
+def compare(
+    traces: Sequence[Trace],
+    *,
+    align: Align = "step",
+    window: tuple[float, float] | None = None,
+    theta: float = THETA,
+    predicting: bool = False,
+) -> Comparison:
+    """Compares the fluctuation of rho around rho_eq in runs on the same data.
+
+    Args:
+        traces: 2 to 20 runs; the first is what the others are held against.
+        align: count in steps, or in time, lr x steps.
+        window: first and last step (or time) to look at, in place of the window that is found; T is heeded still.
+        theta: the transient ends at rho = theta rho_eq.
+        predicting: also predict each fluctuation from the copies of the weights; needs the data.
+
+    Raises:
+        AnalysisError: too few or too many runs, different data or numbers of outputs, a run without steps, or one
+            given twice.
+    """
+    _refuse(traces)
+    sides = tuple(
+        examine(trace, letter, align=align, window=window, theta=theta, predicting=predicting)
+        for letter, trace in zip(ascii_uppercase, traces, strict=False)
+    )
+    if window and not any(side.each for side in sides):
+        why = next(reason for side in sides for reason in side.left_out.values())
+        raise AnalysisError(f"--window: it leaves no member of any run ({why}); choose a window after T")
+    sampling = _sampling_pairs(traces)
+    pairs = dict.fromkeys([*((0, n) for n in range(1, len(sides))), *sampling])
+    contrasts = tuple(_contrast(sides[a], sides[b], only_sampling=(a, b) in sampling) for a, b in pairs)
+    return Comparison(align, sides, _differences(traces), contrasts, exponents(_points(sides)))
+
+
+def alone(trace: Trace, *, theta: float = THETA) -> Comparison:
+    """One run's fluctuation by itself, with nothing to hold it against.
+
+    Raises:
+        AnalysisError: the run has no steps.
+    """
+    require_steps(trace)
+    return Comparison("step", (examine(trace, theta=theta),), {}, (), ())
+
+
+def chosen_window(text: str | None) -> tuple[float, float] | None:
+    """A window from its ends, such as 2000:6000; an end that is left out is not limited.
+
+    Raises:
+        AnalysisError: the text is no window.
+    """
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    with contextlib.suppress(ValueError):
+        ends = float(first or 0), float(last or "inf")
+        if colon and 0 <= ends[0] < ends[1]:
+            return ends
+    raise AnalysisError(f"--window: got {text!r}, expected FIRST:LAST, such as 2000:6000 or 2000:")
+
+
+def _refuse(traces: Sequence[Trace]) -> None:
+    if not 2 <= len(traces) <= MOST_RUNS:
+        raise AnalysisError(f"got {len(traces)} runs, expected 2 to {MOST_RUNS} to compare")
+    for trace in traces:
+        require_steps(trace)
+    first = traces[0]
+    for number, trace in enumerate(traces):
+        if trace.attributes["data_digest"] != first.attributes["data_digest"]:
+            raise AnalysisError(
+                f"{first.path} and {trace.path} trained on different data ({_data(first)}; {_data(trace)}); "
+                "compare runs whose recipes have the same data section"
+            )
+        if any(trace.path.samefile(other.path) for other in traces[:number]):
+            raise AnalysisError(f"{trace.path}: got the same run twice, expected different runs to compare")
+
+
+def _data(trace: Trace) -> str:
+    data = trace.recipe["data"]
+    return f"{data['dataset']} {trace.attributes['data_classes']}, N = {trace.attributes['samples']}, label noise {data['label_noise']:g}, seed {data['seed']}"
+
+
+def _differences(traces: Sequence[Trace]) -> dict[str, tuple[Any, ...]]:
+    recipes = [trace.recipe for trace in traces]
+    keys = dict.fromkeys(key for recipe in recipes[1:] for key in differences(recipes[0], recipe))
+
+    def value(recipe: Any, key: str) -> Any:  # noqa: ANN401 - recipe values
+        for part in key.split("."):
+            recipe = recipe.get(part) if isinstance(recipe, dict) else None
+        return recipe
+
+    return {key: tuple(value(recipe, key) for recipe in recipes) for key in keys}
+
+
+def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
+    """(with replacement, shuffled) of each two runs that differ in their sampling alone."""
+    recipes = [trace.recipe for trace in traces]
+    wanted = {"optimizer.sampling": ("with-replacement", "shuffled")}
+    return [
+        (a, b)
+        for a, first in enumerate(recipes)
+        for b, second in enumerate(recipes)
+        if differences(first, second) == wanted and first["optimizer"]["batch_size"]
+    ]
+
+
+# --- one run against another -------------------------------------------------------------------------------
+
+
+def _contrast(base: Side, run: Side, *, only_sampling: bool) -> Contrast:
+    return Contrast(
+        base.letter,
+        run.letter,
+        *_ratio(base, run),
+        rho=_paired(base, run, lambda m: m.fluctuation.std_rho.value),
+        tau=_paired(base, run, lambda m: m.fluctuation.tau.value * m.unit),
+        transients=_paired(base, run, lambda m: m.T * m.unit),
+        only_sampling=only_sampling,
+    )
+
+
+def _points(sides: Sequence[Side]) -> list[Point]:
+    return [
+        Point(
+            optimizer=side.summary["optimizer"],
+            sampling=side.summary["optimizer_options"]["sampling"],
+            seed=member.seed,
+            lr=member.lr,
+            batch=side.batch,
+            std=member.fluctuation.std.value,
+        )
+        for side in sides
+        if side.batch
+        for member in side.each
+        if member.fluctuation.std.value > STILL
+    ]
+
+
+def _ratio(first: Side, second: Side) -> tuple[Interval, int]:
+    """Ratio of fluctuations with its interval, paired over members that share a seed where three or more do."""
+    if not first.each or not second.each:
+        return NONE, 0
+    logs = [{m.seed: np.log(max(m.fluctuation.std.value, STILL)) for m in side.each} for side in (first, second)]
+    shared = _shared(first, second)
+    if len(shared) >= 3:
+        return geometric_mean(np.exp([logs[1][s] - logs[0][s] for s in shared])), len(shared)
+    ends = np.log(np.maximum([[s.std.value, s.std.low, s.std.high] for s in (first, second)], STILL))
+    centre = ends[1, 0] - ends[0, 0]
+    half = float(np.hypot(*(ends[:, 2] - ends[:, 1]))) / 2  # NaN where either side has no interval
+    return Interval(float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))), 0
+
+
+def _paired(base: Side, run: Side, value: Callable[[Member], float]) -> Interval:
+    """Geometric mean over shared seeds of a value's ratio, run over base; NaN where no seed has both."""
+    first, second = ({m.seed: value(m) for m in side.each} for side in (base, run))
+    ratios = [second[seed] / first[seed] for seed in _shared(base, run) if first[seed] > STILL and second[seed] > STILL]
+    return geometric_mean(np.array(ratios)) if ratios else NONE
+
+
+def _shared(first: Side, second: Side) -> list[int]:
+    """Seeds of members in both runs; none where a run has a seed more than once."""
+    seeds = [[m.seed for m in side.each] for side in (first, second)]
+    return sorted(set(seeds[0]) & set(seeds[1])) if all(len(set(s)) == len(s) for s in seeds) else []

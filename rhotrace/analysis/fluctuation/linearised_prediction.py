@@ -1,0 +1,210 @@
+"""The fluctuation that minibatches should cause, predicted without a free parameter from copies of the weights.
+
+At each copy of the weights in the window the network is linearised (``linearised``), driven by minibatches over the
+stretch up to the next copy, and its delta is measured as that of the run is: by its standard deviation about a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.claims.evidence import data_and_network
+from rhotrace.analysis.fluctuation.one_series import detrend
+from rhotrace.analysis.run_analysis import delta
+from rhotrace.config.recipe import Recipe
+from rhotrace.errors import AnalysisError
+from rhotrace.models.optimizers import batch_indices
+from rhotrace.runfile.reader import Trace
+from rhotrace.theory.linearised_sgd import frozen_std, replay, sharpness, tangent_factors, whole_kernel
+
+if TYPE_CHECKING:
+    from rhotrace.models.datasets import Dataset
+    from rhotrace.models.networks import Network
+
+Floats = NDArray[np.float64]
+
+LARGEST = 8192  # outputs times samples: a kernel of half a GiB, and four times that while it is made
+REACH = 2000  # evaluations in a stretch, beyond which the kernel of its start is no longer the network's
+_SHORTEST = 50  # evaluations in a stretch
+_MOST = 8  # stretches
+_DRAWS = 2  # sequences of batches of their own, over which the predicted variance is averaged
+_OTHER_SEEDS = 2**62  # from here on: batches that no run saw
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Prediction and measurement from one copy of the weights on. Standard deviations of delta about a line.
+
+    Attributes:
+        first: step of its first evaluation, at or after the copy.
+        last: last step of the stretch.
+        measured: in the run.
+        predicted: by the tangent kernel, with batches drawn afresh; NaN where the linearised network runs away, 0 for
+            a full batch, whose drift is no fluctuation.
+        frozen: by the memo's equation with V at rest.
+        correlation: of the run's delta with that of the linearised network under the run's own batches.
+        sharpness: learning rate times the largest curvature, 2 eta lambda_1(K)/N; the edge of stability is 2.
+    """
+
+    first: int
+    last: int
+    measured: float
+    predicted: float
+    frozen: float
+    correlation: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One member's stretches, and their root mean squares (mean of the correlations; sharpness of the window's last copy)."""
+
+    member: int
+    stretches: tuple[Stretch, ...]
+    measured: float
+    predicted: float
+    frozen: float
+    correlation: float
+    sharpness: float
+
+
+def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Prediction | str]:
+    """Predicted and measured fluctuation of each member in its window (first and last step).
+
+    Returns:
+        By member: the prediction, or why there is none.
+
+    Raises:
+        AnalysisError: the data or the network cannot be had again, or the training set is too large for a kernel.
+    """
+    recipe = Recipe.model_validate(trace.recipe)
+    again = data_and_network(trace, recipe)
+    if isinstance(again, str):
+        raise AnalysisError(f"{trace.path}: --predict: {again}; set RHOTRACE_DATA to the folder of the run's data")
+    dataset, network = again
+    if dataset.y.size > LARGEST:
+        raise AnalysisError(
+            f"{trace.path}: --predict: got {dataset.y.size} outputs on the training set, expected at most {LARGEST} "
+            "(the tangent kernel has the square of it); lower data.train"
+        )
+    steps, deltas, _ = delta(trace)
+    found: dict[int, Prediction | str] = {}
+    for member, window in windows.items():
+        starts = _stretches(trace.snapshot_steps(), window, trace.strides["forward"])
+        if not starts:
+            found[member] = (
+                f"no copy of the weights with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
+            )
+            continue
+        each = []
+        for first, last in starts:
+            rows = (steps >= first) & (steps <= last)
+            point = _Linearised(trace, recipe, dataset, network, member, first)
+            each.append(point.stretch(steps[rows], deltas[rows, member]))
+        newest = max(step for step in trace.snapshot_steps() if step <= window[1] + 1)
+        end = _Linearised(trace, recipe, dataset, network, member, newest) if newest > starts[-1][0] else point
+        found[member] = _together(member, each, end.sharpness())
+    return found
+
+
+def _stretches(snapshots: Sequence[int], window: tuple[int, int], every: int) -> list[tuple[int, int]]:
+    """First and last step of each stretch; every one begins at a copy of the weights and is long enough."""
+    starts: list[int] = []
+    for step in snapshots:
+        if window[0] <= step <= window[1] - _SHORTEST * every and (
+            not starts or step - starts[-1] >= _SHORTEST * every
+        ):
+            starts.append(step)
+    if not starts:
+        return []
+    if len(starts) > _MOST:
+        starts = [starts[i] for i in np.linspace(0, len(starts) - 1, _MOST).round().astype(int)]
+    ends = [*(s - 1 for s in starts[1:]), window[1]]
+    return [(s, min(e, s + REACH * every)) for s, e in zip(starts, ends, strict=True)]
+
+
+class _Linearised:
+    """One member's network linearised at a copy of its weights."""
+
+    def __init__(
+        self, trace: Trace, recipe: Recipe, dataset: Dataset, network: Network, member: int, step: int
+    ) -> None:
+        import torch
+
+        self.recipe, self.member, self.step = recipe, member, step
+        self.lr, self.batch = recipe.lr[member], getattr(recipe.optimizer, "batch_size", None)
+        weights = tuple(torch.as_tensor(W[member : member + 1]).double() for W in trace.snapshot(step))
+        x = torch.as_tensor(dataset.x)
+        self.rho_k = np.array([float(W.square().sum().sqrt()) for W in weights])
+        row = min(step, trace.steps - 1)  # after the last step there is none
+        v_norm = trace.rows("v_norm", slice(row, row + 1))[0, member] if "v_norm" in trace else None
+        factors = tangent_factors(self.rho_k, v_norm)
+        with torch.no_grad():
+            self.g = network.forward(weights, x)[0].numpy()
+        turning = network.tangent_kernel(weights, x, torch.as_tensor(factors)[None])[0].numpy()
+        self.y = dataset.y.T.astype(np.float64)
+        self.kernel = whole_kernel(turning, self.g, self.rho_k, factors)
+
+    def stretch(self, steps: NDArray[np.int64], measured: Floats) -> Stretch:
+        """Prediction over the evaluations at ``steps``, beside delta ``measured`` there."""
+        samples = self.g.shape[1]
+        predicted, frozen, correlation = 0.0, 0.0, np.nan  # nothing disturbs a full batch
+        if self.batch:
+            h = (self.y * self.g - self.g**2).sum(axis=0)
+            S, q = float(np.sum(self.rho_k**-2)), float(np.sum(self.g**2) / samples)
+            frozen = frozen_std(lr=self.lr, S=S, q=q, step_variance=float(h.var()) / self.batch)
+            seed = self.recipe.batch_seeds[self.member]
+            fresh = [self._delta(_OTHER_SEEDS + _DRAWS * seed + draw, steps) for draw in range(_DRAWS)]
+            predicted = float(np.sqrt(np.mean([detrend(d).var() for d in fresh])))
+            own = self._delta(seed, steps)
+            correlation = _correlation(detrend(own), detrend(measured))
+        return Stretch(
+            first=int(steps[0]),
+            last=int(steps[-1]),
+            measured=float(detrend(measured).std()),
+            predicted=predicted,
+            frozen=frozen,
+            correlation=correlation,
+            sharpness=self.sharpness(),
+        )
+
+    def sharpness(self) -> float:
+        """Learning rate times the largest curvature of the linearised loss."""
+        return sharpness(self.kernel, self.g.shape[1], self.lr)
+
+    def _delta(self, seed: int, steps: NDArray[np.int64]) -> Floats:
+        """delta of the linearised network at some steps, under the batches of a seed."""
+        batches = batch_indices(
+            [seed],
+            self.step,
+            int(steps[-1]) + 1,
+            samples=self.g.shape[1],
+            batch_size=int(self.batch or 0),
+            sampling=self.recipe.optimizer.sampling,
+        )[:, 0]
+        return replay(self.kernel, self.g, self.y, batches, self.lr)[steps - self.step]
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    scale = first.std() * second.std()
+    return float(np.mean(first * second) / scale) if scale > 0 else np.nan
+
+
+def _together(member: int, each: Sequence[Stretch], sharpest: float) -> Prediction:
+    def rms(name: str) -> float:
+        return float(np.sqrt(np.mean([getattr(s, name) ** 2 for s in each])))
+
+    return Prediction(
+        member,
+        tuple(each),
+        measured=rms("measured"),
+        predicted=rms("predicted"),
+        frozen=rms("frozen"),
+        correlation=float(np.mean([s.correlation for s in each])),
+        sharpness=sharpest,
+    )

@@ -1,0 +1,327 @@
+"""How far rho stays from rho_eq after the transient: offset, fluctuation, memory, and what is sure about each.
+
+The series is ``delta = log(rho/rho_eq) = -log(a/q)`` on the full training set at frozen weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, signal, stats
+
+from rhotrace.statistics.autocorrelation import integrated_time, integrated_time_interval
+from rhotrace.statistics.intervals import NONE, Interval, mean
+
+Floats = NDArray[np.float64]
+
+LONG_ENOUGH = 50  # autocorrelation times, below which the estimate of tau is itself doubtful
+LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
+FASTEST = 0.8  # of the Nyquist frequency: periods under 2.5 evaluations
+
+_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+_MIN_POINTS = 50
+_RESAMPLES = 1000
+_FEWEST_BLOCKS, _MOST_BLOCKS = 4, 2000
+_PIECES = 12  # of the window, to see whether the fluctuation dies
+
+
+@dataclass(frozen=True)
+class Decay:
+    """How the fluctuation's size changes after T, from its jumps in twelve equal pieces.
+
+    The size of a piece is the standard deviation of the change of delta from one evaluation to the next, in which the
+    relaxation to rho_eq just after T, slow beside it, hardly counts.
+
+    Attributes:
+        rate: slope of log size against steps; negative where the fluctuation dies.
+        power: slope of log size against log step.
+        against_loss: slope of log size against log loss; 1/2 where residuals and fluctuation die together, because
+            the noise of a sample's gradient is in proportion to its residual.
+        straighter: whether size against step is nearer to an ``exponential`` or to a ``power`` law.
+        fall: size in the last piece over that in the first.
+        steps: middle of each piece; empty for a mean over members, as is ``sizes``.
+        sizes: of the pieces.
+    """
+
+    rate: Interval
+    power: Interval
+    against_loss: Interval
+    straighter: str
+    fall: float
+    steps: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fluctuation:
+    """One member's delta in its window after T. Standard deviations are about a line, intervals of blocks of time.
+
+    Attributes:
+        member: its number.
+        window: first and last step.
+        stationary: whether a linear trend in the window is insignificant.
+        offset: mean of delta; 0 is rho = rho_eq.
+        std: standard deviation of delta.
+        std_rho: of log rho; NaN, with the three that follow, where log rho was not given.
+        std_rho_eq: of log rho_eq.
+        correlation: of log rho and log rho_eq at the same step.
+        lag: steps by which log rho comes after log rho_eq where they agree most.
+        lag_correlation: their correlation there.
+        skew: third standardised moment of delta; 0 where it strays as far up as down.
+        quantiles: of delta, at ``LEVELS``.
+        jump: standard deviation of the change of delta from one evaluation to the next.
+        tau: integrated autocorrelation time, in steps.
+        effective: number of independent values that the window is worth.
+        long_enough: window of at least 50 tau; below that tau and the intervals are too optimistic.
+        period_two: share of the variance at the highest frequencies (periods under 2.5 evaluations);
+            above 0.5 it is an oscillation from step to step, not noise.
+        swell: std in the window's second half over that in its first; far from 1, std depends on where the
+            run ends.
+        decay: of the fluctuation from T to the window's end; None where it is too short to tell.
+    """
+
+    member: int
+    window: tuple[int, int]
+    stationary: bool
+    offset: Interval
+    std: Interval
+    std_rho: Interval
+    std_rho_eq: Interval
+    correlation: float
+    lag: float
+    lag_correlation: float
+    skew: float
+    quantiles: tuple[float, ...]
+    jump: float
+    tau: Interval
+    effective: float
+    long_enough: bool
+    period_two: float
+    swell: float
+    decay: Decay | None
+
+
+def measure(
+    member: int,
+    steps: NDArray[np.int64],
+    delta: Floats,
+    after: float,
+    *,
+    until: float = np.inf,
+    find_window: bool = True,
+    log_rho: Floats | None = None,
+    loss: Floats | None = None,
+) -> Fluctuation | str:
+    """The fluctuation of one member after its transient.
+
+    Args:
+        member: its number.
+        steps: step of each value, (n,).
+        delta: log(rho/rho_eq), (n,).
+        after: T; the window starts there or later.
+        until: last step to look at.
+        find_window: start where no trend is left; otherwise at ``after`` itself.
+        log_rho: (n,), to tell whether rho moves or rho_eq.
+        loss: (n,), to hold a dying fluctuation against.
+
+    Returns:
+        The measurement, or why there is none.
+    """
+    rows = np.flatnonzero((steps >= after) & (steps <= until))
+    if not np.isfinite(delta[rows]).all():
+        return "delta is not finite everywhere after T (a <= 0 or divergence)"
+    if len(rows) < _MIN_POINTS:
+        return f"only {len(rows)} evaluations after T and in the window, expected at least {_MIN_POINTS}"
+    decay = _decay(steps[rows], delta[rows], None if loss is None else loss[rows])
+    start, stationary = _window(delta[rows], _STARTS if find_window else _STARTS[:1])
+    rows, series = rows[start:], delta[rows[start:]]
+    detrended = detrend(series)
+    per_row = float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
+    tau = integrated_time(detrended)
+    memory = integrated_time_interval(tau, len(series))
+    own = np.full_like(series, np.nan) if log_rho is None else log_rho[rows]
+    rho, rho_eq = detrend(own), detrend(own - series)
+    lag, lag_correlation = _lag(rho, rho_eq)
+    return Fluctuation(
+        member=member,
+        window=(int(steps[rows[0]]), int(steps[rows[-1]])),
+        stationary=stationary,
+        offset=_blocked_mean(series, tau),
+        std=_blocked_std(detrended, tau),
+        std_rho=_blocked_std(rho, tau),
+        std_rho_eq=_blocked_std(rho_eq, tau),
+        correlation=_ratio(float(np.mean(rho * rho_eq)), float(rho.std() * rho_eq.std())),
+        lag=lag * per_row,
+        lag_correlation=lag_correlation,
+        skew=float(stats.skew(detrended)) if detrended.std() > 0 else 0.0,
+        quantiles=tuple(np.quantile(series, LEVELS).tolist()),
+        jump=float(np.diff(series).std()),
+        tau=Interval(tau * per_row, memory.low * per_row, memory.high * per_row),
+        effective=len(series) / max(tau, 1.0),
+        long_enough=len(series) >= LONG_ENOUGH * tau,
+        period_two=_fast_share(detrended),
+        swell=_swell(series),
+        decay=decay,
+    )
+
+
+def detrend(x: Floats) -> Floats:
+    """What is left of a series about its own line, (n,)."""
+    return _line(x)[0]
+
+
+def spectrum(x: Floats, per_row: float, segment: int) -> tuple[Floats, Floats]:
+    """(frequency in cycles per step, one-sided power density) of a series about its line, by Welch's method.
+
+    Summed over frequencies times their spacing it gives the variance. Zero frequency is left out, for the line took it.
+
+    Args:
+        x: the series, (n,).
+        per_row: steps from one value to the next.
+        segment: values in one segment; at most n.
+    """
+    found = signal.welch(detrend(x), fs=1 / per_row, nperseg=segment)
+    frequency, density = (np.asarray(values, dtype=np.float64) for values in found)
+    return frequency[1:], density[1:]
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else np.nan
+
+
+def _window(delta: Floats, starts: tuple[float, ...]) -> tuple[int, bool]:
+    """Earliest start after which a linear trend is not significant at 1 %; else the last half, not stationary.
+
+    Noise and memory are those of the last third: a relaxation in the series would pass for noise with
+    a long memory if they were taken from the candidate window itself. A window that was given is kept.
+    """
+    late, _ = _line(delta[-max(_MIN_POINTS, len(delta) // 3) :])
+    tau, spread = max(integrated_time(late), 1.0), float(late.std())
+    for share in starts:
+        start = int(share * len(delta))
+        effective = (len(delta) - start) / tau
+        if len(delta) - start < _MIN_POINTS or effective < 5:
+            break
+        _, slope = _line(delta[start:])
+        if abs(slope) <= stats.t.ppf(0.995, max(effective - 2, 1)) * spread / np.sqrt(effective):
+            return start, True
+    return (len(delta) // 2 if len(starts) > 1 else 0), False
+
+
+def _line(x: Floats) -> tuple[Floats, float]:
+    """Residuals of a line, and its slope per standard deviation of time."""
+    time = np.linspace(-np.sqrt(3), np.sqrt(3), len(x))  # mean 0, variance 1
+    slope = float(np.mean(time * x) / np.mean(time**2))
+    return x - x.mean() - slope * time, slope
+
+
+def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
+    """Rows by which rho comes after rho_eq where their correlation is largest in size, and that correlation."""
+    scale = float(rho.std() * rho_eq.std()) * len(rho)
+    if not scale > 0:
+        return np.nan, np.nan
+    most = len(rho) // 4  # beyond that too few pairs are left
+    lags = signal.correlation_lags(len(rho), len(rho_eq))
+    near = np.abs(lags) <= most
+    correlation = (signal.correlate(rho, rho_eq, method="fft") / scale)[near]
+    at = int(np.argmax(np.abs(correlation)))
+    return float(lags[near][at]), float(correlation[at])
+
+
+# --- intervals ---------------------------------------------------------------------------------------------
+
+
+def _blocked_std(x: Floats, tau: float) -> Interval:
+    """Standard deviation of a series of mean 0, with the interval of its mean square.
+
+    The squares of a series that alternates or swings remember for longer than the series itself.
+    """
+    memory = max(tau, integrated_time(x**2)) if np.isfinite(x).all() else tau
+    low, high = np.sqrt(_bootstrap(x**2, memory))
+    return Interval(float(np.sqrt(np.mean(x**2))), float(low), float(high))
+
+
+def _blocked_mean(x: Floats, tau: float) -> Interval:
+    return Interval(float(x.mean()), *_bootstrap(x, tau))
+
+
+def _bootstrap(x: Floats, tau: float) -> tuple[float, float]:
+    """95 % interval of a mean from resampled blocks of several autocorrelation times; NaN for too few blocks.
+
+    Percentiles of so few blocks are too narrow; their level is widened as that of Student's t is against a normal
+    (Hesterberg, The American Statistician 69, 2015, section 5.2).
+    """
+    length = int(np.ceil(max(5 * tau, len(x) / _MOST_BLOCKS, 1)))
+    blocks = len(x) // length
+    if blocks < _FEWEST_BLOCKS or not np.isfinite(x).all():
+        return np.nan, np.nan
+    means = x[: blocks * length].reshape(blocks, length).mean(axis=1)
+    drawn = np.random.default_rng(0).integers(blocks, size=(_RESAMPLES, blocks))
+    level = float(stats.norm.cdf(stats.t.ppf(0.025, blocks - 1) * np.sqrt(blocks / (blocks - 1))))
+    low, high = np.quantile(means[drawn].mean(axis=1), [level, 1 - level])
+    return float(low), float(high)
+
+
+# --- what tells noise from other things --------------------------------------------------------------------
+
+
+def _swell(series: Floats) -> float:
+    first, second = np.split(series, [len(series) // 2])
+    return _ratio(float(detrend(second).std()), float(detrend(first).std()))
+
+
+def _fast_share(x: Floats) -> float:
+    power = np.abs(fft.rfft(x)) ** 2
+    total = power[1:].sum()
+    return float(power[int(FASTEST * len(power)) :].sum() / total) if total > 0 else 0.0
+
+
+def _decay(steps: NDArray[np.int64], delta: Floats, loss: Floats | None) -> Decay | None:
+    """The fluctuation's size in pieces of the window, against step, its logarithm, and the loss."""
+    pieces = np.array_split(np.arange(len(delta)), _PIECES)
+    if len(pieces[-1]) < _MIN_POINTS // 2:
+        return None
+    size = np.array([np.diff(delta[piece]).std() for piece in pieces])
+    if not (size > 0).all():
+        return None
+    log_size = np.log(size)
+    middle = np.array([steps[piece].mean() for piece in pieces])
+    rate, residual = _slope(middle, log_size)
+    power, power_residual = _slope(np.log(np.maximum(middle, 1)), log_size)
+    with_loss = NONE
+    if loss is not None:
+        means = np.array([loss[piece].mean() for piece in pieces])
+        if (means > 0).all():
+            with_loss, _ = _slope(np.log(means), log_size)
+    straighter = "exponential" if residual <= power_residual else "power"
+    fall = float(size[-1] / size[0])
+    return Decay(rate, power, with_loss, straighter, fall, tuple(middle.tolist()), tuple(size.tolist()))
+
+
+def _slope(x: Floats, y: Floats) -> tuple[Interval, float]:
+    """Slope of a line with Student's t interval, and the residuals' sum of squares."""
+    if np.ptp(x) <= 1e-9 * np.abs(x).max():  # nothing but rounding
+        return NONE, float(np.sum((y - y.mean()) ** 2))
+    fit = stats.linregress(x, y)
+    half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
+    residual = y - fit.intercept - fit.slope * x
+    return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half), float(residual @ residual)
+
+
+def pooled_decay(each: list[Decay]) -> Decay:
+    """The decay over members: Student's t over them for every slope, geometric mean of the falls."""
+    falls = np.array([d.fall for d in each])
+    exponential = sum(d.straighter == "exponential" for d in each)
+
+    def pooled(slopes: list[Interval]) -> Interval:
+        return mean(np.array([s.value for s in slopes])) if len(slopes) > 1 else slopes[0]
+
+    return Decay(
+        rate=pooled([d.rate for d in each]),
+        power=pooled([d.power for d in each]),
+        against_loss=pooled([d.against_loss for d in each]),
+        straighter="exponential" if 2 * exponential >= len(each) else "power",
+        fall=float(np.exp(np.log(falls).mean())),
+    )

@@ -1,0 +1,272 @@
+"""A comparison in words: what a referee would accept, and what he should be told beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.fluctuation.comparison import Comparison, Contrast
+from rhotrace.analysis.fluctuation.noise_scale_exponent import LAW, Exponent
+from rhotrace.analysis.fluctuation.one_run import Side
+from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH
+from rhotrace.statistics.intervals import Interval
+
+Floats = NDArray[np.float64]
+
+_DIES = 0.5  # last piece of the window over the first, below which a fluctuation is said to die
+_ALTERNATES = 0.5  # share of the variance at periods under 2.5 evaluations
+
+
+def cautions(result: Comparison) -> list[str]:
+    """What weakens the comparison, a line for each kind and run."""
+    return [*_about_recipes(result), *(line for side in result.sides for line in _about_run(side))]
+
+
+def verdicts(result: Comparison) -> list[str]:
+    """What follows, a sentence or two for each finding; the first is about the memo's remark 5 where it can be."""
+    names = labels(result.sides)
+    said = list(_contrasts(result, names))
+    said += [_exponent(exponent) for exponent in result.exponents]
+    said += [line for side in result.sides for line in _decay(side, names[side.letter], result.align)]
+    return said + list(_theory(result.sides))
+
+
+def labels(sides: Sequence[Side]) -> dict[str, str]:
+    """A short name for each run, by letter: its optimizer, and of its options those that tell the runs apart."""
+    words: dict[str, list[str]] = {side.letter: [_optimizer(side)] for side in sides}
+    for key, symbol in (("lr", "lr"), ("batch_size", "b"), ("sampling", "")):
+        values = {side.letter: side.summary["optimizer_options"].get(key) for side in sides}
+        minibatch = {values[side.letter] for side in sides if side.batch}
+        if len(minibatch if key != "lr" else set(values.values())) < 2:
+            continue
+        for side in sides:
+            value = values[side.letter]
+            if side.batch or key == "lr":
+                words[side.letter].append(f"{symbol} {value:g}" if symbol else str(value).replace("-", " "))
+    found = {letter: ", ".join(parts) for letter, parts in words.items()}
+    if len(sides) == 2 and len(set(found.values())) == 2:
+        return found
+    return {letter: f"{letter} ({words})" for letter, words in found.items()}
+
+
+def _optimizer(side: Side) -> str:
+    if side.summary["optimizer"] == "weight-norm":
+        return "weight normalisation" if side.batch is None else "minibatch weight normalisation"
+    return "GD" if side.batch is None else "SGD"
+
+
+# --- verdicts ----------------------------------------------------------------------------------------------
+
+
+def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
+    """Every run against A, those with one outcome in one sentence; then the sampling alone."""
+    sides = {side.letter: side for side in result.sides}
+    told = [c for c in result.contrasts if c.base == result.sides[0].letter]
+    base = names[result.sides[0].letter]
+    empty = [names[side.letter] for side in result.sides if not side.each]
+    if empty:
+        yield f"No verdict on {', '.join(empty)}: no member left its transient with enough steps after it."
+    known = [c for c in told if np.isfinite(c.ratio.value)]
+    for contrast in known:
+        if not np.isfinite(contrast.ratio.low):
+            yield (
+                f"log(rho/rho_eq) fluctuates {contrast.ratio.value:.3g} times as much under {names[contrast.run]} as under "
+                f"{base}, but no interval can be given: train at least 3 members."
+            )
+    more = [c for c in known if c.ratio.low > 1]
+    less = [c for c in known if c.ratio.high < 1]
+    same = [c for c in known if c.ratio.low <= 1 <= c.ratio.high]
+    for group in (more, less):
+        if group:
+            yield f"{_how_much(group, names, base)}{_remark(group, sides)}. {_which_moves(group, sides)}"
+    if same:
+        which = "; ".join(f"{names[c.run]}: {_with(c.ratio)}" for c in same)
+        yield f"No difference is shown from {base}: the ratio's interval contains 1 ({which})."
+    yield from (_sampling(c) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
+
+
+def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
+    if len(group) > 1:
+        which = "; ".join(f"{_with(c.ratio)} under {names[c.run]}" for c in group)
+        return f"log(rho/rho_eq) fluctuates so many times as much as under {base}: {which} (95 % intervals)"
+    ratio, high, low = group[0].ratio, names[group[0].run], base
+    if ratio.high < 1:
+        ratio, high, low = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), low, high
+    return (
+        f"log(rho/rho_eq) fluctuates {ratio.value:.3g} times as much under {high} as under {low} "
+        f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g})"
+    )
+
+
+def _remark(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
+    """Whether remark 5 is borne out, where GD and SGD are what is compared."""
+    pairs = [(_optimizer(sides[c.base]), _optimizer(sides[c.run])) for c in group]
+    livelier = {run if group[0].ratio.low > 1 else base for base, run in pairs if {base, run} == {"GD", "SGD"}}
+    if not livelier or any(not sides[c.base].batch and not sides[c.run].batch for c in group):
+        return ""
+    return ", as the memo's remark 5 says" if livelier == {"SGD"} else ", against the memo's remark 5"
+
+
+def _which_moves(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
+    """Whether it is rho or rho_eq that fluctuates: the memo's remark speaks of rho at fixed sums."""
+    livelier = [sides[c.run if c.ratio.low > 1 else c.base] for c in group]
+    rho, rho_eq = np.array([[side.std_rho.value, side.std_rho_eq.value] for side in livelier]).T
+    alone = [c.rho.value if c.ratio.low > 1 else 1 / c.rho.value for c in group if np.isfinite(c.rho.value)]
+    rest = f"log rho {_span(rho, '.2g')}, log rho_eq {_span(rho_eq, '.2g')}"
+    rest += f"; log rho alone {_span(alone, '.2g')} times as much" if alone else ""
+    if (rho_eq > 2 * rho).all():
+        return f"There it is mostly rho_eq that moves, around a slow rho ({rest})."
+    if (rho > 2 * rho_eq).all():
+        return f"There it is mostly rho that moves ({rest})."
+    return f"There both move ({rest})."
+
+
+def _sampling(contrast: Contrast) -> str:
+    said = (
+        f"Shuffled epochs ({contrast.run}) against draws with replacement ({contrast.base}): log(rho/rho_eq) fluctuates "
+        f"{_with(contrast.ratio)} times as much, log rho alone {_with(contrast.rho)}, and forgets in {_with(contrast.tau)} times as long"
+    )
+    spared = (
+        "; an epoch's noise sums to zero, so what is slower than an epoch is spared" if contrast.tau.high < 1 else ""
+    )
+    return f"{said}{spared}."
+
+
+def _exponent(exponent: Exponent) -> str:
+    p = exponent.joint
+    kind = exponent.sampling.replace("-", " ")
+    over = f"over eta/b from {exponent.scales[0]:.2g} to {exponent.scales[-1]:.2g}"
+    who = "minibatch weight normalisation" if exponent.optimizer == "weight-norm" else "SGD"
+    if not np.isfinite(p.low):
+        return f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} {over}; too few points for an interval."
+    holds = p.low <= LAW <= p.high
+    law = "within" if holds else "outside"
+    why = "" if holds else " (the curvature differs from run to run: see sharpness under --predict)"
+    apart = [
+        f"{symbol}^{power[0]:.2f} [{power[1]:.2f}, {power[2]:.2f}]"
+        for symbol, power in (
+            ("eta", (exponent.lr.value, exponent.lr.low, exponent.lr.high)),
+            ("b", (-exponent.batch.value, -exponent.batch.high, -exponent.batch.low)),
+        )
+        if np.isfinite(exponent.lr.low + exponent.batch.low)
+    ]
+    split = f"; apart, {' and '.join(apart)}" if apart else ""
+    return (
+        f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} [{p.low:.2f}, {p.high:.2f}] {over}; "
+        f"in one and the same landscape it would be 1/2, {law} the interval{why}{split}."
+    )
+
+
+def dies(side: Side) -> bool:
+    """Whether the fluctuation of a run goes away after T: it falls, and its rate is surely negative."""
+    return side.decay is not None and side.decay.fall < _DIES and side.decay.rate.high < 0
+
+
+def _decay(side: Side, name: str, align: str) -> Iterator[str]:
+    if side.decay is None or not side.batch or not dies(side):
+        return
+    rate, power, loss = side.decay.rate, side.decay.power, side.decay.against_loss
+    unit = "steps" if align == "step" else "units of time"
+    halves = f"halving every {np.log(2) / -rate.value:.3g} {unit} [{np.log(2) / -rate.low:.3g}, {np.log(2) / -rate.high:.3g}]"
+    law = f"as {'step' if align == 'step' else 't'}^{power.value:.2f} [{power.low:.2f}, {power.high:.2f}]"
+    first, second = (halves, law) if side.decay.straighter == "exponential" else (law, halves)
+    with_loss = f"; it goes as loss^{loss.value:.2f} [{loss.low:.2f}, {loss.high:.2f}]" if np.isfinite(loss.low) else ""
+    yield (
+        f"Under {name} the fluctuation dies: it ends at {side.decay.fall:.2g} of its size after T, {first} "
+        f"({second} is the worse fit){with_loss} (1/2 in a landscape that stays as it is)."
+    )
+
+
+def _theory(sides: Sequence[Side]) -> Iterator[str]:
+    """What theory makes of the minibatch runs, in one sentence each for V at rest and for the linearised network."""
+    over = [side.over_frozen.value for side in sides if np.isfinite(side.over_frozen.value)]
+    if over:
+        yield f"The memo's equation with V at rest gives {_span([1 / o for o in over])} times the fluctuation that minibatches cause."
+    found = [side for side in sides if np.isfinite(side.predicted_over.value)]
+    if found:
+        ratios = [side.predicted_over.value for side in found]
+        each = [m.prediction for side in found for m in side.each if m.prediction]
+        within = sum(0.5 <= r <= 2 for r in ratios)
+        how = "all within" if within == len(ratios) else f"{within} of {len(ratios)} runs within"
+        correlations = [p.correlation for p in each if np.isfinite(p.correlation)]
+        yield (
+            f"The network linearised at its copies of the weights, in which V moves, gives {_span(ratios)} times what is "
+            f"measured ({how} a factor 2); under the run's own batches it follows the run step by step with a correlation "
+            f"of {np.median(correlations):.2f} (median over members)."
+        )
+
+
+def _span(values: Sequence[float] | Floats, digits: str = ".2f") -> str:
+    return " to ".join(dict.fromkeys(f"{value:{digits}}" for value in _ends(values)))
+
+
+def _ends(values: Sequence[float] | Floats) -> list[float]:
+    return [min(values), max(values)] if len(values) > 1 else list(values)
+
+
+def _with(interval: Interval) -> str:
+    if not np.isfinite(interval.low):
+        return f"{interval.value:.3g}"
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+# --- cautions ----------------------------------------------------------------------------------------------
+
+
+def _about_recipes(result: Comparison) -> Iterator[str]:
+    network = [key for key in result.differs if key.startswith(("network", "init"))]
+    if network:
+        yield f"the networks differ ({', '.join(network)}): the ratio is not the optimizer's alone"
+    rates = {m.lr for side in result.sides for m in side.each}
+    if len(rates) > 1 and result.align == "step":
+        yield "the learning rates differ: at one step the runs are at different times; --align time counts in lr x steps"
+    ends = [[[edge * m.unit for edge in m.fluctuation.window] for m in side.each] for side in result.sides if side.each]
+    windows = [(min(first for first, _ in each), max(last for _, last in each)) for each in ends]
+    if windows and max(first for first, _ in windows) >= min(last for _, last in windows):
+        yield f"the windows do not overlap in {result.align}: the runs are compared at different ages; see --window"
+
+
+def _about_run(side: Side) -> Iterator[str]:
+    letter, each, n = side.letter, [m.fluctuation for m in side.each], len(side.each)
+    if side.left_out:
+        why = "; ".join(f"member {m}: {reason}" for m, reason in side.left_out.items())
+        yield f"{letter}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})"
+    drifting = sum(not f.stationary for f in each)
+    if drifting:
+        yield f"{letter}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the window"
+    short = sum(not f.long_enough for f in each)
+    if short:
+        yield (
+            f"{letter}: the window is under {LONG_ENOUGH} autocorrelation times in {short} of {n} members; tau and the "
+            "intervals are too optimistic there"
+        )
+    yield from _oscillates(side)
+    swelling = sum(not 0.5 < f.swell < 2 for f in each)
+    if swelling:
+        yield (
+            f"{letter}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
+            f"in {swelling} of {n} members: its size depends on when the run ends"
+        )
+    for reason in sorted(set(side.no_prediction.values())):
+        members = [str(m) for m, why in side.no_prediction.items() if why == reason]
+        yield f"{letter}: no prediction for member {', '.join(members)}: {reason}"
+    lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
+    if lost:
+        yield (
+            f"{letter}: the linearised network runs away in {len(lost)} of {n} members: near the edge of stability only what "
+            "it leaves out holds the real one, so these have no prediction"
+        )
+
+
+def _oscillates(side: Side) -> Iterator[str]:
+    stepping = [m for m in side.each if m.fluctuation.period_two > _ALTERNATES]
+    if stepping:
+        sizes = [m.fluctuation.std.value for m in stepping]
+        sharp = [m.prediction.sharpness for m in stepping if m.prediction]
+        edge = f" (lr times the largest curvature {_span(sharp)}; the edge is near 2)" if sharp else ""
+        yield (
+            f"{side.letter}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
+            f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation at the edge of stability{edge}, not noise"
+        )

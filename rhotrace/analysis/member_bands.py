@@ -1,0 +1,152 @@
+"""The members of a run as a band with one of them as its line, cut down to what can be seen.
+
+The line is a network, the one of median T, and no median: where networks leave their transients one by one, a median over
+them stands for a while at values that none of them ever has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.run_analysis import member_labels, passages, require_steps
+from rhotrace.analysis.transient.transient_time import Passage, Pool, pool
+from rhotrace.recording.quantities import named
+from rhotrace.runfile.layout import SLAB_BYTES
+from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.extremes import Envelope
+from rhotrace.theory.norm_dynamics import THETA
+
+Floats = NDArray[np.float64]
+Curve = tuple[NDArray[np.int64], Floats]  # steps and values
+
+_STRETCHES = 400  # of a curve, each with its smallest and its largest value: a page is about as many dots wide
+
+
+@dataclass(frozen=True)
+class Band:
+    """Members over time; each curve has steps of its own, which are those of its extremes.
+
+    Attributes:
+        low: smallest finite value over the members.
+        middle: the typical member's; see ``Group``.
+        high: their largest.
+    """
+
+    low: Curve
+    middle: Curve
+    high: Curve
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The first and the last."""
+        return int(self.middle[0][0]), int(self.middle[0][-1])
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The line's first and last value."""
+        return float(self.middle[1][0]), float(self.middle[1][-1])
+
+
+@dataclass(frozen=True)
+class Group:
+    """The members of a run that share initial scale and learning rate: what a band may be drawn of.
+
+    Attributes:
+        trace: the run.
+        members: their numbers.
+        label: what tells the group from others of the pictures, empty where there is only one.
+        passages: how each of them left its transient.
+        T: over them, in steps.
+    """
+
+    trace: Trace
+    members: tuple[int, ...]
+    label: str
+    passages: tuple[Passage, ...]
+    T: Pool
+
+    @property
+    def typical(self) -> int:
+        """Place among the members of the one with the median T, the lower of two; the first where none has a T."""
+        order = sorted((p.T, place) for place, p in enumerate(self.passages) if p.T > 0)
+        return order[(len(order) - 1) // 2][1] if order else 0
+
+    @property
+    def size(self) -> str:
+        """How many there are, in words."""
+        return f"{len(self.members)} network{'s' if len(self.members) > 1 else ''}"
+
+
+def groups(traces: Sequence[Trace], *, theta: float = THETA) -> list[Group]:
+    """The groups of all runs, in order.
+
+    Raises:
+        AnalysisError: a run has no steps.
+    """
+    found, names = [], run_names([trace.path for trace in traces])
+    for trace, name in zip(traces, names, strict=True):
+        require_steps(trace)
+        labels, passed = member_labels(trace), passages(trace, theta=theta)
+        pools = pool(passed, labels)
+        shared = set.intersection(*(set(one.label.split(", ")) for one in pools)) if len(pools) > 1 else set()
+        for one in pools:
+            members = tuple(m for m, own in enumerate(labels) if own == one.label)
+            parts = [name] if len(traces) > 1 else []
+            parts += [part for part in one.label.split(", ") if part not in shared] if len(pools) > 1 else []
+            found.append(Group(trace, members, ", ".join(parts), tuple(passed[m] for m in members), one))
+    return found
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """A short name of each run: that of its file; with its folder where two are the same."""
+    stems = [path.stem for path in paths]
+    return [s if stems.count(s) == 1 else f"{p.parent.name}/{s}" for p, s in zip(paths, stems, strict=True)]
+
+
+def band(group: Group, names: Sequence[str], value: Callable[..., Floats]) -> Band:
+    """The band of one value; see ``bands``."""
+    return bands(group, names, [value])[0]
+
+
+def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Floats]]) -> list[Band]:
+    """The bands of values that are computed from quantities of one time axis, which are read once.
+
+    Args:
+        group: whose members.
+        names: of the quantities; one that is recorded more often than the first is taken at the first's rows.
+        values: each from their rows, (n, members, ...), to (n, members).
+    """
+    trace, members = group.trace, list(group.members)
+    cost = named(names[0]).cost
+    every, rows = trace.strides[cost], trace.layout.rows(cost, trace.steps)
+    strides = [every // trace.strides[named(name).cost] for name in names]
+    curves = [[Envelope(_STRETCHES, expected=rows) for _ in range(3)] for _ in values]
+    slab = trace.layout.steps_within(SLAB_BYTES)
+    for first in range(0, rows, slab):
+        last = min(first + slab, rows)
+        taken = [
+            trace.rows(name, slice(first * k, (last - 1) * k + 1))[::k][:, members]
+            for name, k in zip(names, strides, strict=True)
+        ]
+        for value, triple in zip(values, curves, strict=True):
+            found = value(*taken)
+            low, _, high = over_members(found)
+            for curve, over in zip(triple, (low, found[:, group.typical], high), strict=True):
+                curve.extend(over)
+    return [Band(*((at * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves]
+
+
+def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Smallest, median and largest finite number of each row, (n,) each; NaN where a row has none."""
+    if values.shape[1] == 1:
+        return values[:, 0], values[:, 0], values[:, 0]
+    ordered = np.sort(np.where(np.isfinite(values), values, np.nan), axis=1)  # NaN last
+    count = np.isfinite(ordered).sum(axis=1)
+    row, last = np.arange(len(ordered)), np.maximum(count - 1, 0)
+    middle = (ordered[row, last // 2] + ordered[row, -(-last // 2)]) / 2
+    return ordered[:, 0], middle, ordered[row, last]

@@ -1,0 +1,294 @@
+"""``rhotrace scaling``: how T depends on rho_k(0) at each depth, against the law of the memo's equation (5).
+
+With constant A, equation (5) gives ``T ~ rho_k(0)^-(L-2) / (2 A (L-2))`` for small starts, and at L = 2
+``T ~ log(1/rho_k(0)) / (2 A)``. Whether it holds in trained networks, whose A grows, is what is measured.
+
+The seed is the unit of chance: members of one seed start in the same directions whatever their rho_k(0), so a
+slope is fitted to each seed, and the interval is Student's t over the seeds' slopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from rhotrace.analysis.run_analysis import require_steps, series_of
+from rhotrace.analysis.transient.transient_time import measure
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean
+from rhotrace.theory.norm_dynamics import THETA
+
+Floats = NDArray[np.float64]
+
+TARGET = 0.1
+_NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
+_MOST_SEEDS = 100_000
+_MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
+
+
+@dataclass(frozen=True)
+class Point:
+    """T of the members that share a start.
+
+    Attributes:
+        start: rho_k(0).
+        members: how many.
+        left: how many left the transient.
+        T: geometric mean over their seeds, learning rate x steps.
+    """
+
+    start: float
+    members: int
+    left: int
+    T: Interval
+
+
+@dataclass(frozen=True)
+class DepthScaling:
+    """T against rho_k(0) at one depth.
+
+    Attributes:
+        depth: L.
+        points: by start, largest first.
+        seeds: from which the slopes are.
+        law: -(L - 2), the exponent of equation (5) for small starts; 0 at L = 2, where T is a logarithm, and at L = 1,
+            where T does not depend on them.
+        exponent: d log T / d log rho_k(0) over all starts.
+        local: the same between the two smallest starts, where the law should be nearest.
+        per_efold: at L = 2, growth of T for each e-fold by which rho_k(0) is smaller, learning rate x steps.
+        local_per_efold: the same between the two smallest starts: equal where T is a logarithm.
+        residual: root mean square of log T about each seed's line.
+        raw_factor: largest over smallest T of the points.
+        collapsed_factor: the same of T rho_k(0)^(L-2): 1 where the law holds.
+        seeds_needed: for an interval of the exponent of plus or minus ``target``, at this scatter.
+        cautions: what the numbers do not say.
+    """
+
+    depth: int
+    points: tuple[Point, ...]
+    seeds: int
+    law: float
+    exponent: Interval
+    local: Interval
+    per_efold: Interval
+    local_per_efold: Interval
+    residual: float
+    raw_factor: float
+    collapsed_factor: float
+    seeds_needed: int
+    cautions: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the law is inside the intervals, or how near it the smallest starts come, in words."""
+        if not np.isfinite(self.exponent.low):
+            return "no interval: fewer than two seeds with two starts"
+        return self._logarithm() if self.depth == 2 else self._power()
+
+    def _logarithm(self) -> str:
+        if not self.per_efold.low > 0:
+            return "no growth found"
+        straight = abs(self.local_per_efold.value / self.per_efold.value - 1) <= _NEAR
+        return "T grows with log(1/rho_k(0))" if straight else "T grows, but not as log(1/rho_k(0))"
+
+    def _power(self) -> str:
+        near = _NEAR * max(abs(self.law), 1)
+        among = ((self.exponent, "over all starts"), (self.local, "between the two smallest starts"))
+        inside = [(e, where) for e, where in among if e.low <= self.law <= e.high]
+        for found, where in inside:
+            if (found.high - found.low) / 2 <= near:
+                return f"the law holds {where}, to ± {(found.high - found.low) / 2:.2g}"
+        off = abs(self.local.value - self.law)
+        if off <= near and not inside:
+            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{off:.2g}"
+            return f"the law is met to {how} between the two smallest starts, though it is outside the interval"
+        if inside:
+            found, where = inside[0]
+            return (
+                f"too few seeds to tell: {where} the interval holds the law but is ± {(found.high - found.low) / 2:.2g}"
+            )
+        return f"the law is not met: {'steeper' if self.local.value < self.law else 'shallower'}"
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """T of one depth against that of the next at one start.
+
+    Attributes:
+        depths: the shallower and the deeper one.
+        start: rho_k(0), the middle of the starts that both have; T is interpolated in logarithms.
+        ratio: T of the deeper over T of the shallower, geometric mean over the seeds that both have.
+    """
+
+    depths: tuple[int, int]
+    start: float
+    ratio: Interval
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """All of ``rhotrace scaling``'s answer.
+
+    Attributes:
+        paths: of the runs.
+        theta: the transient ends at rho = theta rho_eq.
+        target: half-width of the interval for which ``seeds_needed`` is given.
+        each: by depth.
+        deeper: each depth against the next, where their starts overlap.
+    """
+
+    paths: tuple[str, ...]
+    theta: float
+    target: float
+    each: tuple[DepthScaling, ...]
+    deeper: tuple[Deeper, ...]
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Seed, rho_k(0) and T (NaN where none) of every member at one depth."""
+
+    seed: NDArray[np.int64]
+    start: Floats
+    T: Floats
+
+
+def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TARGET) -> Scaling:
+    """Fits T against rho_k(0) at each depth that the runs have.
+
+    Raises:
+        AnalysisError: a run has no steps, was not initialised with equal norms, is given twice, or runs of one depth
+            differ in data.
+    """
+    digests: dict[int, str] = {}
+    seen: set[tuple[float, ...]] = set()
+    found: dict[int, list[_Members]] = {}
+    for trace in traces:
+        require_steps(trace)
+        if "init_rho_k" not in trace:
+            raise AnalysisError(
+                f"{trace.path}: got init.kind {trace.recipe['init']['kind']}, expected equal-norms: the law is one in rho_k(0)"
+            )
+        kind = f"{trace.attributes['data_digest']} {trace.recipe['network']} {trace.recipe['optimizer']['kind']}"
+        if digests.setdefault(trace.depth, kind) != kind:
+            raise AnalysisError(
+                f"{trace.path}: differs in data, network or optimizer from another run of depth {trace.depth}; "
+                "give runs that differ in nothing but rho_k(0), lr and seeds"
+            )
+        same = {(trace.depth, *member) for member in zip(*(trace[n].tolist() for n in _MEMBER), strict=True)}
+        if same & seen:
+            raise AnalysisError(f"{trace.path}: has members that another of the runs has too; give each run once")
+        seen |= same
+        T = [measure(m, one, theta=theta, fit=False).T * one.lr for m, one in enumerate(series_of(trace))]
+        found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
+    pooled = {
+        depth: _Members(*(np.concatenate([getattr(p, n) for p in found[depth]]) for n in ("seed", "start", "T")))
+        for depth in sorted(found)
+    }
+    each = tuple(_scaling_of(depth, members, target) for depth, members in pooled.items())
+    deeper = tuple(d for pair in pairwise(pooled) if (d := _deeper(pair, pooled[pair[0]], pooled[pair[1]])))
+    return Scaling(tuple(str(t.path) for t in traces), theta, target, each, deeper)
+
+
+def _deeper(depths: tuple[int, int], shallow: _Members, deep: _Members) -> Deeper | None:
+    """None where the starts do not overlap, or no seed is common."""
+    low = max(float(members.start.min()) for members in (shallow, deep))
+    high = min(float(members.start.max()) for members in (shallow, deep))
+    if low > high:
+        return None
+    start, ratios = float(np.sqrt(low * high)), []
+    for seed in np.intersect1d(shallow.seed, deep.seed):
+        at = []
+        for members in (shallow, deep):
+            mine = (members.seed == seed) & (members.T > 0)
+            order = np.argsort(members.start[mine])
+            x, y = np.log(members.start[mine][order]), np.log(members.T[mine][order])
+            at.append(np.interp(np.log(start), x, y, left=np.nan, right=np.nan) if len(x) else np.nan)
+        ratios.append(np.exp(at[1] - at[0]))
+    known = np.array([ratio for ratio in ratios if np.isfinite(ratio)])
+    return Deeper(depths, start, geometric_mean(known)) if len(known) else None
+
+
+def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
+    points = []
+    for start in sorted(set(members.start.tolist()), reverse=True):
+        here = members.start == start
+        left = here & (members.T > 0)
+        seeds = [np.exp(np.log(members.T[left & (members.seed == s)]).mean()) for s in np.unique(members.seed[left])]
+        points.append(Point(start, int(here.sum()), int(left.sum()), geometric_mean(np.array(seeds))))
+    slopes, residual = _slopes(members, np.log)
+    used = [p for p in points if p.left]
+    centres = np.array([p.T.value for p in used])
+    collapsed = centres * np.array([p.start for p in used]) ** max(depth - 2.0, 0.0)
+    local = local_per_efold = NONE
+    if len(used) >= 2:
+        smallest = members.start <= used[-2].start
+        near = _Members(*(v[smallest] for v in vars(members).values()))
+        local = mean(_slopes(near, np.log)[0])
+        local_per_efold = mean(-_slopes(near, np.asarray)[0]) if depth == 2 else NONE
+    return DepthScaling(
+        depth=depth,
+        points=tuple(points),
+        seeds=len(slopes),
+        law=float(min(2 - depth, 0)),
+        exponent=mean(slopes),
+        local=local,
+        per_efold=mean(-_slopes(members, np.asarray)[0]) if depth == 2 else NONE,
+        local_per_efold=local_per_efold,
+        residual=residual,
+        raw_factor=_factor(centres),
+        collapsed_factor=_factor(collapsed),
+        seeds_needed=_seeds_needed(slopes, target) if depth != 2 else 0,
+        cautions=tuple(_cautions(points, members)),
+    )
+
+
+def _slopes(members: _Members, of_T: Callable[[Floats], Floats]) -> tuple[Floats, float]:
+    """Slope of ``of_T(T)`` on log rho_k(0) of each seed with two starts or more, and the residuals' rms over all."""
+    slopes, squares, freedom = [], 0.0, 0
+    for seed in np.unique(members.seed):
+        mine = (members.seed == seed) & (members.T > 0)
+        x, y = np.log(members.start[mine]), of_T(members.T[mine])
+        if len(np.unique(x)) < 2:
+            continue
+        slope, level = np.polyfit(x, y, 1)
+        slopes.append(float(slope))
+        squares += float(np.sum((y - slope * x - level) ** 2))
+        freedom += len(x) - 2
+    return np.array(slopes), float(np.sqrt(squares / freedom)) if freedom > 0 else np.nan
+
+
+def _factor(values: Floats) -> float:
+    return float(values.max() / values.min()) if len(values) > 1 else np.nan
+
+
+def _seeds_needed(slopes: Floats, target: float) -> int:
+    """Smallest number of seeds whose Student interval is within plus or minus ``target``; 0 where it cannot be told."""
+    if len(slopes) < 2:
+        return 0
+    spread = float(slopes.std(ddof=1))
+    n = max(2, int((stats.norm.ppf(0.975) * spread / target) ** 2))  # a little too few: Student's t is wider
+    while n < _MOST_SEEDS and stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) > target:
+        n += 1
+    return min(n, _MOST_SEEDS)
+
+
+def _cautions(points: Sequence[Point], members: _Members) -> list[str]:
+    cautions = []
+    stayed = [p for p in points if p.left < p.members]
+    if stayed:
+        where = ", ".join(f"{p.members - p.left} of {p.members} at rho_k(0) = {p.start:g}" for p in stayed)
+        cautions.append(
+            f"no T: {where}; where they are slow ones, T is a lower bound there and the exponent too shallow"
+        )
+    if len(points) < 3:
+        cautions.append("fewer than three starts: a line through two points has no residual")
+    if len(np.unique(members.seed)) < 5:
+        cautions.append("fewer than five seeds: the interval rests on few slopes")
+    return cautions

@@ -1,0 +1,291 @@
+"""The transient time T: how long rho stays far below rho_eq, by several definitions, with what is known of each.
+
+Plain functions of arrays, no files: rows are evaluations in time, columns are members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from rhotrace.analysis.transient.closed_form_fit import ClosedFormFit, Driven, Series, constant_T, fit_closed_form
+from rhotrace.statistics.autocorrelation import autocorrelation_time
+from rhotrace.statistics.intervals import NONE, Interval, bootstrapped_geometric_mean, geometric_mean
+from rhotrace.theory.norm_dynamics import THETA
+
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+DWELL_STEPS = 10
+DWELL_FRACTION = 0.2
+_FEW = 10
+_AROUND = 0.35  # of log(rho/rho_eq) on each side of the crossing, for the cubic
+_ALTERNATES = 0.8
+
+
+class Outcome(StrEnum):
+    """What became of a member's transient; only ``LEFT`` has a T."""
+
+    LEFT = "left the transient"
+    NONE = "no transient: started at or above theta rho_eq"
+    NEVER = "never left the transient"
+    SPARSE = "too few evaluations to tell; lower record.full_every or train for longer"
+    TOO_SHORT = "too short: crossed, but the run ends within the dwell"
+    UNSETTLED = "unsettled: crossed, but never for the whole dwell"
+    OSCILLATING = "oscillating at the edge of stability: crosses at every other step; lower the learning rate"
+    DECAYED = "decayed towards zero"
+    DEAD = "died: every output became zero"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How one member's transient ended; see ``MemberTransient``."""
+
+    outcome: Outcome
+    T: float
+    dwell: int
+    crossing: Interval
+
+
+@dataclass(frozen=True)
+class MemberTransient:
+    """T of one member by each definition, in steps; NaN where a definition has none.
+
+    Attributes:
+        member: its number.
+        outcome: what became of the transient.
+        T: first step from which rho >= theta rho_eq for the dwell, interpolated in log(rho/rho_eq).
+        crossing: the same crossing read off a cubic through log(rho/rho_eq) around it, with the interval that
+            noise and the cubic's misfit leave; the bracketing steps where too few rows are near,
+            and no interval where the noise is so large that the crossing is not one.
+        dwell: steps for which the crossing had to hold.
+        T_loss: first step from which the loss is below half its value for g = 0, for the same dwell.
+        T_inflection: step of the fastest growth of log rho, 2 S (a - q) at its largest.
+        T_constant: T if A and B stayed as they are at the start; the memo's simplification.
+        driven: equation (5) with the measured A and B, or None where there is nothing to integrate.
+        fit: the closed form, or None where it cannot be fitted.
+        no_fit: why not.
+    """
+
+    member: int
+    outcome: Outcome
+    T: float
+    dwell: int
+    T_loss: float
+    T_inflection: float
+    crossing: Interval = NONE
+    T_constant: float = np.nan
+    driven: Driven | None = None
+    fit: ClosedFormFit | None = None
+    no_fit: str = ""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """T over the members that share learning rate and initial scale.
+
+    Attributes:
+        label: what they share.
+        members: how many there are.
+        left: how many have a T.
+        T: geometric mean over those, with Student's t interval on log T.
+        bootstrap: the same mean with an interval from resampling the members; none for fewer than 8.
+        mean: arithmetic mean of T.
+        std: sample standard deviation of T.
+    """
+
+    label: str
+    members: int
+    left: int
+    T: Interval
+    bootstrap: Interval
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class TransientFit:
+    """All of ``analyze``'s answer about the transient."""
+
+    theta: float
+    each: tuple[MemberTransient, ...]
+    pools: tuple[Pool, ...]
+
+
+def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = True) -> MemberTransient:
+    """T of one member by every definition, with the outcome's name where there is none."""
+    passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
+    outcome, T = passed.outcome, passed.T
+    loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
+    T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if loss_row >= 0 else np.nan
+    found, why = None, f"needs a T; {outcome}"
+    if fit and outcome is Outcome.LEFT:
+        found, why = fit_closed_form(series, T, theta=theta)
+    return MemberTransient(
+        member=member,
+        outcome=outcome,
+        T=T,
+        dwell=passed.dwell,
+        T_loss=float(T_loss),
+        T_inflection=_inflection(series),
+        crossing=passed.crossing,
+        T_constant=constant_T(series, theta),
+        driven=_driven(series, theta),
+        fit=found,
+        no_fit=why,
+    )
+
+
+def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *, theta: float = THETA) -> Passage:
+    """Whether and when one member left its transient, without what ``measure`` adds; arguments as in ``Series``."""
+    reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / theta)
+    row, dwell = first_lasting(reached, steps)
+    if row == 0:
+        return Passage(Outcome.NONE, np.nan, dwell, NONE)
+    if row < 0:
+        return Passage(_why_not(steps, reached, dwell, rho_eq_over_rho, q, log_rho), np.nan, dwell, NONE)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
+    T = _interpolated(steps, distance, row, 0.0)
+    return Passage(Outcome.LEFT, T, dwell, _crossing(steps, distance, row))
+
+
+def _driven(series: Series, theta: float) -> Driven | None:
+    finite = np.isfinite(series.log_rho) & np.isfinite(series.a) & np.isfinite(series.q)
+    if len(series.steps) < 2 or not finite.all():
+        return None
+    solved = series.driven_log_rho
+    if not np.isfinite(solved).all():
+        return None
+    off = solved - series.log_rho
+    with np.errstate(over="ignore"):
+        ratio = series.rho_eq_over_rho * np.exp(-off)
+    row, _ = first_lasting((ratio > 0) & (ratio <= 1 / theta), series.steps)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        T = _interpolated(series.steps, np.log(ratio), row, -np.log(theta)) if row > 0 else np.nan
+    rms, largest = float(np.sqrt(np.mean(off**2))), float(np.abs(off).max())
+    return Driven(rms, largest, float(np.ptp(series.log_rho)), T)
+
+
+def _crossing(steps: Steps, distance: Floats, row: int) -> Interval:
+    """Where ``distance`` falls through zero near ``row``: root of a cubic through the rows around, with its interval."""
+    before = np.flatnonzero(~(distance[:row] <= _AROUND))
+    after = np.flatnonzero(~(distance[row:] >= -_AROUND))
+    first = int(before[-1]) + 1 if len(before) else 0
+    last = row + int(after[0]) if len(after) else len(steps)
+    t, z = (steps[first:last] - steps[row]).astype(np.float64), distance[first:last]
+    bracket = Interval(_interpolated(steps, distance, row, 0.0), float(steps[row - 1]), float(steps[row]))
+    if len(t) < _FEW or not np.isfinite(z).all():
+        return bracket
+    scale = float(np.abs(t).max())
+    design = np.vander(t / scale, 4)
+    solution, *_ = np.linalg.lstsq(design, z, rcond=None)
+    residual = z - design @ solution
+    roots = np.roots(solution)
+    real = roots[np.isreal(roots)].real
+    if not len(real):
+        return bracket
+    x = float(real[np.argmin(np.abs(real))])
+    if float(residual.std()) > _AROUND / 5:  # the ends of the window are then chosen by the noise
+        return Interval(bracket.value, np.nan, np.nan)
+    slope = float(np.polyval(np.polyder(solution), x))
+    tau = autocorrelation_time(residual, 4)
+    freedom = max(1.0, len(t) / tau - 4)
+    noise = float(residual @ residual) / len(t) * (len(t) / tau) / freedom * tau
+    at = x ** np.arange(3, -1, -1)
+    variance = noise * float(at @ np.linalg.pinv(design.T @ design) @ at)
+    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5 / max(abs(slope), 1e-300) * scale
+    value = float(steps[row]) + x * scale
+    return Interval(value, float(value - half), float(value + half))
+
+
+def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]:
+    """First row from which a condition holds without a break for the dwell, and that dwell in steps.
+
+    The dwell is 10 steps or a fifth of the step itself, whichever is longer, so that the chance passage
+    of a/q through (0, 2) while A changes sign after a random start does not count: it takes longer at a smaller
+    learning rate, but its share of the time until then does not change (one in a shipped recipe takes 13 %).
+
+    Returns:
+        (row, dwell); row is -1 where there is none.
+    """
+    rows = len(steps)
+    breaks = np.where(condition, rows, np.arange(rows))
+    next_break = np.minimum.accumulate(breaks[::-1])[::-1] if rows else breaks
+    step_after = np.append(steps, steps[-1] + 1 if rows else 0)
+    lasts = step_after[next_break] - steps
+    dwell = np.maximum(DWELL_STEPS, np.ceil(DWELL_FRACTION * steps)).astype(int)
+    good = np.flatnonzero(condition & (lasts >= dwell))
+    if len(good):
+        return int(good[0]), int(dwell[good[0]])
+    return -1, int(dwell[-1]) if rows else DWELL_STEPS
+
+
+def _why_not(
+    steps: Steps, reached: NDArray[np.bool_], dwell: int, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats
+) -> Outcome:
+    if not (np.isfinite(q) & np.isfinite(log_rho)).all():
+        return Outcome.DIVERGED
+    if q[-1] == 0:
+        return Outcome.DEAD
+    if len(reached) < _FEW:
+        return Outcome.SPARSE
+    last_miss = int(np.flatnonzero(np.append(True, ~reached))[-1])  # 0 is before the first row
+    if last_miss < len(reached) and steps[-1] - steps[last_miss] < dwell:
+        return Outcome.TOO_SHORT
+    late = slice(-(len(reached) // 4), None)
+    if reached[late].any():
+        turns = np.diff(np.sign(np.diff(rho_eq_over_rho[late])))
+        return Outcome.OSCILLATING if np.mean(turns != 0) > _ALTERNATES else Outcome.UNSETTLED
+    return Outcome.DECAYED if log_rho[-1] - log_rho[0] < -np.log(100) else Outcome.NEVER
+
+
+def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float:
+    """Where a falling series crosses a level just before ``row``; the row's own step where it cannot be told."""
+    if row <= 0 or not values[row - 1] > level:
+        return float(steps[max(row, 0)])
+    share = (values[row - 1] - level) / (values[row - 1] - values[row])
+    return float(steps[row - 1] + share * (steps[row] - steps[row - 1]))
+
+
+def growth_rate(series: Series) -> Floats:
+    """d log rho/dt = 2 S (a - q), S = sum_k rho_k^-2, per unit of learning rate x steps (equation (3) summed)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(2 * (series.rho_k**-2.0).sum(axis=1) * (series.a - series.q))
+
+
+def _inflection(series: Series) -> float:
+    rate = growth_rate(series)
+    if not (rate > 0).any():
+        return np.nan
+    return float(series.steps[np.nanargmax(np.where(np.isfinite(rate), rate, -np.inf))])
+
+
+# --- over members ------------------------------------------------------------------------------------------
+
+
+def pool(each: Sequence[MemberTransient | Passage], labels: Sequence[str]) -> tuple[Pool, ...]:
+    """T over the members with the same label; members that never left are counted, not averaged."""
+    pools = []
+    for label in dict.fromkeys(labels):
+        group = [m for m, own in zip(each, labels, strict=True) if own == label]
+        T = np.array([m.T for m in group if m.outcome is Outcome.LEFT])
+        std = float(T.std(ddof=1)) if len(T) > 1 else np.nan
+        pools.append(
+            Pool(
+                label,
+                len(group),
+                len(T),
+                geometric_mean(T),
+                bootstrapped_geometric_mean(T),
+                float(T.mean()) if len(T) else np.nan,
+                std,
+            )
+        )
+    return tuple(pools)

@@ -1,0 +1,147 @@
+"""``rhotrace verify``: everything a run file says of itself, checked against everything else it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.claims.evidence import data_and_network
+from rhotrace.analysis.run_analysis import audit_run
+from rhotrace.config.recipe import Recipe
+from rhotrace.recording.quantities import QUANTITIES, named
+from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
+from rhotrace.runfile.layout import SLAB_BYTES
+from rhotrace.runfile.reader import Trace
+
+# Relative differences that other machines' summation orders explain.
+_NORMS = 1e-12
+_DERIVED = 1e-12
+_OUTPUTS = {"float32": 1e-4, "float64": 1e-10}
+
+
+def verify(trace: Trace) -> Verification:
+    """Checks a run file against itself, the quantities table, the laws of its training and its data."""
+    return Verification(str(trace.path), trace.steps, trace.complete, tuple(examine(trace, CHECKS)))
+
+
+def _derived(trace: Trace) -> str:
+    layout, checked = trace.layout, 0
+    slab = layout.steps_within(SLAB_BYTES)
+    derived = [q for q in layout.quantities if q.derive]
+    for first in range(0, trace.steps, slab):
+        last = min(first + slab, trace.steps)
+        for quantity in derived:
+            at = np.arange(last)[:: trace.strides[quantity.cost]]
+            at = at[at >= first]
+            rows = {
+                q.name: _rows_at(trace, q.name, at)
+                for q in QUANTITIES
+                if q.cost in ("free", quantity.cost) and q.name in trace
+            }
+            with np.errstate(all="ignore"):
+                expected = quantity.derive(rows) if quantity.derive else rows[quantity.name]
+            near = np.isclose(rows[quantity.name], expected, rtol=_DERIVED, atol=_DERIVED, equal_nan=True)
+            if not near.all():
+                step, member = (int(i) for i in np.argwhere(~near)[0][:2])
+                raise Wrong(f"dataset {quantity.name}: step {at[step]}, member {member} is not what the others make it")
+            checked += near.size
+    return f"{', '.join(q.name for q in derived)} recomputed at {checked} places"
+
+
+def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of a quantity at steps that are all multiples of its stride."""
+    if not len(steps):
+        return trace.rows(name, slice(0, 0))
+    stride = trace.strides[named(name).cost]
+    rows = steps // stride
+    return np.asarray(trace.rows(name, slice(int(rows[0]), int(rows[-1]) + 1))[rows - rows[0]])
+
+
+def _audit(trace: Trace) -> str:
+    found = audit_run(trace)
+    if found is None:
+        raise NotChecked("fewer than two finite steps")
+    step, member, layer = found.where
+    if not found.holds:
+        raise Wrong(
+            f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
+            f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
+        )
+    finite = np.isfinite(trace["rho_k"]).min(axis=2)
+    given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(trace["batch_a"] + trace["batch_q"])
+    lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])
+    if len(lost):
+        step, member = (int(i) for i in lost[0])
+        raise Wrong(f"step {step}, member {member} leads to finite norms from numbers that are not finite")
+    return f"the step identity holds at {found.checked} places, to {found.residual:.2g} of rho_k^2"
+
+
+def _norms(trace: Trace) -> str:
+    steps = trace.snapshot_steps()
+    if not steps:
+        raise NotChecked("the file has no copies of the weights")
+    for step in steps:
+        norms = np.stack([np.sqrt(np.square(W, dtype=np.float64).sum(axis=(1, 2))) for W in trace.snapshot(step)], 1)
+        if step == trace.steps:
+            _same_end(trace, step)
+            continue
+        recorded = trace.rows("rho_k", slice(step, step + 1))[0]
+        near = np.isclose(norms, recorded, rtol=_NORMS, atol=0, equal_nan=True)
+        near |= ~np.isfinite(recorded) & ~np.isfinite(norms)
+        if not near.all():
+            member, layer = (int(i) for i in np.argwhere(~near)[0])
+            raise Wrong(
+                f"weights at step {step}, member {member}, layer {layer + 1}: their norm is {norms[member, layer]:.13g}, "
+                f"rho_k says {recorded[member, layer]:.13g}"
+            )
+    return f"rho_k recomputed from the weights at {len(steps)} steps"
+
+
+def _same_end(trace: Trace, step: int) -> None:
+    """The last copy of the weights and the state after the last step are the same thing, kept twice."""
+    end = trace.state().get("weights")
+    if end and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(end, trace.snapshot(step), strict=True)):
+        raise Wrong(f"weights at step {step} differ from the optimizer's state after it")
+
+
+def _outputs(trace: Trace) -> str:
+    recipe = Recipe.model_validate(trace.recipe)
+    steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["forward"] == 0]
+    if not steps:
+        raise NotChecked("the file has no copies of the weights at steps with full-set sums")
+    again = data_and_network(trace, recipe, recipe.network.dtype)
+    if isinstance(again, str):
+        raise NotChecked(again)
+    import torch
+
+    loaded, network = again
+    x, targets = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y.T).double()
+    for step in steps:
+        with torch.no_grad():
+            g = network.forward(tuple(map(torch.as_tensor, trace.snapshot(step))), x).double()
+        sums = {"a": (g * targets).sum(dim=(1, 2)) / len(x), "q": g.square().sum(dim=(1, 2)) / len(x)}
+        scale = {"a": sums["q"].sqrt(), "q": sums["q"]}
+        for name, expected in sums.items():
+            row = step // trace.strides["forward"]
+            recorded = trace.rows(name, slice(row, row + 1))[0]
+            near = np.abs(recorded - expected.numpy()) <= _OUTPUTS[recipe.network.dtype] * scale[name].numpy()
+            near |= ~np.isfinite(recorded) & ~np.isfinite(expected.numpy())
+            if not near.all():
+                member = int(np.argmin(near))
+                raise Wrong(
+                    f"{name} at step {step}, member {member}: the weights give {expected[member]:.9g} on the data, "
+                    f"the file says {recorded[member]:.9g}"
+                )
+    return f"a and q recomputed from the weights and the data at {len(steps)} steps"
+
+
+CHECKS: dict[str, Callable[[Trace], str]] = {
+    **STRUCTURE,
+    "derived quantities": _derived,
+    "audit of the steps": _audit,
+    "weights and rho_k": _norms,
+    "weights, a and q": _outputs,
+}

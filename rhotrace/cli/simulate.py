@@ -1,0 +1,61 @@
+"""The command ``simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rhotrace.cli.options import AsJson, Plot, Theta, check_theta
+from rhotrace.errors import choice
+
+
+def simulate(
+    depth: Annotated[str, typer.Option(help="Numbers of layers, such as 2,3,4.", metavar="L,...")] = "",
+    start: Annotated[
+        str,
+        typer.Option(help="Values of rho_k(0): a list 0.1,0.2 or 0.05:0.8:20 for 20 log-spaced ones.", metavar="R,..."),
+    ] = "",
+    A: Annotated[float, typer.Option("--A", help="mean(y f), constant.")] = 1.0,
+    B: Annotated[float, typer.Option("--B", help="mean(f^2), constant.")] = 1.0,
+    run: Annotated[
+        Path | None, typer.Option("--from", help="Take A, B, L and rho_k from this run.", show_default=False)
+    ] = None,
+    step: Annotated[int, typer.Option(min=0, help="Step of the run to take them at.")] = 0,
+    member: Annotated[int, typer.Option(min=0, help="Member of the run to take them from.")] = 0,
+    theta: Theta = 0.5,
+    until: Annotated[float | None, typer.Option(help="Last time (lr x steps).", show_default=False)] = None,
+    figure: Annotated[
+        str, typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.", metavar="1|2|T")
+    ] = "1",
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve the memo's equation (5) without a network: its Figures 1 and 2, and T against start and depth."""
+    from rhotrace.analysis.transient.simulation import constants_of, given, numbers
+    from rhotrace.analysis.transient.simulation import simulate as solve
+    from rhotrace.display import formatting
+    from rhotrace.display.figures import style as plot_style
+    from rhotrace.display.figures import transient as plots
+    from rhotrace.display.terminal.simulation import print_simulation
+
+    check_theta(theta)
+    plot_style.check_format(plot)
+    if figure not in plots.FIGURES:
+        raise choice("--figure", figure, plots.FIGURES)
+    if run:
+        from rhotrace.runfile.reader import open_trace
+
+        with open_trace(run) as trace:
+            constants, depths, starts = constants_of(trace, step=step, member=member)
+    else:
+        constants, depths, starts = given(A, B)
+    depths = [int(n) for n in numbers("--depth", depth, whole=True)] or depths
+    result = solve(depths, numbers("--start", start) or starts, constants, theta=theta, until=until)
+    if plot:
+        plots.FIGURES[figure](result, plot)
+    if as_json:
+        typer.echo(formatting.to_json(result))
+    else:
+        print_simulation(formatting.output(), result, plot)

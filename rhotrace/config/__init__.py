@@ -1,0 +1,1 @@
+"""What a user writes: recipes read strictly, validated, and shipped with the package."""

@@ -1,0 +1,80 @@
+"""The recipes that come with RhoTrace: inside the installed package, or in the checkout beside it."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rhotrace.config import strict_yaml
+from rhotrace.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One recipe or sweep: its name, such as ``deep8`` or ``sweeps/phase-diagram``, and what it claims to show."""
+
+    name: str
+    claim: str
+
+
+def folder() -> Path:
+    """Where the shipped recipes are.
+
+    Raises:
+        RecipeError: they are not there, as in a copy of the package's modules alone.
+    """
+    package = Path(__file__).parents[1]
+    for place in (package / "recipes", package.parent / "recipes"):
+        if (place / "deep8.yaml").is_file():
+            return place
+    raise RecipeError(
+        "the shipped recipes are not in this installation; install RhoTrace from its wheel or its checkout"
+    )
+
+
+def listing() -> list[Shipped]:
+    """All shipped recipes, by name."""
+    root = folder()
+    paths = sorted(root.rglob("*.yaml"), key=lambda path: (len(path.relative_to(root).parts), path))
+    return [
+        Shipped(path.relative_to(root).with_suffix("").as_posix(), str(_read(path).get("claim", ""))) for path in paths
+    ]
+
+
+def copy(name: str, to: Path) -> list[Path]:
+    """Copies a recipe into a folder; of a sweep also the recipe that it varies, so that its path still holds.
+
+    Returns:
+        The files that were written; one that is there already with the same content is left alone.
+
+    Raises:
+        RecipeError: no such recipe, or a file of that name with other content is there.
+    """
+    root, wanted = folder(), name.removesuffix(".yaml")
+    source = root / f"{wanted}.yaml"
+    if wanted not in {each.name for each in listing()}:
+        near = difflib.get_close_matches(wanted, [each.name for each in listing()], 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else "`rhotrace recipe list` shows them"
+        raise RecipeError(f"{name}: no shipped recipe; {hint}")
+    sources = [source]
+    if "axes" in _read(source):
+        sources.append((source.parent / str(_read(source)["recipe"])).resolve())
+    written = []
+    for each in sources:
+        target = to / each.relative_to(root.resolve() if each != source else root)
+        if target.exists():
+            if target.read_bytes() != each.read_bytes():
+                raise RecipeError(f"{target}: is there already with other content; choose another folder with -o")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(each, target)
+        written.append(target)
+    return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content, _ = strict_yaml.read(path.read_text(encoding="utf-8"), str(path))
+    return dict(content)

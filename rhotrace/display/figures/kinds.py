@@ -1,0 +1,81 @@
+"""What ``rhotrace plot`` can draw, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rhotrace.analysis.fluctuation import comparison
+from rhotrace.analysis.member_bands import run_names
+from rhotrace.analysis.run_analysis import fit_transient, require_steps, series_of
+from rhotrace.analysis.transient.scaling_with_start import scaling
+from rhotrace.display.figures import transient as plots
+from rhotrace.display.figures.comparison import comparison_figure
+from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
+from rhotrace.display.figures.sweep import sweep_figure
+from rhotrace.errors import AnalysisError, RhoTraceError
+from rhotrace.runfile.reader import Trace
+from rhotrace.sweeps.results import collect
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of picture.
+
+    Attributes:
+        says: what it shows.
+        draw: draws runs, with theta, into a file.
+    """
+
+    says: str
+    draw: Callable[[Sequence[Trace], Path, float], None]
+
+
+def transient(traces: Sequence[Trace], path: Path, theta: float) -> None:
+    """T of each member, and equation (5) driven by the measured sums, over the measurement."""
+    found = {}
+    for name, trace in zip(run_names([trace.path for trace in traces]), traces, strict=True):
+        require_steps(trace)
+        series = series_of(trace)
+        found[name] = series, fit_transient(trace, fit=False, theta=theta, series=series)
+    plots.transient_figure(found, path)
+
+
+def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
+    """log(rho/rho_eq) after the transient, and its spectra."""
+    result = comparison.alone(*traces, theta=theta) if len(traces) == 1 else comparison.compare(traces, theta=theta)
+    if not any(side.each for side in result.sides):
+        side = result.sides[0]
+        member, why = next(iter(side.left_out.items()))
+        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; train for longer, or draw rho")
+    comparison_figure(result, traces, path)
+
+
+def exponents(traces: Sequence[Trace], path: Path, theta: float) -> None:
+    """T against rho_k(0)."""
+    plots.scaling_figure(scaling(traces, theta=theta), path)
+
+
+KINDS: dict[str, Kind] = {
+    "rho": Kind("rho and rho_eq on one axis, T with its interval", rho_figure),
+    "layers": Kind("norm of each layer, and the balance of Lemma 1", layers_figure),
+    "transient": Kind("T of each member, equation (5) driven over the measurement", transient),
+    "margins": Kind("distribution of the margins y_n f_n over time", margins_figure),
+    "loss": Kind("loss and error of training and test set", loss_figure),
+    "fluctuation": Kind("log(rho/rho_eq) after T, and its spectrum", fluctuation),
+    "scaling": Kind("T against rho_k(0) at each depth, and its collapse", exponents),
+}
+PHASE = "phase"  # of a sweep, not of runs
+SAYS = {**{name: kind.says for name, kind in KINDS.items()}, PHASE: "T over the axes of a sweep, from its folder"}
+
+
+def draw_phase(folders: Sequence[Path], path: Path, theta: float) -> None:
+    """T over the axes of a sweep.
+
+    Raises:
+        RhoTraceError: more than one folder, or it is not that of a sweep.
+    """
+    if len(folders) != 1:
+        raise RhoTraceError(f"--what {PHASE}: got {len(folders)} paths, expected the folder of one sweep")
+    sweep_figure(collect(folders[0], theta=theta), path)

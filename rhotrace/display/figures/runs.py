@@ -1,0 +1,321 @@
+"""The pictures of runs over time: norm and equilibrium norm, layer norms, margins, loss and error; members as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rhotrace.analysis.member_bands import Band, Curve, Floats, Group, band, bands, groups
+from rhotrace.display.figures.style import (
+    COLOURS,
+    DASHES,
+    colour,
+    drawable,
+    drawn,
+    label,
+    legend,
+    mathematical,
+    plain_ticks,
+    ramp,
+    symbol,
+)
+from rhotrace.display.formatting import number, span
+from rhotrace.recording.quantities import QUANTILES
+from rhotrace.theory import paper
+from rhotrace.theory.norm_dynamics import THETA
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from rhotrace.runfile.reader import Trace
+
+_MOST_COLUMNS = 3
+_MOST_LAYERS_NAMED = 10
+_NARROW = 2.0
+_FEW_POINTS = 60  # that are marked, for between them nothing was measured
+_PER_DECADE = float(np.log(10))
+
+
+def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+    """log10 of rho and rho_eq on one axis, with T over members and its interval."""
+    shown, more = _few(groups(traces, theta=theta), len(COLOURS))
+    with drawn(path, 6.8, 3.6) as figure:
+        axes = figure.subplots()
+        words = []
+        for place, group in enumerate(shown):
+            rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
+            eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
+            name = _named(group)
+            _draw(axes, rho, colour(place), label=f"{mathematical(name)}$\\rho$")
+            _draw(axes, eq, colour(place), label=f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$", linestyle=DASHES[1])
+            _mark_T(axes, group, colour(place))
+            words.append(
+                f"{name}{group.size}, steps {rho.steps[0]} to {rho.steps[1]}: log10 of rho goes from {rho.ends[0]:.3g} to "
+                f"{rho.ends[1]:.3g}, that of rho_eq ends at {eq.ends[1]:.3g}; {_T_words(group)}"
+            )
+        axes.set(
+            xlabel="step",
+            ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}",
+            title=f"Norm and equilibrium norm: {_members(shown)}{more}",
+        )
+        _name_T(axes, shown)
+        legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label("Norm rho and equilibrium norm rho_eq against the step. " + ". ".join(words) + ".")
+
+
+def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+    """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, which Lemma 1 forbids."""
+
+    def column(above: Axes, below: Axes, group: Group) -> str:
+        depth = group.trace.depth
+        of_layer = [lambda rho_k, k=k: rho_k[:, :, k] for k in range(depth)]
+        all_layers, *found = bands(
+            group, ["rho_k"], [lambda rho_k: rho_k.reshape(len(rho_k), -1), *of_layer, *_apart(group)]
+        )
+        for k, (norms, apart) in enumerate(zip(found[:depth], found[depth:], strict=True)):
+            look: Any = {"color": ramp(k / max(1, depth - 1)), "linestyle": DASHES[k % 3]}
+            above.plot(*norms.middle, label=f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None, **look)
+            _draw(below, apart, **look)
+        _fill(above, all_layers, "0.4", 0.2)
+        farthest = max(float(np.nanmax(np.abs(c[1]), initial=0)) for one in found[depth:] for c in (one.low, one.high))
+        below.ticklabel_format(style="sci", axis="y", scilimits=(-2, 3), useMathText=True)
+        return (
+            f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}; squared norms move by at "
+            f"most {farthest:.2g} from their mean over the layers"
+        )
+
+    shown = groups(traces, theta=theta)
+    moved = "$\\rho_k^2 - \\langle\\rho_j^2\\rangle_j$\nminus start"
+    titles = f"Layer norms: {_members(shown)}", f"Balance ({paper.cite('lemma1')}: 0)"
+    _columns(path, shown, column, (label("rho_k"), moved), titles)
+
+
+def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
+    """For each layer, rho_k^2 minus its mean over layers, since the start."""
+    start = group.trace.rows("rho_k", slice(0, 1))[:, list(group.members)] ** 2
+
+    def of_layer(rho_k: Floats, k: int) -> Floats:
+        with np.errstate(over="ignore", invalid="ignore"):  # the last steps of a member that diverges
+            square = rho_k**2 - start
+            return np.asarray(square[:, :, k] - square.mean(axis=2))
+
+    return [partial(of_layer, k=k) for k in range(group.trace.depth)]
+
+
+def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+    """Distribution of the margins y_n f_n of the normalised network over time, and of y_n g_n below it."""
+    shown = groups(traces, theta=theta)
+    power = -min((_decade(group) for group in shown[:_MOST_COLUMNS]), default=0)
+    scale = power * _PER_DECADE
+
+    def normalised(margins: Floats, log_rho: Floats) -> Floats:
+        with np.errstate(all="ignore"):
+            return np.asarray(margins * np.exp(scale - log_rho))
+
+    def column(above: Axes, below: Axes, group: Group) -> str:
+        _distribution(above, group, normalised)
+        ends = _distribution(below, group, lambda margins, _: margins)
+        met = band(group, ["log_rho"], lambda log_rho: np.exp(np.minimum(scale - log_rho, 700))).middle
+        low, high = above.get_ylim()
+        above.plot(*met, color="black", linewidth=1, linestyle=DASHES[1], label="label met: $1/\\rho$")
+        above.set_ylim(low, high + 0.1 * (high - low))
+        below.axhline(1, color="black", linewidth=1, linestyle=DASHES[1])
+        return f"at the end the median sample's margin y g is {ends[0]:.2g}, the smallest {ends[1]:.2g}"
+
+    several = any(int(group.trace.attributes["outputs"]) > 1 for group in shown)
+    f, g = ("true minus best other $f$", "true minus best other $g$") if several else ("$y_n f_n$", "$y_n g_n$")
+    times = f" $\\times 10^{{{power}}}$" if power else ""
+    f_title = "Margins of the normalised network $f = g/\\rho$"
+    if len(shown) == 1 and len(shown[0].members) > 1:
+        f_title += f", network {shown[0].members[shown[0].typical]} of {len(shown[0].members)}"
+    titles = f_title, "Margins of the network $g$"
+    _columns(path, shown, column, (f"{f}{times}", g), titles)
+
+
+def _distribution(axes: Axes, group: Group, value: Callable[[Floats, Floats], Floats]) -> tuple[float, float]:
+    """Draws quantiles and smallest value of the margins; returns the median's and the smallest's last value."""
+    names = ["margin_quantile", "margin_min", "log_rho"]
+    found = bands(
+        group,
+        names,
+        [
+            lambda _, smallest, log_rho: value(smallest, log_rho),
+            *(lambda m, _, log_rho, q=q: value(m[:, :, q], log_rho) for q in range(len(QUANTILES))),
+        ],
+    )
+    smallest, *quantiles = (one.middle for one in found)
+    middle = quantiles[QUANTILES.index(0.5)]
+    for low, high, alpha in ((0.05, 0.95, 0.18), (0.25, 0.75, 0.35)):
+        around = Band(quantiles[QUANTILES.index(low)], middle, quantiles[QUANTILES.index(high)])
+        _fill(axes, around, COLOURS[0], alpha, label=f"{100 * low:.0f} % to {100 * high:.0f} %")
+    axes.plot(*middle, color=COLOURS[0], label="median sample")
+    axes.plot(*smallest, color=COLOURS[1], linewidth=0.9, linestyle=DASHES[1], label="smallest")
+    axes.axhline(0, color="0.5", linewidth=0.6)
+    return float(middle[1][-1]), float(smallest[1][-1])
+
+
+def _decade(group: Group) -> int:
+    """Power of ten of the largest median margin of f."""
+    margins = band(
+        group,
+        ["margin_quantile", "log_rho"],
+        lambda m, r: (np.log(np.maximum(np.abs(m[:, :, QUANTILES.index(0.75)]), 1e-300)) - r) / _PER_DECADE,
+    ).high[1]
+    top = float(np.nanmax(margins, initial=-np.inf))
+    return int(np.floor(top)) if np.isfinite(top) and not -1 <= top < 2 else 0
+
+
+def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+    """Loss of training and test set, and below it their errors."""
+    shown, more = _few(groups(traces, theta=theta), len(COLOURS))
+    with drawn(path, 6.8, 4.6) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        words = []
+        for place, group in enumerate(shown):
+            name = _named(group)
+            look: Any = {"color": colour(place)}
+            ends = {}
+            for axes, names in ((above, ("loss", "test_loss")), (below, ("error", "test_error"))):
+                for quantity, dashes, of in zip(names, DASHES, ("training", "test"), strict=False):
+                    found = band(group, [quantity], drawable)
+                    ends[quantity] = found.ends[1]
+                    _draw(axes, found, label=f"{mathematical(name)}{of}", linestyle=dashes, **look)
+            _mark_T(above, group, colour(place))
+            words.append(
+                f"{name}one of {group.size}: loss ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
+                f"error at {number(ends['error'])} ({number(ends['test_error'])})"
+            )
+        _name_T(above, shown)
+        above.set(ylabel=label("loss"), title=f"Square loss: {_members(shown)}{more}")
+        _logarithmic(above)
+        below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
+        legend(above, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label("Loss and error against the step. " + ". ".join(words) + ".")
+
+
+def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Path) -> None:
+    """Medians of rho and rho_eq so far, with every T so far, and of the loss below them; for the page of ``watch``."""
+    with drawn(path, 7.2, 4.6) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for name, text, dashes in (
+            ("log_rho", "$\\rho$", DASHES[0]),
+            ("log_rho_eq", "$\\rho_\\mathrm{eq}$", DASHES[1]),
+        ):
+            steps, values = curves[name]
+            above.plot(steps, values / _PER_DECADE, color=COLOURS[0], linestyle=dashes, label=text)
+        for T in passed:
+            above.axvline(T, color="0.4", linewidth=1, linestyle=DASHES[2])
+        if passed:
+            above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
+        steps, loss = curves["loss"]
+        below.plot(steps, drawable(loss), color=COLOURS[0])
+        below.set(xlabel="step", ylabel=label("loss"))
+        _logarithmic(below)
+        above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
+        above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.set_label(
+            f"Norm, equilibrium norm and loss up to step {curves['log_rho'][0][-1]}, medians over the networks."
+        )
+
+
+# --- what they share ---------------------------------------------------------------------------------------
+
+
+def _few(found: list[Group], most: int) -> tuple[list[Group], str]:
+    """The groups that fit a picture, and words for the others."""
+    return found[:most], f" (the first {most} of {len(found)} groups)" if len(found) > most else ""
+
+
+def _members(shown: Sequence[Group]) -> str:
+    """What a line and a band stand for."""
+    if all(len(group.members) == 1 for group in shown):
+        return "one network each" if len(shown) > 1 else "one network"
+    if len(shown) > 1:
+        return "of each group the network of median T, band over all"
+    (group,) = shown
+    why = " (median T)" if np.isfinite(group.T.T.value) else ""
+    return f"network {group.members[group.typical]}{why}, band over all {len(group.members)}"
+
+
+def _named(group: Group) -> str:
+    return f"{group.label}: " if group.label else ""
+
+
+def _T_words(group: Group) -> str:
+    T = group.T.T
+    if not np.isfinite(T.value):
+        return "no network left its transient"
+    sure = f" (95 % {span(T, 4)})" if np.isfinite(T.low) else ""
+    return f"T = {number(T.value, 4)} steps{sure}"
+
+
+def _mark_T(axes: Axes, group: Group, own: str, text: str | None = None) -> None:
+    T = group.T.T
+    if not np.isfinite(T.value):
+        return
+    low, high = T.low, T.high
+    if len(group.members) == 1:  # of one network the crossing has an interval of its own
+        low, high = group.passages[0].crossing.low, group.passages[0].crossing.high
+    axes.axvline(T.value, color=own, linewidth=1, linestyle=DASHES[2], label=text)
+    if np.isfinite(low):
+        axes.axvspan(low, high, color=own, alpha=0.12, linewidth=0)
+
+
+def _name_T(axes: Axes, shown: Sequence[Group]) -> None:
+    """T in the legend, once for all groups."""
+    if any(np.isfinite(group.T.T.value) for group in shown):
+        axes.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T, 95 %")
+
+
+def _draw(axes: Axes, found: Band, color: Any, alpha: float = 0.2, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
+    """A network as a line, and the band of all around it where there are several."""
+    few: Any = {"marker": ".", "markersize": 3} if len(found.middle[0]) <= _FEW_POINTS else {}
+    axes.plot(*found.middle, color=color, **few, **look)
+    if not np.array_equal(found.low[1], found.high[1], equal_nan=True):
+        _fill(axes, found, color, alpha)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis of values that may hardly differ: never so narrow that its ticks are long numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < _NARROW * low:
+        axes.set_ylim(low / _NARROW, high * _NARROW)
+    plain_ticks(axes.yaxis)
+
+
+def _fill(axes: Axes, found: Band, color: Any, alpha: float, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
+    steps = np.union1d(found.low[0], found.high[0])
+    low, high = (np.interp(steps, *curve) for curve in (found.low, found.high))
+    axes.fill_between(steps, low, high, color=color, alpha=alpha, linewidth=0, **look)
+
+
+def _columns(
+    path: Path,
+    found: list[Group],
+    column: Callable[[Axes, Axes, Group], str],
+    labels: tuple[str, str],
+    titles: tuple[str, str],
+) -> None:
+    """Two panels for each group, one above the other; ``column`` draws them and returns what they show, in words."""
+    shown, more = _few(found, _MOST_COLUMNS)
+    words = []
+    with drawn(path, 2.2 + max(3.6 * len(shown), 4.4), 4.8) as figure:
+        axes = figure.subplots(2, len(shown), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2))
+        for (above, below), group in zip(axes.T, shown, strict=True):
+            said = column(above, below, group)
+            words.append(f"{_named(group)}{group.size}, {said}; {_T_words(group)}")
+            _mark_T(above, group, "0.4", "T, 95 %")
+            below.set_xlabel("step")
+            above.set_title(mathematical(group.label) or titles[0])
+        axes[1, 0].set_title(titles[1])
+        for row, text in zip(axes, labels, strict=True):
+            row[0].set_ylabel(text)
+        figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right upper")
+        if any(group.label for group in shown):
+            figure.suptitle(f"{titles[0]}{more}", fontsize=9, x=0.01, ha="left")
+        figure.set_label(f"{titles[0]}, against the step. {'. '.join(words)}.".replace("$", "").replace("\\", ""))

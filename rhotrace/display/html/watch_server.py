@@ -1,0 +1,106 @@
+"""``watch --web``: the same view as a page of this machine, which loads itself again while the run trains."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse
+from rhotrace.display.figures.runs import watch_figure
+from rhotrace.display.html.pages import embedded, rendered
+from rhotrace.display.terminal.watch import words
+from rhotrace.errors import RhoTraceError
+
+HOST = "127.0.0.1"
+
+
+class _Page:
+    """The page of a run, drawn again when the run has moved; several browsers may ask at once."""
+
+    def __init__(self, follower: Follower, every: float) -> None:
+        self._follower, self._every = follower, every
+        self._lock = threading.Lock()
+        self._shown: tuple[str, int, str] | None = None
+        self._html = b""
+
+    def html(self) -> bytes:
+        """The page as it is now."""
+        with self._lock:
+            glimpse = self._follower.look()
+            now = glimpse.run, glimpse.steps, glimpse.state
+            if now != self._shown:
+                self._html, self._shown = self._drawn(glimpse), now
+            return self._html
+
+    def _drawn(self, glimpse: Glimpse) -> bytes:
+        source = alt = ""
+        if glimpse.steps > 1:
+            passed = [T for T in glimpse.T if T > 0]
+            source, alt = embedded(lambda path: watch_figure(glimpse.curves, passed, path))
+        page = rendered(
+            "watch.html.j2",
+            name=glimpse.path.name,
+            words=words(glimpse),
+            steps=glimpse.steps,
+            planned=glimpse.planned_steps,
+            again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
+            source=source,
+            alt=alt,
+        )
+        return page.encode(errors="replace")  # a name may hold bytes that are no letters
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
+        """Says nothing of a browser that has gone before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def serve(follower: Follower, port: int, *, every: float, announce: Callable[[str], None]) -> None:
+    """Serves the page of a run to this machine's browsers until Ctrl-C.
+
+    Args:
+        follower: of the run.
+        port: to listen at; 0 takes a free one.
+        every: seconds from one loading to the next.
+        announce: called with the page's address.
+
+    Raises:
+        RhoTraceError: the port cannot be had, or the run not be read.
+    """
+    page = _Page(follower, every)
+    page.html()  # what is wrong with the run is told here, not in the browser
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/" or self.headers.get("Host") not in hosts:
+                self.send_error(404)
+                return
+            try:
+                content, kind, status = page.html(), "text/html", 200
+            except RhoTraceError as problem:  # the run was removed meanwhile
+                content, kind, status = str(problem).encode(), "text/plain", 503
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *words: object) -> None:  # noqa: A002 - as the base class names it
+            """Says nothing."""
+
+    try:
+        server = _Server((HOST, port), Handler)
+    except OSError as problem:
+        raise RhoTraceError(f"--port: {port} cannot be had ({problem.strerror}); choose another, or 0") from None
+    here = [f":{server.server_port}", *([""] if server.server_port == 80 else [])]  # browsers leave out :80
+    hosts = {name + end for name in (HOST, "localhost") for end in here}
+    with server:
+        announce(f"http://{HOST}:{server.server_port}/")
+        server.serve_forever(poll_interval=0.2)

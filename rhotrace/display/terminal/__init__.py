@@ -1,0 +1,1 @@
+"""Results as text in a terminal, one file per command."""

@@ -1,0 +1,123 @@
+"""The live view of a training run on standard error: a progress display in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from rhotrace.analysis.transient.live_follower import TransientWatch
+from rhotrace.runfile.layout import SLAB_BYTES
+from rhotrace.runfile.reader import open_trace
+
+if TYPE_CHECKING:
+    from rhotrace.training.train import Progress as Block
+
+_LINE_SECONDS = 5.0
+
+
+class TrainingView:
+    """Shows blocks of a run as they come; a context manager to be passed as ``train``'s ``watch``.
+
+    Args:
+        console: where to.
+        path: of the run file, from which a run that goes on has its beginning.
+        announce: prints what is about to be trained, once all is checked and the first step is near.
+    """
+
+    def __init__(self, console: Console, path: Path, announce: Callable[[int], None]) -> None:
+        self.console, self._path = console, path
+        self._announce = announce
+        self._before = (0, 0.0)  # steps and seconds at the end of the last block
+        self._stride = 1  # steps between rows of rho_eq/rho
+        self.transient = TransientWatch()
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=None, rate="")
+        self._text = Text("")
+        self._live = Live(Group(self._bar, self._text), console=console, refresh_per_second=4, transient=True)
+        self._next_line = time.monotonic() + 1.0
+
+    def __enter__(self) -> TrainingView:
+        return self
+
+    def begin(self, first: int) -> None:
+        """Announces the run, which starts or goes on at step ``first``, and opens the display."""
+        self._before = (first, 0.0)
+        self._recall(first)
+        with contextlib.suppress(OSError):
+            self._announce(first)
+        if self.console.is_terminal:
+            self._live.start()
+
+    def _recall(self, first: int) -> None:
+        """Shows ``transient`` the rows that are recorded: a run that goes on may have passed its T long before."""
+        with open_trace(self._path) as trace:
+            self._stride = trace.strides["forward"]
+            slab = trace.layout.steps_within(SLAB_BYTES)
+            for start in range(0, first, slab):
+                rows = trace.layout.span("forward", start, min(start + slab, first))
+                self._follow(rows.start, trace.rows("rho_eq_over_rho", rows))
+
+    def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
+        self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, block: Block) -> None:
+        """Shows one block; training goes on where the output cannot be written any more."""
+        with contextlib.suppress(OSError):
+            self._show(block)
+
+    def _show(self, block: Block) -> None:
+        self._follow(-(-block.first // self._stride), block.block["rho_eq_over_rho"])
+        state = self._state(block)
+        steps, seconds = self._before
+        per_second = (block.last - steps) / max(block.seconds - seconds, 1e-9)
+        self._before = (block.last, block.seconds)
+        rate = f"{per_second:.0f} steps/s"
+        if self.console.is_terminal:
+            self._bar.update(self._task, total=block.steps, completed=block.last, rate=rate)
+            self._text.plain = "\n".join(state)
+        elif time.monotonic() >= self._next_line or block.last == block.steps:
+            left = (block.steps - block.last) / per_second
+            self.console.print(
+                f"step {block.last}/{block.steps}  {rate}  {left:.0f} s left  {'  '.join(state)}",
+                soft_wrap=True,
+                highlight=False,
+            )
+            self._next_line = time.monotonic() + _LINE_SECONDS
+
+    def _state(self, block: Block) -> tuple[str, str]:
+        rows = block.block
+        measured = {"rho": np.exp(min(_median(rows["log_rho"][-1]), 700))}
+        if len(rows["loss"]):
+            loss, ratio = (_median(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
+            measured = {"loss": loss, **measured, "rho_eq/rho": ratio}
+        medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
+        return self.transient.words(), medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
+
+
+def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """Median of the finite members; NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan

@@ -1,0 +1,1 @@
+"""What is trained: datasets, networks, initial weights, losses, optimizers and minibatches."""

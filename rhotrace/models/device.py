@@ -1,0 +1,27 @@
+"""The device that a run trains on."""
+
+from __future__ import annotations
+
+import os
+
+from rhotrace.errors import DeviceError
+
+
+def find_device(name: str) -> str:
+    """The device to run on: ``auto`` takes CUDA where torch finds it.
+
+    Raises:
+        DeviceError: CUDA was asked for and torch finds none.
+    """
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver"
+        )
+    # cuBLAS promises the same bits again only with a workspace of fixed size, chosen before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
+    return "cuda"

@@ -1,0 +1,1 @@
+"""What a run records: the quantities and when each is measured."""

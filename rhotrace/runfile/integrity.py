@@ -1,0 +1,224 @@
+"""Whether a run file is whole as a file, whatever the numbers in it: attributes, shapes, checksums, axes.
+
+Each check is a function that returns what it found sound, or raises ``Wrong`` or ``NotChecked``; a dataset that
+cannot be read is wrong wherever it is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from rhotrace.config.recipe import Recipe
+from rhotrace.config.recipe import parse as parse_recipe
+from rhotrace.errors import RecipeError, TraceError
+from rhotrace.runfile.layout import (
+    SLAB_BYTES,
+    Column,
+    attributes_digest,
+    checksum,
+    columns,
+    dimension_sizes,
+    fixed_axes,
+    time_axis,
+)
+from rhotrace.runfile.reader import Trace, whole_commits
+from rhotrace.runfile.untrusted import DAMAGE, first_line
+
+_TRIES = 3  # a run that goes on meanwhile may overwrite the state that is looked at
+
+Outcome = Literal["sound", "wrong", "not checked"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: its name, what came out, and what was found, where."""
+
+    name: str
+    outcome: Outcome
+    says: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of one file."""
+
+    path: str
+    steps: int
+    complete: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.outcome != "wrong" for check in self.checks)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong with it as a file, whatever the numbers in it."""
+        return all(check.outcome != "wrong" for check in self.checks if check.name in STRUCTURE)
+
+
+class Wrong(Exception):  # noqa: N818 - a finding, not an error of the program
+    """The file contradicts itself; says where."""
+
+
+class NotChecked(Exception):  # noqa: N818 - a finding, not an error of the program
+    """Something outside the file is missing."""
+
+
+def is_whole(trace: Trace) -> bool:
+    """Whether nothing is wrong with a run file as a file, whatever the numbers in it."""
+    return all(check.outcome != "wrong" for check in examine(trace, STRUCTURE))
+
+
+def examine(trace: Trace, checks: Mapping[str, Callable[[Trace], str]]) -> Iterator[Check]:
+    """The outcome of each check, in order; what a check raises is its finding."""
+    for name, check in checks.items():
+        try:
+            with np.errstate(all="ignore"):  # damaged numbers overflow
+                yield Check(name, "sound", check(trace))
+        except (Wrong, TraceError, RecipeError) as found:
+            yield Check(name, "wrong", str(found).removeprefix(f"{trace.path}: "))
+        except NotChecked as found:
+            yield Check(name, "not checked", str(found))
+        except DAMAGE as found:  # the content of a file that is not what any of it should be
+            yield Check(name, "wrong", f"cannot be examined ({type(found).__name__}: {first_line(found)})")
+
+
+def _attributes(trace: Trace) -> str:
+    if attributes_digest(trace.attributes) != trace.attributes.get("attributes_digest"):
+        raise Wrong("the root attributes (recipe, provenance) are not as they were written: their SHA-256 differs")
+    return f"{len(trace.attributes)} root attributes have the SHA-256 they were written with"
+
+
+def _recipe(trace: Trace) -> str:
+    recipe = parse_recipe(trace.attributes["recipe"], where="attribute recipe")
+    if recipe.digest != trace.attributes["recipe_digest"] or recipe.model_dump() != trace.recipe:
+        raise Wrong("attributes recipe, recipe_json and recipe_digest do not agree")
+    for name, expected in recipe.per_member.items():
+        found = trace.rows(name, slice(None))
+        if not np.array_equal(found, expected):
+            raise Wrong(f"dataset {name}: got {found.tolist()[:5]}, expected {expected.tolist()[:5]}, as in the recipe")
+    return f"the recipe, its digest and {', '.join(recipe.per_member)} agree"
+
+
+def _commit(trace: Trace) -> str:
+    planned = trace.layout.steps
+    if trace.complete:
+        if trace.steps > planned or (trace.attributes.get("ended") == "finished" and trace.steps != planned):
+            raise Wrong(f"got {trace.steps} steps, expected the {planned} planned ones of a finished run")
+        return f"{trace.steps} of {planned} planned steps; {trace.attributes.get('ended')}"
+    commits = whole_commits(trace)
+    if not commits:
+        raise Wrong("no whole commit record: no step counts")
+    if np.count_nonzero(trace.checkpoint("commit")[:, :7].any(axis=1)) > len(commits):
+        raise Wrong(f"one of the two commit records is damaged; by the other, {trace.steps} steps count")
+    ends = {0: 0, **{block.last: number for number, block in enumerate(trace.blocks(), 1)}}
+    for commit in commits:
+        if ends.get(commit.steps) != commit.blocks:
+            raise Wrong(
+                f"the commit record says {commit.steps} steps in {commit.blocks} blocks, the list of blocks does not"
+            )
+    return f"{trace.steps} of {planned} planned steps committed, in {commits[0].blocks} blocks"
+
+
+def _shapes(trace: Trace) -> str:
+    layout = trace.layout
+    sizes = {**dimension_sizes(layout), "snapshot": len(layout.snapshots)}
+    if trace.complete:
+        sizes |= {time_axis(c, layout.strides): layout.rows(c, trace.steps) for c in layout.strides}
+        sizes["snapshot"] = len(trace.snapshot_steps())
+    recipe = Recipe.model_validate(trace.recipe)
+    expected = {c.path: c for c in columns(layout)}
+    for name, values in recipe.per_member.items():
+        expected[name] = Column(name, ("member",), values.dtype.str, {})
+    present = set(trace.dataset_names())
+    missing = sorted(set(expected) - present)
+    if missing:
+        raise Wrong(f"missing: {', '.join(missing)}")
+    for path, column in expected.items():
+        shape, kind, dims, described = trace.description(path)
+        wanted = tuple(sizes[d] for d in column.dims)
+        if shape != wanted or kind != column.dtype:
+            raise Wrong(f"dataset {path}: got {kind} of shape {shape}, expected {column.dtype} of {wanted}")
+        if path != column.dims[0] and dims != column.dims:
+            raise Wrong(f"dataset {path}: got dimensions {dims}, expected {column.dims}")
+        for name, value in column.attributes.items():
+            if described.get(name) != value:
+                raise Wrong(f"dataset {path}: attribute {name}: got {described.get(name)!r}, expected {value!r}")
+    unknown = sorted(present - set(expected) - set(sizes) - {f"weights/{d}" for d in sizes})
+    if unknown:
+        raise Wrong(f"unknown to the quantities table: {', '.join(unknown)}")
+    return (
+        f"{len(expected)} datasets have the shape, type, dimensions and attributes that the quantities table gives them"
+    )
+
+
+def _checksums(trace: Trace) -> str:
+    if not trace.complete:
+        return _live_checksums(trace)
+    read = 0
+    for name in trace.dataset_names():
+        rows = trace.length(name)
+        slab = max(1, rows * SLAB_BYTES // max(1, trace.size_of(name)))
+        for first in range(0, rows, slab):
+            trace.rows(name, slice(first, first + slab))
+        if rows and not trace.is_checksummed(name):
+            raise Wrong(f"dataset {name} is not kept in chunks with checksums, though the file is finished")
+        read += trace.size_of(name)
+    trace.state()
+    return f"{read / 1e6:.3g} MB read, each chunk with its checksum"
+
+
+def _live_checksums(trace: Trace) -> str:
+    block = trace.damaged_block()
+    if block:
+        raise Wrong(f"steps {block.first} to {block.last - 1} are not as they were written: their CRC-32 differs")
+    damaged = trace.damaged_snapshots()
+    if damaged:
+        raise Wrong(f"the weights at step {damaged[0]} are not as they were written: their CRC-32 differs")
+    if not trace.sessions_are_whole:
+        raise Wrong("the list of sessions is not as it was written")
+    if not any(_newest_state_is_whole(trace) for _ in range(_TRIES)):
+        raise Wrong("the optimizer's state after the newest commit is not as it was written: its CRC-32 differs")
+    return f"{trace.steps} steps, {len(trace.snapshot_steps())} copies of the weights and the optimizer's state have their CRC-32"
+
+
+def _newest_state_is_whole(trace: Trace) -> bool:
+    """Whether training could go on; the state before the newest may be half overwritten by one not yet committed."""
+    for commit in whole_commits(trace)[:1]:
+        state = trace.state(commit.slot)
+        return checksum(tensor for tensors in state.values() for tensor in tensors) == commit.state_crc
+    return True
+
+
+def _axes(trace: Trace) -> str:
+    for axis in dict.fromkeys(time_axis(cost, trace.strides) for cost in trace.strides):
+        expected = trace[axis]
+        found = trace.rows(axis, slice(len(expected)))
+        wrong = np.flatnonzero(found != expected)
+        # The newest block of a run that was killed may not have reached its axis yet.
+        if len(wrong) and (trace.complete or (found[wrong] != -1).any()):
+            row = int(wrong[0])
+            raise Wrong(f"dataset {axis}: row {row} says step {found[row]}, expected {expected[row]}")
+    layout, taken = trace.layout, trace.snapshot_steps()
+    if taken != [s for s in layout.snapshots if s in trace.due_snapshots or s in taken]:
+        raise Wrong(f"dataset weights/snapshot_step: got {taken}, expected {trace.due_snapshots}")
+    for name, values in fixed_axes(replace(layout, snapshots=taken) if trace.complete else layout).items():
+        if not np.array_equal(trace.rows(name, slice(None)), values):
+            raise Wrong(f"dataset {name}: its content is not that of the axis")
+    return "every row stands at its step, and every axis is as it should be"
+
+
+STRUCTURE: dict[str, Callable[[Trace], str]] = {
+    "attributes": _attributes,
+    "recipe": _recipe,
+    "commit counter": _commit,
+    "shapes": _shapes,
+    "checksums": _checksums,
+    "axes": _axes,
+}

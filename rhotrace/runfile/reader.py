@@ -1,0 +1,402 @@
+"""Reading a run file: live, interrupted and finished ones alike, as plain arrays cut to what was committed."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.errors import TraceError, nearest_file
+from rhotrace.recording.quantities import QUANTITIES, Quantity, named
+from rhotrace.runfile.hdf5_io import begins_as_hdf5, open_cut_short, open_hdf5
+from rhotrace.runfile.layout import Commit, Layout, WrittenBlock, checksum, dimension_sizes, time_axis
+from rhotrace.runfile.untrusted import (
+    DAMAGE,
+    check,
+    damaged_heaps,
+    first_line,
+    read_attributes,
+    read_root_attributes,
+    without,
+)
+
+Array = NDArray[Any]
+
+
+class Attributes(dict[str, Any]):
+    """The attributes of a run file's root group; to ask for one that is not there is a TraceError."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise TraceError(f"{self._path}: a damaged run file: the attribute {name} is missing")
+
+
+def whole_commits(trace: Trace) -> list[Commit]:
+    """The commit records of a live file that are not torn, newest first."""
+    records = trace.checkpoint("commit")[:, :7]
+    whole = [r for r in records if r[5] > 0 and r[6] == zlib.crc32(r[:6].tobytes()) and 0 <= r[0] <= trace.layout.steps]
+    whole.sort(key=lambda r: (r[0], r[5]), reverse=True)
+    return [Commit(int(r[0]), int(r[1]), int(r[2]) % 2, int(r[3]), float(r[4] * 1e-9)) for r in whole]
+
+
+class Trace:
+    """A run file opened for reading; ``trace["rho_k"]`` is a plain array, cut to what was committed.
+
+    Use as a context manager. Live, interrupted and finished files read alike.
+
+    Attributes:
+        path: of the file.
+        attributes: of the root group, as plain values.
+        layout: what the file was made to hold.
+        strides: steps between evaluations, by cost class.
+        members: M.
+        depth: L, the number of weight layers.
+        complete: whether the run was finished and sealed.
+        steps: number of committed steps.
+        wall_seconds: spent training.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
+        self.path = path
+        self._file = file
+        self._opened: dict[str, Any] = {}
+        self.attributes: dict[str, Any] = Attributes(path, read_root_attributes(file))
+        rows, self.members, self.depth = map(int, file["rho_k"].shape)
+        self.layout = Layout.from_attributes(self.attributes, self.members)
+        self.strides = self.layout.strides
+        self.complete = self.attributes["status"] == "complete"
+        if self.complete:
+            self.steps = rows
+            self.wall_seconds = float(self.attributes.get("wall_seconds", np.nan))
+        else:
+            newest = None
+            with contextlib.suppress(*([TraceError] if cut_short else [])):
+                newest = next(iter(whole_commits(self)), None)
+            self.steps, self.wall_seconds = (newest.steps, newest.seconds) if newest else (0, 0.0)
+        self._refuse_odd_shapes()
+
+    def _refuse_odd_shapes(self) -> None:
+        """Raises TraceError where a quantity is not laid out as the attributes say, or lacks steps that count."""
+        sizes = dimension_sizes(self.layout)
+        for quantity in self.layout.quantities:
+            dataset, axes = self._dataset(quantity.name), tuple(sizes[axis] for axis in quantity.axes)
+            rows = self.layout.rows(quantity.cost, self.steps)
+            if dataset.shape[1:] != axes or dataset.dtype != np.float64 or len(dataset) < rows:
+                raise TraceError(
+                    f"{self.path}: refused: {quantity.name} is {dataset.dtype} of shape {dataset.shape}, expected float64 "
+                    f"of {(rows, *axes)}"
+                )
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as a plain mapping.
+
+        Raises:
+            TraceError: the attribute is not a valid one.
+        """
+        from rhotrace.config.recipe import Recipe
+
+        try:
+            content = json.loads(self.attributes["recipe_json"])
+            Recipe.model_validate(content)
+        except (ValueError, RecursionError):
+            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe") from None
+        return dict(content)
+
+    def to_xarray(self, *, every: int = 1) -> Any:  # noqa: ANN401 - xarray is optional
+        """The run with named dimensions, units and members' settings: an ``xarray.Dataset``, in memory.
+
+        Args:
+            every: steps from one row to the next.
+
+        Raises:
+            RhoTraceError: xarray is not installed.
+        """
+        from rhotrace.runfile.xarray_view import to_xarray
+
+        return to_xarray(self, every=every)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Rows of the quantities table that this file holds."""
+        return tuple(q for q in QUANTITIES if q.name in self._file)
+
+    def axis(self, name: str) -> str:
+        """Name of a quantity's time axis."""
+        return time_axis(named(name).cost, self.strides)
+
+    def step_of(self, name: str) -> NDArray[np.int64]:
+        """Step of each row of a quantity."""
+        return np.asarray(self[self.axis(name)], dtype=np.int64)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def __getitem__(self, name: str) -> Array:
+        """A dataset, cut along its time axis to the committed steps.
+
+        Raises:
+            TraceError: no such dataset, or one that fails its checksum.
+        """
+        axis = next((c for c in self.strides if time_axis(c, self.strides) == name), None)
+        if axis is not None:  # known without looking
+            return np.arange(-(-self.steps // self.strides[axis])) * self.strides[axis]
+        cost = next((q.cost for q in QUANTITIES if q.name == name), None)
+        return self.rows(name, slice(None if cost is None else -(-self.steps // self.strides[cost])))
+
+    def rows(self, name: str, which: slice) -> Array:
+        """Some rows of a dataset as they stand in the file, committed or not.
+
+        Raises:
+            TraceError: no such dataset, or one that fails its checksum.
+        """
+        with self._guard(name):
+            dataset = self._dataset(name) if name in self._file else None
+            if not isinstance(dataset, h5py.Dataset):
+                known = [q.name for q in self.quantities]
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TraceError(f"{self.path}: no dataset {name!r}; it holds {', '.join(known)}{hint}")
+            return np.asarray(dataset[which])
+
+    def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
+        """A dataset, opened once; in a live file again each time, for HDF5 keeps what it has read of an open one."""
+        if not self.complete:
+            return self._file[name]
+        if name not in self._opened:
+            self._opened[name] = self._file[name]
+        return self._opened[name]
+
+    def dataset_names(self) -> list[str]:
+        """Paths of all datasets but those of the group ``checkpoint``."""
+        weights = [f"weights/{name}" for name in self._file.get("weights", ())]
+        return [name for name, item in self._file.items() if isinstance(item, h5py.Dataset)] + weights
+
+    def description(self, name: str) -> tuple[tuple[int, ...], str, tuple[str, ...], dict[str, Any]]:
+        """Shape, type, names of the dimensions, and attributes (but HDF5's own) of a dataset."""
+        with self._guard(name):
+            dataset = self._dataset(name)
+            dims = tuple(dim[0].name.rpartition("/")[2] if len(dim) else "" for dim in dataset.dims)
+            described = read_attributes(dataset, without={"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"})
+            return dataset.shape, dataset.dtype.str, dims, described
+
+    def length(self, name: str) -> int:
+        """Rows of a dataset, committed or not."""
+        with self._guard(name):
+            return len(self._dataset(name))
+
+    def size_of(self, name: str) -> int:
+        """Bytes that a dataset unpacks to."""
+        return int(self._dataset(name).nbytes)
+
+    def is_checksummed(self, name: str) -> bool:
+        """Whether HDF5 has each chunk of a dataset, with a checksum; one that is not there would read as zeros."""
+        with self._guard(name):
+            dataset = self._dataset(name)
+            if not dataset.chunks or not dataset.fletcher32:
+                return False
+            grid = (-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+            return bool(dataset.id.get_num_chunks() == math.prod(grid))
+
+    @contextlib.contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Turns what h5py says of damage into one line that names the place."""
+        try:
+            yield
+        except DAMAGE as problem:
+            raise TraceError(f"{self.path}: dataset {name} is damaged ({first_line(problem)})") from None
+
+    def snapshot_steps(self) -> list[int]:
+        """Steps of the committed copies of the weights, in order."""
+        if "weights" not in self._file:
+            return []
+        return [s for s in self.rows("weights/snapshot_step", slice(None)).tolist() if 0 <= s <= self.steps]
+
+    @property
+    def due_snapshots(self) -> list[int]:
+        """Steps of the copies of the weights that must be there; that of the last step may come as training goes on."""
+        planned = self.layout.snapshots
+        return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
+
+    def snapshot(self, step: int) -> list[Array]:
+        """The weights after ``step`` steps, one (M, out, in) array per layer.
+
+        Raises:
+            TraceError: there is no copy of the weights at that step, or it is damaged.
+        """
+        if step not in (there := self.snapshot_steps()):
+            steps = ", ".join(map(str, there)) or "none"
+            raise TraceError(f"{self.path}: no copy of the weights at step {step}; there are those of step {steps}")
+        number = self._slot(step)
+        with self._guard(f"weights at step {step}"):
+            return [self._tensor(f"weights/W{k}", number, shape) for k, shape in enumerate(self.layout.shapes, 1)]
+
+    def _tensor(self, name: str, number: int, shape: tuple[int, ...]) -> Array:
+        dataset, expected = self._dataset(name), (self.members, *shape)
+        if dataset.shape[1:] != expected or dataset.dtype != self.layout.number_type:
+            raise ValueError(f"{name} is {dataset.dtype} of shape {dataset.shape}, expected {expected} in each row")
+        return np.asarray(dataset[number])
+
+    def _slot(self, step: int) -> int:
+        with self._guard("weights/snapshot_step"):
+            return list(self.rows("weights/snapshot_step", slice(None))).index(step)
+
+    def snapshots(self) -> list[tuple[int, list[Array]]]:
+        """(step, weights) of each committed copy of the weights, in order."""
+        return [(step, self.snapshot(step)) for step in self.snapshot_steps()]
+
+    def beginning_attributes(self) -> dict[str, Any]:
+        """The root attributes that a longer or shorter file of the same run has too."""
+        of_the_end = {"status", "ended", "finished", "wall_seconds", "sessions", "attributes_digest"}
+        return {name: value for name, value in self.attributes.items() if name not in of_the_end}
+
+    # --- what a run goes on from, and is verified by ---
+
+    def checkpoint(self, name: str) -> Array:
+        """A dataset of whole numbers of the group ``checkpoint``.
+
+        Raises:
+            TraceError: no such dataset, damaged, or of another shape or type.
+        """
+        with self._guard(f"checkpoint/{name}"):
+            dataset = self._dataset(f"checkpoint/{name}")
+            least = {"commit": (2, 7), "blocks": (0, 2)}.get(name, (0,))
+            if len(dataset.shape) != len(least) or dataset.shape < least or dataset.dtype.kind not in "iu":
+                raise ValueError(f"{dataset.dtype} of shape {dataset.shape}")
+            return np.asarray(dataset[:])
+
+    def state(self, slot: int | None = None) -> dict[str, list[Array]]:
+        """The optimizer's state after the last committed step (or in a slot), by name and layer, (M, ...).
+
+        Empty where the file has none, as that of a run that diverged.
+        """
+        if "checkpoint" not in self._file:
+            return {}
+        if slot is None:
+            slot = 0 if self.complete else next((c.slot for c in whole_commits(self)), 0)
+        with self._guard("checkpoint"):
+            return {
+                key: [self._tensor(f"checkpoint/{key}{k}", slot, shape) for k, shape in enumerate(shapes, 1)]
+                for key, shapes in self.layout.state.items()
+            }
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The processes that went on with this run after the first, oldest first; those whose line is whole."""
+        text = self.attributes.get("sessions", "")
+        if not self.complete:
+            with contextlib.suppress(TraceError):
+                text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode(errors="replace")
+        found = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, RecursionError):  # a torn last line
+                session = json.loads(line)
+                if isinstance(session, dict) and {"from_step", "started", "host"} <= set(session):
+                    found.append(session)
+        return found
+
+    @property
+    def sessions_are_whole(self) -> bool:
+        """Whether the list of sessions in a live file is one, perhaps with a torn last line."""
+        text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode("latin-1")
+        return all(line.startswith("{") and line.isascii() and line.isprintable() for line in text.split("\n") if line)
+
+    def blocks(self) -> list[WrittenBlock]:
+        """The blocks of a live file in order, committed or not, as far as the list makes sense."""
+        found: list[WrittenBlock] = []
+        first = 0
+        for last, crc in self.checkpoint("blocks"):
+            if not first < last <= self.layout.steps:
+                break
+            found.append(WrittenBlock(first, int(last), int(crc)))
+            first = int(last)
+        return found
+
+    def block_is_whole(self, block: WrittenBlock) -> bool:
+        """Whether the rows of a live file's block have the checksum they were written with."""
+        layout = self.layout
+        rows = (self.rows(q.name, layout.span(q.cost, block.first, block.last)) for q in layout.quantities)
+        return checksum(rows) == block.crc
+
+    def damaged_block(self) -> WrittenBlock | None:
+        """The first committed block of a live file that is not as it was written."""
+        return next((b for b in self.blocks() if b.last <= self.steps and not self.block_is_whole(b)), None)
+
+    def snapshot_is_whole(self, step: int) -> bool:
+        """Whether a copy of the weights in a live file has the checksum it was written with."""
+        slot, crc = self._slot(step), self.checkpoint("snapshot_crc")
+        return slot < len(crc) and bool(checksum(self.snapshot(step)) == crc[slot])
+
+    def damaged_snapshots(self) -> list[int]:
+        """Steps of the copies of the weights of a live file that are not as they were written."""
+        return [step for step in self.snapshot_steps() if not self.snapshot_is_whole(step)]
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def open_trace(path: Path | str, *, cut_short: bool = False) -> Trace:
+    """Opens a run file of any state for reading.
+
+    Args:
+        path: of the file.
+        cut_short: open also what is left of a file that lost its end, or some of its parts; what is lost reads as
+            damaged.
+
+    Raises:
+        TraceError: missing, not HDF5, damaged, or not a run of a format this version reads.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TraceError(f"{path}: no such run file; {_remedy(path)}")
+    if not path.is_file():
+        raise TraceError(f"{path}: got a {'folder' if path.is_dir() else 'special file'}, expected a run file")
+    try:
+        file = open_cut_short(path) if cut_short else open_hdf5(path)
+    except OSError as problem:
+        raise TraceError(f"{path}: cannot be read as a run file: {_trouble(path)} ({first_line(problem)})") from None
+    try:
+        heaps = damaged_heaps(path, file) if cut_short else []
+        if heaps:
+            file = without(path, file, heaps)
+        check(path, file, cut_short=cut_short)
+        return Trace(path, file, cut_short=cut_short)
+    except TraceError:
+        file.close()
+        raise
+    except DAMAGE as problem:
+        file.close()
+        raise TraceError(f"{path}: a damaged run file ({first_line(problem)})") from None
+
+
+def _remedy(path: Path) -> str:
+    if near := nearest_file(path, "*.h5"):
+        return f"did you mean {near}?"
+    return "nothing matches the pattern" if "*" in path.name else f"`rhotrace train RECIPE -o {path}` makes one"
+
+
+def _trouble(path: Path) -> str:
+    try:
+        begins_well = begins_as_hdf5(path)
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    return f"damaged or cut short; try `rhotrace repair {path}`" if begins_well else "not HDF5"

@@ -1,0 +1,135 @@
+"""Sealing a finished run: the live file rewritten once, compressed and with checksums, and renamed over it.
+
+Rows are written in order of time, not dataset after dataset, so that a sealed file that lost its end
+still has the first steps of everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rhotrace.errors import TraceError
+from rhotrace.runfile.hdf5_io import new_hdf5, sync_folder
+from rhotrace.runfile.layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, dimension_sizes, time_axis
+from rhotrace.runfile.reader import Trace, open_trace
+from rhotrace.runfile.writer import AttributeValue, add, add_fixed, attach_scales, reason
+
+_CHUNK_BYTES = 1 << 19  # below HDF5's cache of 1 MiB a dataset, so that no chunk is compressed twice
+_CHUNK_ROWS = 1 << 13
+
+
+def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bool = True) -> None:
+    """Turns a live run file into a finished one, cut to the committed steps.
+
+    Args:
+        path: of the live file.
+        attributes: added to those of the live file.
+        keep_state: keep the optimizer's state, from which the run can be extended.
+
+    Raises:
+        TraceError: the live file is damaged, or there is no room for the finished one beside it.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.seal")
+    try:
+        with open_trace(path) as live:
+            refuse_damage(live)
+            described = {**live.attributes, "status": "complete", **attributes}
+            if live.sessions:
+                described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
+            with new_hdf5(scratch) as sealed:
+                sealed.attrs.update({**described, "attributes_digest": attributes_digest(described)})
+                _write_sealed(live, sealed, live.state() if keep_state else {})
+        scratch.replace(path)
+        sync_folder(path.parent)
+    except OSError as problem:
+        raise TraceError(
+            f"{path}: trained and recorded, but not compressed ({reason(problem)}); the file reads as it is, "
+            "and the same command tries again"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def refuse_damage(live: Trace) -> None:
+    """Raises TraceError where steps or weights of a live file are not as they were written.
+
+    Else copying them into a file with checksums would make them look sound.
+    """
+    block = None if live.complete else live.damaged_block()
+    if block:
+        what = f"steps {block.first} to {block.last - 1}"
+    elif not live.complete and live.damaged_snapshots():
+        what = f"the weights at step {live.damaged_snapshots()[0]}"
+    else:
+        return
+    raise TraceError(f"{live.path}: {what} are damaged on the disk; `rhotrace repair {live.path}` saves what is sound")
+
+
+def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[Any]]) -> None:
+    """Makes every dataset before it fills one: what describes them then lies in the first bytes of the file."""
+    layout, steps = live.layout, live.steps
+    taken = live.snapshot_steps()
+    cut = dataclasses.replace(layout, steps=steps, snapshots=taken)
+    targets = _empty_datasets(live, sealed, cut, state)
+    sealed.flush()  # gives the descriptions their places now; HDF5 would put some of them last
+    slab = layout.steps_within(SLAB_BYTES)
+    for first in range(0, steps, slab):
+        last = min(first + slab, steps)
+        for cost in layout.strides:
+            which = layout.span(cost, first, last)
+            axis = time_axis(cost, layout.strides)
+            targets[axis][which] = np.arange(which.start, which.stop) * layout.strides[cost]
+        for quantity in layout.quantities:
+            which = layout.span(quantity.cost, first, last)
+            targets[quantity.name][which] = live.rows(quantity.name, which)
+    for key, tensors in state.items():
+        for k, tensor in enumerate(tensors, 1):
+            targets[f"checkpoint/{key}{k}"][0] = tensor
+    if taken:
+        targets["weights/snapshot_step"][:] = taken
+    for number, step in enumerate(taken):
+        for k, W in enumerate(live.snapshot(step), 1):
+            targets[f"weights/W{k}"][number] = W
+        sealed.flush()
+
+
+def _empty_datasets(
+    live: Trace, sealed: h5py.File, cut: Layout, state: Mapping[str, Sequence[Any]]
+) -> dict[str, h5py.Dataset]:
+    """The datasets of a sealed file by name; only those that do not depend on time are filled."""
+    known = {c.path for c in columns(live.layout)} | set(dimension_sizes(cut))
+    per_member = {n: live.rows(n, slice(None)) for n in live.dataset_names() if n not in known and "/" not in n}
+    add_fixed(sealed, cut, per_member, chunks=True, fletcher32=True)
+    sizes = dimension_sizes(cut)
+    targets = {}
+    for column in columns(cut):
+        rows, *width = (sizes[d] for d in column.dims)
+        targets[column.path] = add(sealed, column, (rows, *width), **_storage(rows, width, column))
+    attach_scales(sealed, cut)
+    for key, tensors in state.items():
+        for k, tensor in enumerate(tensors, 1):
+            column = Column(f"checkpoint/{key}{k}", (), cut.number_type, {})
+            targets[column.path] = add(sealed, column, (1, *tensor.shape), **_storage(1, tensor.shape, column))
+    return targets
+
+
+def _storage(rows: int, width: Sequence[int], column: Column) -> dict[str, Any]:
+    """Chunks of whole rows of time, compressed; rows too large for that in chunks of HDF5's choice."""
+    row_bytes = max(1, np.dtype(column.dtype).itemsize * int(np.prod(width)))
+    if not rows:
+        return {}
+    storage = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+    if row_bytes > 16 * _CHUNK_BYTES:
+        return {"chunks": True, **storage}
+    together = 1 if column.dims[:2] == ("snapshot", "member") else min(rows, _CHUNK_ROWS, _CHUNK_BYTES // row_bytes)
+    return {"chunks": (max(1, together), *width), **storage}

@@ -1,0 +1,302 @@
+"""Refusing what no run file holds, before any of its data is read: links, foreign storage, absurd sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from rhotrace.errors import TraceError
+from rhotrace.recording.quantities import QUANTITIES
+from rhotrace.runfile.hdf5_io import _Padded
+from rhotrace.runfile.layout import FORMAT, FORMAT_VERSION
+
+# What h5py and the decoders raise on bytes that are not what they should be.
+DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError)
+_QUANTITIES = {q.name for q in QUANTITIES}
+_MAX_CHUNK = 1 << 24
+_ALLOWANCE = 1 << 26  # bytes that any file may unpack to,
+_MAX_RATIO = 100  # and how many times its size beyond that
+_GROUPS = ("weights", "checkpoint")
+_CHECKSUM_BYTES = 4
+_MAX_BETWEEN = 1 << 25  # bytes between the datasets,
+_MAX_HEAP = 1 << 22  # of a heap of text,
+_MAX_TEXT = 1 << 24  # of all attributes,
+_MAX_ATTRIBUTES = 200
+_MAX_EXCESS = 1 << 10
+_MAX_MARK = 1 << 10
+_SLAB = 1 << 22  # and of what is looked over at a time
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("format_version", "samples", "samples_test", "outputs"), int),
+    **dict.fromkeys(("status", "ended", "sessions", "recipe", "recipe_json", "recipe_digest", "dtype", "device"), str),
+    **dict.fromkeys(("data_classes", "data_digest", "planned_steps", "planned_snapshots", "strides"), str),
+    **dict.fromkeys(("layer_shapes", "state_shapes"), str),
+    "wall_seconds": float,
+}
+_PER_MEMBER = {"seed": "i", "batch_seed": "i", "lr": "f", "init_rho_k": "f", "init_scale": "f"}
+
+
+def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
+    """Raises TraceError unless the file is a run of this format whose datasets are what they seem.
+
+    Args:
+        path: of the file.
+        file: opened for reading.
+        cut_short: the file lost its end, so its size says nothing of its data; what cannot be opened is not checked.
+    """
+    if "format" in file.attrs and not cut_short:
+        for place in damaged_heaps(path, file):
+            raise TraceError(f"{path}: a damaged run file: the text at byte {place} is not whole")
+    if _mark(file, "format") != FORMAT:
+        raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
+    version = _mark(file, "format_version")
+    if version != FORMAT_VERSION:
+        raise TraceError(
+            f"{path}: got format version {version}, expected {FORMAT_VERSION}; use the version of RhoTrace that wrote it"
+        )
+    _check_datasets(path, file, cut_short=cut_short)
+
+
+def _mark(file: h5py.File, name: str) -> Any:  # noqa: ANN401 - as plain
+    """A root attribute of any file, or nothing where it is not there or too long to be ours."""
+    short = name in file.attrs and h5py.h5a.open(file.id, name.encode()).get_storage_size() <= _MAX_MARK
+    return plain(file.attrs[name]) if short else None
+
+
+def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
+    needed = {"step", "member", "layer", "seed", "lr", *(q.name for q in QUANTITIES if q.only is None)}
+    missing = sorted(needed - set(file))
+    if not {"init_rho_k", "init_scale"} & set(file):
+        missing.append("init_rho_k or init_scale")
+    if missing:
+        raise TraceError(f"{path}: a damaged run file: the datasets {', '.join(missing)} are missing")
+    total, tolerated = 0, DAMAGE if cut_short else ()
+    for group in _groups(file):
+        names: list[str] = []
+        with contextlib.suppress(*tolerated):
+            names = list(group)
+        for name in names:
+            with contextlib.suppress(*tolerated):
+                total += _check_item(path, group, name)
+    stat, whole = path.stat(), file.id.get_filesize()
+    stored = min(stat.st_size, stat.st_blocks * 512)  # a sparse file is as small as it is
+    stored = whole if whole > stat.st_size else stored  # of one that lost its end, what it says it had
+    if total > _ALLOWANCE + _MAX_RATIO * stored:
+        raise TraceError(
+            f"{path}: refused: its datasets declare {total / 1e6:.3g} MB, far more than {stored / 1e6:.3g} MB can hold"
+        )
+
+
+def damaged_heaps(path: Path, file: h5py.File) -> list[int]:
+    """Where in a file text stands that HDF5 would never come back from, were it asked for.
+
+    HDF5 keeps text in *global heaps*, the one part of its metadata without a checksum, and walks them by the
+    sizes that stand in them: where one bit of these is flipped it may walk for ever.
+    """
+    between = list(_between_datasets(path, file))
+    total = sum(last - first for first, last in between)
+    if total > _MAX_BETWEEN:
+        raise TraceError(f"{path}: refused: {total / 1e6:.3g} MB of it belong to no dataset; a run file has few")
+    damaged = []
+    with path.open("rb") as raw:
+        for first, last in between:
+            for start in range(first, last, _SLAB):
+                raw.seek(start)
+                found = re.finditer(rb"GCOL\x01", raw.read(min(_SLAB + 4, last - start)))
+                damaged += [
+                    place for place in [start + heap.start() for heap in found] if not _heap_is_whole(raw, place)
+                ]
+    return damaged
+
+
+def without(path: Path, file: h5py.File, heaps: Sequence[int]) -> h5py.File:
+    """A file that was opened as one cut short, opened again so that asking for text in some heaps is an error."""
+    size = file.id.get_filesize()
+    file.close()
+    return h5py.File(_Silenced(path, size, heaps), "r")
+
+
+class _Silenced(_Padded):
+    """A padded file that reads as if some heaps did not begin where they do."""
+
+    def __init__(self, path: Path, size: int, heaps: Sequence[int]) -> None:
+        super().__init__(path, size)
+        self._heaps = heaps
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - as that of _Padded
+        first = self.tell()
+        count = super().readinto(buffer)
+        view = memoryview(buffer).cast("B")
+        for heap in self._heaps:
+            if first <= heap < first + count:
+                view[heap - first] = 0
+        return count
+
+
+def _heap_is_whole(raw: BinaryIO, place: int) -> bool:
+    """Whether the objects of a global heap fill it: index, 2 bytes; 6 of no matter; size, 8; content, padded to 8."""
+    raw.seek(place)
+    header = raw.read(16)
+    size = int.from_bytes(header[8:], "little")
+    content = raw.read(size - 16) if len(header) == 16 and 16 <= size <= _MAX_HEAP else b""
+    if len(content) != size - 16:
+        return False
+    at = 0
+    while len(content) - at >= 16:  # what is shorter is free
+        index, length = struct.unpack_from("<H6xQ", content, at)
+        if not index:  # the free rest, whose size counts from its own header
+            return bool(length == len(content) - at)
+        at += 16 + -(-length // 8) * 8
+    return at <= len(content)
+
+
+def _between_datasets(path: Path, file: h5py.File) -> Iterator[tuple[int, int]]:
+    """The stretches of a file in which no dataset keeps its values."""
+    held: list[tuple[int, int]] = []
+    for group in _groups(file):
+        names: list[str] = []
+        with contextlib.suppress(*DAMAGE):
+            names = list(group)
+        for name in names:
+            with contextlib.suppress(*DAMAGE):  # what cannot be opened is looked over too
+                item = group[name] if _is_hard(group, name) else None
+                if isinstance(item, h5py.Dataset):
+                    held += _places(f"{path}: refused: {item.name}", item)
+    end = 0
+    for first, last in sorted(held):
+        if first > end:
+            yield end, first
+        end = max(end, last)
+    yield end, path.stat().st_size
+
+
+def _places(where: str, dataset: h5py.Dataset) -> list[tuple[int, int]]:
+    """First byte, and the one after the last, of each piece of a dataset's values."""
+    if dataset.chunks is None:
+        first = dataset.id.get_offset()
+        return [] if first is None else [(first, first + dataset.nbytes)]
+    chunks: list[Any] = []
+    dataset.id.chunk_iter(chunks.append)
+    unpacked = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for chunk in chunks:
+        if dataset.fletcher32 and chunk.size < _CHECKSUM_BYTES:
+            raise TraceError(f"{where} has a chunk shorter than its checksum")  # over which HDF5 crashes
+        if chunk.size > unpacked + unpacked // 8 + _MAX_EXCESS:  # it would unpack to as much as it likes
+            raise TraceError(f"{where} keeps {chunk.size} bytes for a chunk of {unpacked}")
+    return [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks]
+
+
+def _is_hard(group: h5py.Group, name: str) -> bool:
+    """Whether a member of a group lies in this file."""
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _groups(file: h5py.File) -> list[h5py.Group]:
+    """The groups of a run file, as far as they are there and can be opened."""
+    found: list[h5py.Group] = [file]
+    for name in _GROUPS:
+        with contextlib.suppress(*DAMAGE):
+            if _is_hard(file, name) and isinstance(file[name], h5py.Group):
+                found.append(file[name])
+    return found
+
+
+def _check_link(path: Path, group: h5py.Group, name: str) -> str:
+    where = f"{path}: refused: {group.name.rstrip('/')}/{name}"
+    if not _is_hard(group, name):
+        raise TraceError(f"{where} is a link to another place; a run file has none")
+    return where
+
+
+def _check_item(path: Path, group: h5py.Group, name: str) -> int:
+    """Bytes that a dataset unpacks to."""
+    where = _check_link(path, group, name)
+    item = group[name]
+    if not isinstance(item, h5py.Dataset):
+        if group.name != "/" or name not in _GROUPS:
+            raise TraceError(f"{where} is no dataset; a run file has no other groups than {' and '.join(_GROUPS)}")
+        return 0
+    if group.name == "/" and name in _GROUPS:
+        raise TraceError(f"{where} is a dataset, expected a group")
+    if item.is_virtual or item.external:
+        raise TraceError(f"{where} keeps its data in other files; a run file does not")
+    if item.chunks and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > _MAX_CHUNK:
+        raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
+    if item.dtype.kind not in "iuf":
+        raise TraceError(f"{where} has type {item.dtype}, expected numbers")
+    if name == "snapshot_step" or (group.name == "/" and name not in _QUANTITIES):
+        _check_axis(where, group, name, item)
+    size: int = math.prod(item.shape) * item.dtype.itemsize
+    if item.chunks is None and size and item.id.get_storage_size() < size:
+        raise TraceError(f"{where} declares shape {item.shape}, but holds nothing of it")
+    return size
+
+
+def _check_axis(where: str, group: h5py.Group, name: str, item: h5py.Dataset) -> None:
+    """Refuses what is no list of numbers; quantities are looked at by those who know the layout."""
+    if group.name == "/" and name in _PER_MEMBER:
+        if item.shape != group["member"].shape or item.dtype.kind != _PER_MEMBER[name]:
+            raise TraceError(f"{where} is {item.dtype} of shape {item.shape}, expected a number for each member")
+    elif item.ndim != 1:
+        raise TraceError(f"{where} has shape {item.shape}, expected one axis")
+
+
+def read_attributes(item: h5py.Group | h5py.Dataset, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The attributes of a group or dataset as plain values.
+
+    Raises:
+        TypeError: one is neither text nor a number.
+        ValueError: they are more than any run has.
+    """
+    if len(item.attrs) > _MAX_ATTRIBUTES:
+        raise ValueError(f"{len(item.attrs)} attributes, expected at most {_MAX_ATTRIBUTES}")
+    found: dict[str, Any] = {}
+    room = _MAX_TEXT
+    for name in item.attrs:
+        if name in without:
+            continue
+        room -= int(h5py.h5a.open(item.id, name.encode()).get_storage_size())
+        value = plain(item.attrs[name]) if room >= 0 else None
+        room -= len(value) if isinstance(value, str) else 0
+        if room < 0:
+            raise ValueError(f"attributes of more than {_MAX_TEXT >> 20} MiB")
+        if not isinstance(value, str | int | float):
+            raise TypeError(f"attribute {name}: got {type(value).__name__}, expected text or a number")
+        found[name] = value
+    return found
+
+
+def read_root_attributes(file: h5py.File) -> dict[str, Any]:
+    """What a run file says of itself.
+
+    Raises:
+        TypeError: as ``read_attributes``; or one is of another type than every run's.
+        ValueError: as ``read_attributes``.
+    """
+    found = read_attributes(file)
+    for name in found:
+        expected = _TYPES.get(name, object)
+        if not isinstance(found[name], expected):
+            raise TypeError(f"attribute {name}: got {type(found[name]).__name__}, expected {expected.__name__}")
+    return found
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - an HDF5 attribute
+    """An HDF5 attribute as a plain Python value; text that is not valid is shown so, and can be printed."""
+    if isinstance(value, str):
+        value = value.encode(errors="surrogateescape")
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,53 @@
+"""A run as labelled arrays: an xarray data set whose dimensions carry the names, and the values, of a run file's axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rhotrace.errors import RhoTraceError
+from rhotrace.recording.quantities import QUANTILES
+
+if TYPE_CHECKING:
+    import xarray
+
+PER_MEMBER = ("seed", "batch_seed", "lr", "init_rho_k", "init_scale")  # a run file has one of the last two
+
+
+def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - a Trace, whose module stands above
+    """A run as an xarray data set, in memory.
+
+    Dimensions are ``step`` (``full_step`` and ``test_step`` for what is evaluated at a stride), ``member``, ``layer``
+    and ``quantile``. What the members differ in (``seed``, ``batch_seed``, ``lr``, ``init_rho_k`` or ``init_scale``)
+    are coordinates along ``member``; every quantity carries ``units``, ``long_name`` and ``symbol``.
+
+    Args:
+        trace: the run.
+        every: steps from one entry to the next; a quantity with a stride has the nearest multiple of it below, and one
+            entry of it at least.
+
+    Raises:
+        RhoTraceError: xarray is not installed.
+        TraceError: the run file is damaged.
+    """
+    try:
+        import xarray
+    except ImportError:
+        raise RhoTraceError("to_xarray: needs xarray; python -m pip install 'rhotrace[netcdf]'") from None
+    coordinates: dict[str, Any] = {
+        "member": np.arange(trace.members),
+        "layer": np.arange(1, trace.depth + 1),
+        "quantile": np.array(QUANTILES),
+        **{name: ("member", trace[name]) for name in PER_MEMBER if name in trace},
+    }
+    held: dict[str, Any] = {}
+    for quantity in trace.quantities:
+        axis, thin = trace.axis(quantity.name), slice(None, None, max(1, every // trace.strides[quantity.cost]))
+        about = {"units": quantity.units, "long_name": quantity.says, "symbol": quantity.symbol}
+        coordinates[axis] = trace[axis][thin]
+        # A copy of what is kept: a view of some rows would hold all of them in memory.
+        values = np.ascontiguousarray(trace[quantity.name][thin])
+        held[quantity.name] = ((axis, *quantity.axes), values, about)
+    plain = {key: value for key, value in trace.attributes.items() if isinstance(value, str | int | float)}
+    return xarray.Dataset(held, coordinates, plain)

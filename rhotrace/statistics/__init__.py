@@ -1,0 +1,1 @@
+"""Estimates of one series: intervals, autocorrelation times, extremes for drawing."""

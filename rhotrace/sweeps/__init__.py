@@ -1,0 +1,1 @@
+"""Many runs over the axes of a recipe: planned, trained and indexed."""

@@ -1,0 +1,292 @@
+"""One full-batch run across the processes that torchrun started: each holds a shard of the training set.
+
+At each step every process computes the outputs and the gradients of its shard, and one all-reduce makes both
+whole in all of them. So all take the same step, and process 0 measures every quantity on the very tensors that it
+would have if it were alone. It alone locks, writes and seals the run file, and prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rhotrace.errors import DeviceError, RecipeError, RhoTraceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rhotrace.models.networks import Network, Weights
+    from rhotrace.models.optimizers import State
+    from rhotrace.training.stop_signal import StopRequest
+
+# How long to wait for the others. A process that died is noticed at once; this is for a machine that fell silent.
+_AT_A_STEP = datetime.timedelta(minutes=2)
+_OTHERWISE = datetime.timedelta(minutes=30)  # one of them may be downloading the data, or taking disk space
+_STEPS_OF_A_GPU = 16  # between looks at what has been reduced, each of which holds the GPU up
+_ENDS = ("finished", "interrupted", "diverged")
+
+
+class ProcessError(RhoTraceError):
+    """Another process of the run ended, cannot be reached, or was given something else to do."""
+
+
+class AlreadySaid(RhoTraceError):  # noqa: N818 - not an error of its own
+    """What went wrong is said by another process of the run; this one only has to leave."""
+
+
+def several() -> bool:
+    """Whether torchrun, or whoever sets its variables, started this process as one of several."""
+    named = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return named and os.environ.get("WORLD_SIZE", "1") not in {"0", "1"}
+
+
+@contextlib.contextmanager
+def team() -> Iterator[Team | None]:
+    """The processes of this run, joined; None where this one is alone.
+
+    Of several processes that leave by an error, one raises it and the others ``AlreadySaid``.
+
+    Raises:
+        ProcessError: the others cannot be reached.
+    """
+    if several():
+        with Team() as joined:
+            yield joined
+    else:
+        yield None
+
+
+class Team:
+    """The processes of one run, seen from one of them; a context manager.
+
+    Attributes:
+        rank: number of this process; 0 is the one that records.
+        size: number of processes.
+        requested: whether any of them was asked to stop; known in all of them at the same step.
+
+    Raises:
+        ProcessError: the others cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+        self.requested = False
+        self._failing = False
+        self._stop: StopRequest | None = None
+        self._look_every = 1
+        self._reduced: torch.Tensor | None = None
+        self._reductions = self._planned = 0
+        # Whatever is not of a step goes through gloo, which notices a lost process at once.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        with self._reaching():
+            shared, *_ = next(rendezvous("env://", timeout=_OTHERWISE))
+            # torchrun --max-restarts keeps the store, and in it where the processes of the attempt before were.
+            self._store = PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+            dist.init_process_group(
+                backend, store=self._store, rank=self.rank, world_size=self.size, timeout=_OTHERWISE
+            )
+            self._steps: Any = dist.new_group(timeout=_AT_A_STEP)
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Team:
+        self._before = signal.signal(signal.SIGTERM, self._terminate)
+        return self
+
+    def _terminate(self, number: int, _frame: object) -> None:
+        """As without a handler; but torchrun sends SIGTERM to those left over, and one of them is to say why."""
+        if not self._failing:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is None:
+            import torch.distributed as dist
+
+            signal.signal(signal.SIGTERM, self._before)
+            dist.destroy_process_group()
+        elif isinstance(error, RhoTraceError | OSError | MemoryError):
+            # Connections stay until the process ends: the others shall not leave before the error is printed.
+            self._failing = True
+            if not self._is_first_to_fail():
+                raise AlreadySaid from None
+
+    def _is_first_to_fail(self) -> bool:
+        try:
+            return bool(self._store.add("rhotrace/failed", 1) == 1)
+        except RuntimeError:  # the machine that kept count is gone
+            return True
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as problem:
+            self._failing = True
+            why = (
+                re.sub(r"^\[\S+:\d+\] ", "", str(problem)).split(". ")[0].split("\n")[0][:200]
+            )  # without torch's advice
+            raise ProcessError(
+                f"one of the {self.size} processes ended or cannot be reached ({why}); all steps that were committed are "
+                "safe, and the same command goes on from there"
+            ) from None
+
+    # --- before the first step ----------------------------------------------------------------------------
+
+    def shard(self, samples: int) -> slice:
+        """The samples of this process; all shards are of one size, or differ by one sample."""
+        return slice(samples * self.rank // self.size, samples * (self.rank + 1) // self.size)
+
+    @contextlib.contextmanager
+    def one_first(self) -> Iterator[None]:
+        """Lets one process of each machine go before the others, which may find there what it has downloaded."""
+        if self.local_rank:
+            self._meet()
+        yield
+        if not self.local_rank:
+            self._meet()
+
+    def _meet(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        with self._reaching():  # dist.barrier() may take a GPU for it, and one that is another process's
+            dist.all_reduce(torch.zeros(1))
+
+    def take_device(self, device: str) -> None:
+        """Gives each process of a machine a GPU of its own.
+
+        Raises:
+            DeviceError: there are fewer.
+        """
+        import torch
+
+        if device == "cuda":
+            there = torch.cuda.device_count()
+            if self.local_rank >= there:
+                raise DeviceError(
+                    f"--device cuda: got {there} CUDA devices, expected one for each process of a machine; "
+                    f"start {there} there, or use --device cpu"
+                )
+            torch.cuda.set_device(self.local_rank)
+            self._look_every = _STEPS_OF_A_GPU
+
+    def refuse(self, batch_size: int | None, samples: int) -> None:
+        """Raises RecipeError where a run cannot be divided among the processes."""
+        if batch_size is not None:
+            raise RecipeError(
+                f"optimizer.batch_size: got {batch_size} and {self.size} processes, expected the full training set at "
+                "each step (gd, or weight-norm without batch_size); train minibatches in one process"
+            )
+        if samples < self.size:
+            raise RecipeError(
+                f"data.train: got {samples} training samples, expected at least one for each of the {self.size} processes"
+            )
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compares what the processes were given; none goes on before all are here.
+
+        Raises:
+            ProcessError: a fact is not the same in all of them.
+        """
+        import torch
+        import torch.distributed as dist
+
+        digests = b"".join(hashlib.sha256(fact.encode()).digest() for fact in facts.values())
+        own = torch.tensor(list(digests), dtype=torch.uint8).view(len(facts), -1)
+        everyone = [torch.empty_like(own) for _ in range(self.size)]
+        with self._reaching():
+            dist.all_gather(everyone, own)
+        for rank, theirs in enumerate(everyone):
+            other = [name for name, a, b in zip(facts, everyone[0], theirs, strict=True) if not a.equal(b)]
+            if other:
+                raise ProcessError(
+                    f"process {rank} has another {' and another '.join(other)} than process 0; expected the same in all"
+                )
+
+    def start(self, state: State, steps: int, stop: StopRequest, first: int = 0) -> int:
+        """Gives all processes the first step and the optimizer's state that process 0 found; returns that step."""
+        import torch
+        import torch.distributed as dist
+
+        began = torch.tensor([first])
+        with self._reaching():
+            dist.broadcast(began, src=0)
+            for tensors in state.values():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
+        self._stop, self._planned = stop, steps - int(began)
+        return int(began)
+
+    # --- the steps ----------------------------------------------------------------------------------------
+
+    def shared(self, network: Network, samples: int) -> Network:
+        """The network with gradients that are given a shard and return outputs and gradients of all samples."""
+        mine = self.shard(samples)
+        part = (mine.stop - mine.start) / samples
+
+        def gradients(weights: Weights, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Weights]:
+            import torch
+
+            outputs, own = network.gradients(weights, x, y)
+            spread = outputs.new_zeros((*outputs.shape[:2], samples))  # a sum with zeros is exact
+            spread[..., mine] = outputs
+            asked = outputs.new_full((1,), float(self._stop is not None and self._stop.requested))
+            pieces = [spread, *(G * part for G in own), asked]  # mean over the shard -> its part of the whole mean
+            flat = torch.cat([piece.reshape(-1) for piece in pieces])
+            self._reduce(flat)
+            parts = torch.split(flat, [piece.numel() for piece in pieces])
+            whole, *sums = (part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True))
+            return whole, tuple(sums[:-1])
+
+        return dataclasses.replace(network, gradients=gradients)
+
+    def _reduce(self, flat: torch.Tensor) -> None:
+        """Sums over the processes, in place; the last number tells how many were asked to stop."""
+        import torch.distributed as dist
+
+        with self._reaching():
+            dist.all_reduce(flat, group=self._steps)
+            self._reduced = flat
+            self._reductions += 1
+            if self._reductions % self._look_every == 0:
+                self.requested = self.requested or bool(flat[-1] > 0)
+
+    def conclude(self, ended: str = "") -> str:
+        """How training ended, as process 0 says; the others wait here until its last commit is done."""
+        import torch
+        import torch.distributed as dist
+
+        code: Any = torch.tensor([_ENDS.index(ended) if ended else 0])
+        try:
+            if self.rank == 0:
+                self._dismiss()
+            with self._reaching():
+                dist.broadcast(code, src=0)
+        except ProcessError:
+            if self.rank:
+                raise  # process 0 has all that it needs to end the run well
+        return _ENDS[int(code)]
+
+    def _dismiss(self) -> None:
+        """Calls the others off where process 0 stopped of its own accord, as it does when nothing is finite any more."""
+        while self._reduced is not None and not self.requested and self._reductions < self._planned:
+            last_word = self._reduced.new_zeros(self._reduced.shape)
+            last_word[-1] = 1
+            self._reduce(last_word)

@@ -1,0 +1,198 @@
+"""What ``train`` does about a run that is there already: go on with it, extend it, or refuse, and say why."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.config.recipe import Recipe, differences
+from rhotrace.errors import RecipeError, TraceError
+from rhotrace.runfile import provenance
+from rhotrace.runfile.layout import Layout
+from rhotrace.runfile.reader import Trace, open_trace
+from rhotrace.runfile.sealing import refuse_damage
+from rhotrace.runfile.writer import AttributeValue, Beginning, TraceWriter, create, extend, reopen
+
+# Packages whose other versions may round, or draw random numbers, otherwise.
+_DECISIVE = ("rhotrace", "torch", "numpy")
+_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")  # root attributes that an extended run has anew
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the user allows with a run file that is there: see ``train.train``."""
+
+    force: bool = False
+    extend_run: bool = False
+    despite_changes: bool = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run file ready for its next step.
+
+    Attributes:
+        writer: into it.
+        state: of the optimizer, by name and layer; empty at the beginning.
+        diverged: its last step is one at which no member is finite.
+    """
+
+    writer: TraceWriter
+    state: Mapping[str, list[NDArray[Any]]]
+    diverged: bool = False
+
+
+def refuse_to_overwrite(path: Path, steps: int, how: Continuation) -> None:
+    """Raises TraceError where a file is in the way that must be neither replaced nor gone on with."""
+    if not path.exists() or (how.force and path.is_file()):
+        return
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "a special file"
+        raise TraceError(f"{path}: got {what}, expected a place for the run file")
+    try:
+        with open_trace(path) as trace:
+            if not trace.complete or (how.extend_run and trace.steps < steps):
+                return  # to be gone on with
+            ended = trace.attributes.get("ended")
+            state = f"a {ended} run of {trace.steps} steps is there already"
+            further = "" if ended == "diverged" else f"--steps N (above {trace.steps}) takes it further, "
+            remedy = f"--force replaces it, {further}-o FILE writes elsewhere"
+    except TraceError as problem:
+        state = f"a file that is not a readable run is there already ({str(problem).removeprefix(f'{path}: ')})"
+        remedy = "--force replaces it, -o FILE writes elsewhere"
+    raise TraceError(f"{path}: {state}; {remedy}")
+
+
+def open_run(
+    path: Path,
+    recipe: Recipe,
+    layout: Layout,
+    attributes: Mapping[str, AttributeValue],
+    per_member: Mapping[str, NDArray[Any]],
+    how: Continuation,
+) -> Begun:
+    """A new run file, or the one that is there with the optimizer's state after its last committed step.
+
+    To be called under the run's lock.
+
+    Raises:
+        RecipeError: the run that is there has another recipe or other data.
+        TraceError: it is damaged, was begun under other conditions, or the file cannot be written.
+    """
+    _remove_leftovers(path)
+    if how.force or not path.exists():
+        return Begun(create(path, layout, attributes, per_member), {})
+    with open_trace(path) as trace:
+        _refuse_another_run(trace, recipe, attributes, how)
+        if not trace.steps:
+            return Begun(create(path, layout, attributes, per_member), {})
+        changed = _changed_conditions(trace.attributes, attributes)
+        if changed and not how.despite_changes:
+            raise TraceError(
+                f"{path}: this run was begun under other conditions ({_shown(changed)}), so it may not come to the bits of "
+                "an uninterrupted run; --despite-changes goes on all the same, --force starts again"
+            )
+        refuse_damage(trace)
+        if trace.complete or trace.layout.steps != layout.steps:
+            begun = _extended(trace, path, layout, attributes, per_member)
+        else:
+            begun = Begun(*reopen(path))
+        last = begun.writer.committed
+        diverged = not np.isfinite(trace.rows("log_rho", slice(last - 1, last))).any()
+    if dataclasses.replace(begun.writer.layout, snapshots=layout.snapshots) != layout:
+        begun.writer.close()
+        raise TraceError(
+            f"{path}: cannot go on: not laid out as this version of RhoTrace does; use the version that began it, "
+            "or start again with --force"
+        )
+    conditions = {
+        key: attributes[key] for key in ("device", "threads", "processes", "git_revision") if key in attributes
+    }
+    begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
+    return dataclasses.replace(begun, diverged=diverged)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Deletes what processes killed while they made or sealed the file have left beside it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        process, _, ending = left.name.removeprefix(f".{path.name}.").partition(".")
+        if process.isdecimal() and ending in ("new", "seal"):  # else it is of a file named like this one and more
+            left.unlink(missing_ok=True)
+
+
+def _refuse_another_run(
+    trace: Trace, recipe: Recipe, attributes: Mapping[str, AttributeValue], how: Continuation
+) -> None:
+    changed = differences(trace.recipe, recipe.model_dump())
+    changed.pop("data.root", None)
+    longer = how.extend_run and recipe.steps > trace.steps and recipe.steps >= trace.layout.steps
+    if longer:
+        changed.pop("steps", None)
+    if changed:
+        hint = f", --steps {max(changed['steps'])} goes on with it" if set(changed) == {"steps"} else ""
+        raise RecipeError(
+            f"{trace.path}: a run of another recipe is there ({_shown(changed)}); --force starts again{hint}, "
+            "-o FILE writes elsewhere"
+        )
+    if trace.attributes["data_digest"] != attributes["data_digest"]:
+        raise RecipeError(
+            f"{trace.path}: a run on other data is there (digest {trace.attributes['data_digest'][:12]} there, "
+            f"{str(attributes['data_digest'])[:12]} now); --force starts again, -o FILE writes elsewhere"
+        )
+
+
+def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    parts = [f"{key}: {there} there, {now} now" for key, (there, now) in changed.items()]
+    more = [f"and {len(parts) - _MOST_SHOWN} more"] if len(parts) > _MOST_SHOWN else []
+    return "; ".join(parts[:_MOST_SHOWN] + more)
+
+
+def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Versions, device, threads and processes that differ between the process that began a run and this one."""
+    pairs = {key: (there.get(key), now.get(key)) for key in ("device", "threads")}
+    pairs["processes"] = (
+        there.get("processes", 1),
+        now.get("processes", 1),
+    )  # files made before this was noted had one
+    begun, present = (_versions(str(a.get("versions", ""))) for a in (there, now))
+    pairs |= {package: (begun.get(package), present.get(package)) for package in _DECISIVE}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def _versions(text: str) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in text.split(", ") if " " in part)
+
+
+def _extended(
+    trace: Trace,
+    path: Path,
+    layout: Layout,
+    attributes: Mapping[str, AttributeValue],
+    per_member: Mapping[str, NDArray[Any]],
+) -> Begun:
+    """A longer live file with all the steps of ``trace``, in its place."""
+    if trace.complete:
+        steps, state = trace.steps, trace.state()
+    else:
+        writer, state = reopen(path)  # which knows whether the newest state is whole
+        writer.close()
+        steps = writer.committed
+    if not state:
+        ended = trace.attributes.get("ended")
+        raise TraceError(
+            f"{path}: cannot be taken further: it {'was repaired' if ended == 'repaired' else ended} after {steps} steps "
+            "and keeps no state of the optimizer; --force starts again"
+        )
+    taken = [step for step in trace.snapshot_steps() if step <= steps]
+    later = [step for step in layout.snapshots if step >= steps and step not in taken]
+    longer = dataclasses.replace(layout, snapshots=[*taken, *later])
+    kept = {**trace.beginning_attributes(), **{name: attributes[name] for name in _OF_THE_RECIPE}}
+    return Begun(extend(Beginning(trace, steps, taken, state), path, longer, kept, per_member), state)

@@ -1,0 +1,195 @@
+"""The audit of the memo: every statement has a place in the code, and each check can fail."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from rhotrace.analysis.claims import findings
+from rhotrace.analysis.claims.findings import CLAIMS, audit_claims
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import open_trace
+from rhotrace.theory import paper
+
+ROOT = Path(findings.__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A run long enough for most claims to hold."""
+    from small import SMALL
+
+    from rhotrace.config import recipe
+    from rhotrace.training.train import train
+
+    path = tmp_path_factory.mktemp("claims") / "good.h5"
+    train(
+        recipe.parse(SMALL, ["steps=6000", "optimizer.lr=0.05", "init.rho_k=0.5", "record.test_every=500"]),
+        path,
+        device="cpu",
+    )
+    return path
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    with open_trace(path) as trace:
+        return {claim.key: claim.finding.outcome for claim in audit_claims(trace)}
+
+
+def test_every_statement_of_the_memo_is_looked_at_and_has_its_place_in_the_code():
+    assert list(CLAIMS) == list(paper.STATEMENTS)
+    for key, statement in paper.STATEMENTS.items():
+        module, _, name = statement.code.rpartition(".")
+        found = importlib.import_module(f"rhotrace.{module}")
+        assert hasattr(found, name) or key in CLAIMS, statement.code
+    assert {e.key for e in paper.ERRATA} <= set(paper.STATEMENTS)
+
+
+def test_every_statement_stands_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    places = {statement.place for statement in paper.STATEMENTS.values()}
+    assert not [place for place in places if place not in text]
+
+
+def test_what_holds_in_a_plain_run(good):
+    found = outcomes(good)
+    expected = ["unit_inputs", "bounded", "equal_norms", "eq1", "eq2", "eq3", "eq4", "lemma1", "eq5", "eq6", "eq7"]
+    expected += ["transient", "interpolation", "growing", "at_least_one", "fig2"]
+    assert [key for key in expected if found[key] != "holds"] == []
+    assert found["fig1"] == "fails"  # A and B are not constant
+    for key in ("unit_margins", "weightnorm", "sgd", "longer", "linear", "minimum_norm"):
+        assert found[key] == "not testable here"
+
+
+def changed(good: Path, tmp_path: Path, name: str, change) -> dict[str, str]:
+    path = tmp_path / "changed.h5"
+    path.write_bytes(good.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file[name][...] = change(file[name][...])
+    return outcomes(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "change"),
+    [
+        ("equal_norms", "rho_k", lambda x: x * np.array([1.0, 1.001, 1.0])),
+        ("eq3", "grad_norm", lambda x: x * 1.01),
+        ("eq1", "grad_norm", lambda x: x * 1000),
+        ("growing", "rho_k", lambda x: x[::-1]),
+        ("lemma1", "rho_k", lambda x: x * (1 + 0.05 * np.linspace(0, 1, len(x))[:, None, None] * np.array([0, 0, 1]))),
+        ("eq5", "a", lambda x: x * 1.1),
+        ("eq6", "rho_eq_over_rho", lambda x: x * 1.05),
+        ("eq7", "rho_k", lambda x: x * np.array([1.0, 1.05, 1.0])),
+        ("transient", "log_rho", lambda x: np.minimum(np.arange(len(x)), 20)[:, None] + 0 * x),
+        ("fig2", "rho_eq_over_rho", lambda x: np.where(x > 0, np.maximum(x, 1.2), x)),
+        ("interpolation", "error", lambda x: x + 0.1),
+        ("at_least_one", "log_rho_eq", lambda x: x - 100),
+        ("eq2", "weights/W1", lambda x: x + 0.0),
+        ("eq8", "grad_norm", lambda x: np.full_like(x, 1.0)),
+    ],
+)
+def test_a_run_that_breaks_a_statement_is_found(good, tmp_path, key, name, change):
+    found = changed(good, tmp_path, name, change)
+    assert found[key] == ("holds" if key == "eq2" else "fails")  # homogeneity holds at any weights
+
+
+def test_inputs_that_are_not_of_unit_norm_are_found(train):
+    assert outcomes(train("data.unit_norm=false", "steps=20", "optimizer.lr=0.001"))["unit_inputs"] == "fails"
+
+
+def test_weight_normalisation_and_several_starts_have_claims_of_their_own(train):
+    assert outcomes(train("optimizer={kind: weight-norm, lr: 0.05}"))["weightnorm"] == "holds"
+    several = train("members={seeds: [0, 0], rho_k: [1.2, 0.8]}", "steps=400")
+    assert outcomes(several)["longer"] == "holds"
+
+
+def test_minibatches_and_lost_weights_make_claims_untestable_not_false(train):
+    found = outcomes(train("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "record.snapshots=0"))
+    for key in ("eq8", "unit_inputs", "bounded", "eq2", "eq4", "unit_margins"):
+        assert found[key] == "not testable here"
+
+
+def test_ten_classes_and_diverged_runs_are_audited(train):
+    many = outcomes(train("data={dataset: mnist, classes: all, train: 40, test: 20}", "steps=30"))
+    assert many["eq2"] == many["eq3"] == "holds"
+    wild = outcomes(train("optimizer.lr=1000", "steps=40"))
+    assert wild["eq1"] == "fails"
+    for key in ("eq6", "transient", "fig2", "interpolation", "at_least_one"):
+        assert wild[key] == "not testable here"
+
+
+def test_a_run_that_ends_within_the_transient_says_nothing_of_what_comes_after(train):
+    with open_trace(train("steps=20", "init.rho_k=0.3")) as trace:
+        found = {claim.key: claim.finding for claim in audit_claims(trace)}
+    for key in ("eq6", "eq8", "transient", "longer", "fig1", "fig2", "interpolation", "at_least_one"):
+        assert found[key].outcome == "not testable here"
+        assert "no member has a T: 3 never left the transient" in found[key].measured
+
+
+def test_the_members_that_left_the_transient_are_judged_alone(train):
+    some = train("members={seeds: [0, 0], rho_k: [1.2, 0.01]}", "steps=1500")
+    with open_trace(some) as trace:
+        found = {claim.key: claim.finding for claim in audit_claims(trace)}
+    assert found["eq6"].outcome == "holds"
+    assert found["eq6"].measured.startswith("in the 1 of 2 members with a T: ")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("init={kind: he, scale: 1.0}", "steps=300"),
+        ("members={seeds: [0, 0, 1], lr: [0.05, 0.1, 0.02]}", "steps=300"),
+        ("network.depth=1", "steps=300"),
+        ("network.depth=2", "steps=300"),
+        ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "record.full_every=7", "steps=300"),
+        ("steps=2",),
+        ("init.rho_k=1e-12", "steps=10", "network.depth=8"),
+    ],
+    ids=["he", "lr", "one layer", "two layers", "sparse SGD", "two steps", "tiny"],
+)
+def test_every_kind_of_run_is_audited_without_a_warning(train, overrides):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = outcomes(train(*overrides))
+    assert found["eq2"] == found["eq3"] == found["eq4"] == "holds"
+
+
+def test_factors_are_written_as_numbers_or_as_powers_of_ten():
+    assert findings._factors([np.log(2.6), np.log(32)]) == "2.6 to 32"
+    assert findings._factors([np.log(1e5)]) == "10^5.0"
+
+
+def test_A_that_changes_sign_is_told_and_not_divided_by(good, tmp_path):
+    path = tmp_path / "turned.h5"
+    path.write_bytes(good.read_bytes())
+    with h5py.File(path, "r+") as file:
+        a = file["a"][...]
+        a[:5], a[5] = -1.0, 1e-30
+        file["a"][...] = a
+    with open_trace(path) as trace:
+        (figure,) = (c.finding for c in audit_claims(trace) if c.key == "fig1")
+    assert "A changes sign in 3 of 3" in figure.measured
+    assert "A changes by a factor" not in figure.measured
+
+
+def test_a_run_of_one_step_is_refused(train):
+    with open_trace(train("steps=1")) as trace, pytest.raises(AnalysisError, match="at least 2"):
+        audit_claims(trace)
+
+
+def test_the_command_prints_every_statement_and_gives_json(rhotrace, good):
+    done = rhotrace("audit", good, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    for statement in paper.STATEMENTS.values():
+        assert statement.place in done.stdout
+    assert "do not agree" in done.stdout
+    content = json.loads(rhotrace("audit", good, "--json").stdout)
+    assert len(content["claims"]) == len(paper.STATEMENTS)
+    assert len(content["errata"]) == len(paper.ERRATA)

@@ -1,0 +1,269 @@
+"""The predicted fluctuation of real runs: exact where the network is linear, near where it is not, refused where it cannot be."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import SMALL
+
+from rhotrace.analysis.claims.evidence import data_and_network
+from rhotrace.analysis.fluctuation import linearised_prediction
+from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, predict
+from rhotrace.analysis.run_analysis import delta
+from rhotrace.config import recipe
+from rhotrace.config.recipe import Recipe
+from rhotrace.errors import AnalysisError, DataError
+from rhotrace.models.optimizers import batch_indices
+from rhotrace.runfile.reader import open_trace
+from rhotrace.theory.linearised_sgd import replay, whole_kernel
+from rhotrace.training.train import train as train_recipe
+
+NOISY = (
+    "data={dataset: mnist, classes: [4, 9], train: 200, test: 20, label_noise: 0.3}",
+    "network.width=12",
+    "members.seeds=2",
+    "steps=2000",
+    "record.test_every=4000",
+    "record.snapshots=40",
+)
+LINEAR = (*NOISY, "network.depth=1")
+TEN = "data={dataset: mnist, classes: all, train: 60, test: 20}"
+REPLACED = "sampling: with-replacement"
+RUNS = {
+    "sgd": (*NOISY, f"optimizer={{kind: sgd, lr: 0.01, batch_size: 10, {REPLACED}}}", "init.rho_k=2.0"),
+    "weight-norm": (
+        *NOISY,
+        f"optimizer={{kind: weight-norm, lr: 0.02, batch_size: 10, {REPLACED}}}",
+        "init.rho_k=1.2",
+    ),
+    "gd": (*NOISY, "optimizer={kind: gd, lr: 0.01}", "init.rho_k=2.0", "steps=300"),
+    "linear": (
+        *LINEAR,
+        f"optimizer={{kind: sgd, lr: 0.3, batch_size: 10, {REPLACED}}}",
+        "members.seeds=4",
+        "steps=1500",
+    ),
+    "linear-shuffled": (*LINEAR, "optimizer={kind: sgd, lr: 0.3, batch_size: 10}", "members.seeds=4", "steps=1500"),
+    "linear-ten": (*LINEAR, TEN, f"optimizer={{kind: sgd, lr: 0.2, batch_size: 6, {REPLACED}}}", "steps=400"),
+    "linear-ten-shuffled": (*LINEAR, TEN, "optimizer={kind: sgd, lr: 0.2, batch_size: 7}", "steps=400"),
+    "linear-own-ways": (
+        *LINEAR,
+        "optimizer={kind: sgd, lr: 0.1, batch_size: 7}",
+        "members={seeds: [4, 9], batch_seeds: [30, 31], lr: [0.05, 0.2]}",
+        "record.full_every=3",
+        "steps=700",
+    ),
+}
+WINDOW = (800, 1999)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """``runs(name)``: the run file of one of ``RUNS``, trained when first asked for."""
+    folder = tmp_path_factory.mktemp("predicted")
+
+    def path(name):
+        file = folder / f"{name}.h5"
+        if not file.exists():
+            train_recipe(recipe.parse(SMALL, list(RUNS[name])), file, device="cpu")
+        return file
+
+    return path
+
+
+def predicted(path, window=WINDOW):
+    with open_trace(path) as trace:
+        return predict(trace, dict.fromkeys(range(trace.members), window))
+
+
+def root_mean_square(found, name):
+    return np.sqrt(np.mean([getattr(p, name) ** 2 for p in found.values()]))
+
+
+# --- a network that is linear in its weights ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["linear", "linear-shuffled", "linear-ten", "linear-ten-shuffled"])
+def test_a_replay_of_a_linear_network_under_its_own_batches_is_the_run_itself(runs, name):
+    with open_trace(runs(name)) as trace:
+        of = Recipe.model_validate(trace.recipe)
+        dataset, network = data_and_network(trace, of)
+        x, y = torch.as_tensor(dataset.x), dataset.y.T
+        _, deltas, _ = delta(trace)
+        start = next(s for s in trace.snapshot_steps() if s > trace.steps / 4)
+        batches = batch_indices(
+            of.batch_seeds,
+            start,
+            trace.steps,
+            samples=len(x),
+            batch_size=of.optimizer.batch_size,
+            sampling=of.optimizer.sampling,
+        )
+        for member in range(trace.members):
+            weights = tuple(torch.as_tensor(W[member : member + 1]) for W in trace.snapshot(start))
+            g = network.forward(weights, x)[0].numpy()
+            ones = np.ones(1)
+            kernel = network.tangent_kernel(weights, x, torch.as_tensor(ones)[None])[0].numpy()
+            kernel = whole_kernel(kernel, g, trace["rho_k"][start, member], ones)
+            found = replay(kernel, g, y, batches[:, member], of.lr[member])
+            assert np.ptp(found) > 0.05
+            np.testing.assert_allclose(found, deltas[start:, member], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear-shuffled"])
+def test_the_prediction_for_a_linear_network_is_right_but_for_the_draw_of_its_batches(runs, name):
+    found = predicted(runs(name), (500, 1499))
+    assert [p.correlation for p in found.values()] == pytest.approx([1.0] * 4, abs=1e-9)
+    ratio = root_mean_square(found, "predicted") / root_mean_square(found, "measured")
+    assert ratio == pytest.approx(1, abs=0.2)
+
+
+def test_the_prediction_uses_each_members_own_batches_and_learning_rate_at_the_traced_steps(runs):
+    with open_trace(runs("linear-own-ways")) as trace:
+        assert any(s % 3 for s in trace.snapshot_steps() if s > 100)
+    found = predicted(runs("linear-own-ways"), (150, 699))
+    assert len(found[0].stretches) > 1
+    for p in found.values():
+        assert [s.correlation for s in p.stretches] == pytest.approx([1.0] * len(p.stretches), abs=1e-9)
+    assert found[1].sharpness == pytest.approx(4 * found[0].sharpness, rel=1e-6)
+
+
+def test_the_measured_fluctuation_is_that_of_the_run_about_a_line(runs):
+    with open_trace(runs("linear-own-ways")) as trace:
+        steps, deltas, _ = delta(trace)
+    for member, p in predicted(runs("linear-own-ways"), (150, 699)).items():
+        for s in p.stretches:
+            rows = (steps >= s.first) & (steps <= s.last)
+            line = np.polynomial.Polynomial.fit(steps[rows], deltas[rows, member], 1)
+            assert s.measured == pytest.approx((deltas[rows, member] - line(steps[rows])).std(), rel=1e-6)
+
+
+# --- networks that are not ---------------------------------------------------------------------------------
+
+
+def test_the_prediction_for_noisy_labels_is_within_a_factor_of_two_where_the_frozen_one_is_not(runs):
+    found = predicted(runs("sgd"))
+    assert list(found) == [0, 1]
+    for p in found.values():
+        assert 0.5 < p.predicted / p.measured < 2, p
+        assert p.frozen / p.measured < 0.5, p
+        assert p.correlation > 0.5, p
+        assert 0 < p.sharpness < 2
+        assert len(p.stretches) > 2
+
+
+def test_the_prediction_is_the_same_bits_again(runs):
+    first, second = predicted(runs("sgd")), predicted(runs("sgd"))
+    assert first == second
+    assert np.isfinite([first[0].measured, first[0].predicted, first[0].correlation]).all()
+
+
+def test_every_member_is_predicted_from_batches_of_its_own_that_no_run_saw(runs, monkeypatch):
+    asked = {0: set(), 1: set()}
+    whose = []
+
+    def remembered(seeds, *steps, **how):
+        asked[whose[-1]].update(seeds)
+        return batch_indices(seeds, *steps, **how)
+
+    monkeypatch.setattr(linearised_prediction, "batch_indices", remembered)
+    with open_trace(runs("sgd")) as trace:
+        for member in asked:
+            whose.append(member)
+            predict(trace, {member: WINDOW})
+    assert all(member in seeds and len(seeds) > 2 for member, seeds in asked.items())
+    assert not asked[0] & asked[1], f"the same draws for both members: {sorted(asked[0] & asked[1])}"
+
+
+def test_nothing_disturbs_a_full_batch(runs):
+    for p in predicted(runs("gd"), (80, 299)).values():
+        assert p.predicted == 0
+        assert p.frozen == 0
+        assert p.measured > 0
+        assert np.isnan(p.correlation)
+        assert 0 < p.sharpness < 2
+
+
+def test_weight_normalisation_turns_v_by_its_own_factor(runs, monkeypatch):
+    right = predicted(runs("weight-norm"))
+    monkeypatch.setattr(linearised_prediction, "tangent_factors", lambda rho_k, _v_norm=None: np.ones_like(rho_k))
+    as_descent = predicted(runs("weight-norm"))
+    for p, wrong in zip(right.values(), as_descent.values(), strict=True):
+        assert 0.5 < p.predicted / p.measured < 2, p
+        assert p.correlation > 0.5, p
+        assert p.correlation > wrong.correlation + 0.1
+        assert abs(np.log(p.predicted / p.measured)) < abs(np.log(wrong.predicted / wrong.measured))
+
+
+# --- where there is no prediction --------------------------------------------------------------------------
+
+
+def test_a_window_without_a_copy_of_the_weights_has_a_reason_and_the_other_members_a_prediction(runs):
+    with open_trace(runs("sgd")) as trace:
+        late = trace.snapshot_steps()[-2] + 1
+        found = predict(trace, {0: (late, 1999), 1: WINDOW})
+    assert "record.snapshots" in found[0]
+    assert isinstance(found[1], Prediction)
+
+
+def test_too_large_a_training_set_is_refused_with_the_remedy(train):
+    path = train("data={dataset: mnist, classes: all, train: 820, test: 10}", "steps=2", "network.depth=2")
+    with pytest.raises(
+        AnalysisError, match=r"got 8200 outputs on the training set, expected at most 8192.*data\.train"
+    ):
+        predicted(path, (0, 1))
+
+
+def test_other_data_than_that_of_the_run_is_refused(runs):
+    with open_trace(runs("gd")) as trace:
+        trace.attributes["data_digest"] = "0" * 64
+        with pytest.raises(AnalysisError, match=r"gd\.h5: --predict: .*other data"):
+            predict(trace, {0: (80, 299)})
+
+
+def test_absent_data_is_refused(runs, monkeypatch):
+    def absent(**_options):
+        raise DataError("data: mnist not found")
+
+    monkeypatch.setattr("rhotrace.models.datasets.load", absent)
+    with pytest.raises(AnalysisError, match="--predict: needs the data: data: mnist not found"):
+        predicted(runs("gd"))
+
+
+# --- stretches ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    snapshots=st.lists(st.integers(0, 20_000), unique=True, max_size=60).map(sorted),
+    ends=st.tuples(st.integers(0, 20_000), st.integers(0, 20_000)).map(sorted),
+    every=st.integers(1, 12),
+)
+def test_stretches_start_at_copies_of_the_weights_are_long_enough_and_do_not_overlap(snapshots, ends, every):
+    first, last = ends
+    found = linearised_prediction._stretches(snapshots, (first, last), every)
+    assert len(found) <= 8
+    assert bool(found) == any(first <= s <= last - 50 * every for s in snapshots)
+    for start, end in found:
+        assert start in snapshots
+        assert first <= start <= end <= last
+        assert 50 <= len(range(-(-start // every) * every, end + 1, every)) <= linearised_prediction.REACH + 1
+    assert all(end < start for (_, end), (start, _) in pairwise(found))
+
+
+def test_of_many_stretches_eight_are_spread_over_the_window():
+    found = linearised_prediction._stretches(range(0, 10_000, 100), (0, 9_999), 1)
+    starts = [start for start, _ in found]
+    assert len(starts) == 8
+    assert (starts[0], found[-1]) == (0, (9900, 9999))
+    assert set(np.diff(starts)) <= {1400, 1500}
+    assert [end for _, end in found[:-1]] == [start - 1 for start in starts[1:]]
+
+
+def test_a_stretch_ends_where_the_kernel_of_its_start_is_too_old():
+    assert linearised_prediction._stretches([10, 20_000], (0, 50_000), 3) == [(10, 6010), (20_000, 26_000)]

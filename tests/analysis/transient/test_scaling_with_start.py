@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rhotrace.analysis.transient import scaling_with_start as module
+from rhotrace.analysis.transient.scaling_with_start import _Members, _scaling_of, scaling
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import open_trace
+
+
+def planted(
+    exponent: float, *, seeds: int = 8, starts=(1.0, 0.7, 0.5, 0.35), wobble: float = 0.02, seed: int = 0
+) -> _Members:
+    """T = c_seed rho_k(0)^exponent, with a scatter of its own in each seed's exponent and a large one in c."""
+    rng = np.random.default_rng(seed)
+    level = rng.standard_normal(seeds)
+    slope = exponent + wobble * rng.standard_normal(seeds)
+    s, r = (grid.reshape(-1) for grid in np.meshgrid(np.arange(seeds), np.array(starts)))
+    return _Members(s, r, np.exp(3 + level[s] + slope[s] * np.log(r)))
+
+
+@pytest.mark.parametrize(("depth", "exponent"), [(3, -1.0), (4, -2.0), (8, -6.0)])
+def test_a_planted_exponent_is_recovered_though_seeds_differ_by_factors(depth, exponent):
+    found = _scaling_of(depth, planted(exponent, seed=3), 0.1)
+    assert found.exponent.value == pytest.approx(exponent, abs=0.03)
+    assert found.exponent.low < exponent < found.exponent.high
+    assert found.collapsed_factor == pytest.approx(1, abs=0.1)
+    assert found.raw_factor == pytest.approx(0.35**exponent, rel=0.1)
+    assert found.verdict.startswith("the law holds over all starts, to ± 0.0")
+    assert not found.cautions
+
+
+def test_the_interval_of_the_exponent_covers_the_truth_95_percent_of_the_time():
+    held = 0
+    for seed in range(600):
+        found = _scaling_of(4, planted(-2.0, seeds=6, wobble=0.1, seed=seed), 0.1).exponent
+        held += found.low <= -2.0 <= found.high
+    assert held / 600 == pytest.approx(0.95, abs=0.03)
+
+
+def test_another_law_is_told_apart():
+    assert _scaling_of(4, planted(-1.0), 0.1).verdict == "the law is not met: shallower"
+    assert _scaling_of(4, planted(-3.0), 0.1).verdict == "the law is not met: steeper"
+    assert _scaling_of(4, planted(-2.1, wobble=1e-4), 0.1).verdict.startswith("the law is met to 5")
+
+
+def test_at_two_layers_T_is_a_logarithm():
+    s, r = (grid.reshape(-1) for grid in np.meshgrid(np.arange(6), np.array([1.0, 0.3, 0.1])))
+    found = _scaling_of(2, _Members(s, r, 2.0 + 0.1 * s - 1.5 * np.log(r)), 0.1)
+    assert found.per_efold.value == pytest.approx(1.5)
+    assert found.local_per_efold.value == pytest.approx(1.5)
+    assert found.verdict == "T grows with log(1/rho_k(0))"
+    assert found.seeds_needed == 0
+    power = _scaling_of(2, planted(-1.0), 0.1)
+    assert power.verdict == "T grows, but not as log(1/rho_k(0))"
+    assert _scaling_of(2, planted(1.0), 0.1).verdict == "no growth found"
+
+
+def test_at_one_layer_T_does_not_depend_on_the_start():
+    found = _scaling_of(1, planted(0.0, seed=3), 0.1)
+    assert found.law == 0
+    assert found.verdict.startswith("the law holds over all starts")
+    assert np.isnan(found.per_efold.value)
+
+
+def test_a_wide_interval_that_holds_the_law_is_no_confirmation():
+    found = _scaling_of(4, planted(-2.0, seeds=2, wobble=0.5), 0.1)
+    assert found.exponent.low < -2 < found.exponent.high
+    assert found.verdict.startswith("too few seeds to tell")
+
+
+def test_members_of_one_seed_do_not_count_as_more_than_one_in_the_interval_of_T():
+    once = planted(-2.0, starts=(1.0, 0.5))
+    twice = _Members(*(np.concatenate([v, v]) for v in vars(once).values()))
+    alone, doubled = (_scaling_of(4, members, 0.1).points[0] for members in (once, twice))
+    assert doubled.members == 2 * alone.members
+    assert doubled.T.low == pytest.approx(alone.T.low)
+
+
+def test_a_single_start_has_no_factor():
+    one = _scaling_of(4, planted(-2.0, starts=(1.0,)), 0.1)
+    assert np.isnan(one.raw_factor)
+    assert np.isnan(one.collapsed_factor)
+
+
+def test_depths_are_compared_where_their_starts_overlap():
+    shallow, deep = planted(-1.0, wobble=0), planted(-2.0, wobble=0, starts=(1.4, 0.5))
+    found = module._deeper((3, 4), shallow, deep)
+    assert found is not None
+    assert found.start == pytest.approx(0.5**0.5)  # between 0.5 and 1
+    assert found.ratio.value == pytest.approx(0.5**-0.5)
+    assert module._deeper((3, 4), shallow, planted(-2.0, starts=(3.0, 2.0))) is None
+    assert module._deeper((3, 4), shallow, _Members(deep.seed + 100, deep.start, deep.T)) is None
+
+
+def test_the_power_analysis_says_how_many_seeds_give_the_interval():
+    few = _scaling_of(4, planted(-2.0, seeds=6, wobble=0.3), 0.1)
+    enough = _scaling_of(4, planted(-2.0, seeds=few.seeds_needed, wobble=0.3, seed=1), 0.1)
+    assert few.exponent.high - few.exponent.low > 0.2
+    assert enough.exponent.high - enough.exponent.low == pytest.approx(0.2, rel=0.5)
+    assert module._seeds_needed(np.array([1.0]), 0.1) == 0
+
+
+def test_members_without_a_T_are_counted_and_cautioned_about():
+    members = planted(-2.0)
+    T = members.T.copy()
+    T[-1] = np.nan
+    found = _scaling_of(4, _Members(members.seed, members.start, T), 0.1)
+    assert found.points[-1].left == 7
+    assert "1 of 8 at rho_k(0) = 0.35" in found.cautions[0]
+    assert found.seeds == 8
+    nothing = _scaling_of(4, _Members(members.seed, members.start, np.full(len(T), np.nan)), 0.1)
+    assert nothing.verdict.startswith("no interval")
+
+
+STARTS = "members={seeds: [0, 1, 0, 1, 0, 1], rho_k: [1.2, 1.2, 1.0, 1.0, 0.8, 0.8]}"
+
+
+def test_runs_of_one_depth_are_pooled_and_strangers_refused(train):
+    whole = train(STARTS, "steps=400", "record.snapshots=0")
+    more = train("members={seeds: [2, 3], rho_k: [1.2, 0.8]}", "steps=400", "optimizer.lr=0.1", "record.snapshots=0")
+    with open_trace(whole) as a, open_trace(more) as b:
+        (found,) = scaling([a, b]).each
+        assert found.depth == 3
+        assert [p.members for p in found.points] == [3, 2, 3]
+        assert found.exponent.value < -0.5
+        alone = scaling([a]).each[0].points[0].T.value
+        assert found.points[0].T.value == pytest.approx(
+            alone, rel=0.5
+        )  # in units of lr x steps, so lr makes no difference
+    other = train("data.seed=1", STARTS, "steps=20")
+    with open_trace(whole) as a, open_trace(other) as b, pytest.raises(AnalysisError, match="differs in data"):
+        scaling([a, b])
+    with open_trace(whole) as a, open_trace(whole) as b, pytest.raises(AnalysisError, match="give each run once"):
+        scaling([a, b])
+    he = train("init={kind: he, scale: 1.0}", "steps=20")
+    with open_trace(he) as a, pytest.raises(AnalysisError, match="equal-norms"):
+        scaling([a])
+
+
+def test_the_command_prints_draws_and_gives_json(rhotrace, train, tmp_path):
+    run = train(STARTS, "steps=400", "record.snapshots=0")
+    done = rhotrace("scaling", run, "--plot", "s.svg")
+    assert done.returncode == 0, done.stderr
+    assert "Exponent of T in rho_k(0)" in done.stdout
+    assert "fewer than five seeds" in done.stdout
+    assert "<svg" in (tmp_path / "s.svg").read_text()
+    content = json.loads(rhotrace("scaling", run, "--json").stdout)
+    assert content["each"][0]["law"] == -1
+    assert len(content["verdicts"]) == 1
+    assert content["deeper"] == []
+    never = rhotrace("scaling", train("steps=3"), "--plot", "none.png")
+    assert never.returncode == 0, never.stderr
+    assert "no T: 3 of 3" in never.stdout
+    assert not never.stderr
+    assert rhotrace("scaling", run, "--target", "0").returncode == 2

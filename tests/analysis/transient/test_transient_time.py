@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rhotrace.analysis.transient import closed_form_fit
+from rhotrace.analysis.transient import transient_time as transient
+from rhotrace.analysis.transient.closed_form_fit import Series
+from rhotrace.analysis.transient.transient_time import Outcome
+from rhotrace.statistics import intervals
+from rhotrace.theory import norm_dynamics
+
+LR = 0.05
+
+
+def planted(
+    *,
+    depth: int = 4,
+    start: float = 0.2,
+    A: float = 1.0,
+    B: float = 1.0,
+    steps: int | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> tuple[Series, float]:
+    """A run that obeys equation (5) with constant A and B, and its true T in steps."""
+    T = float(norm_dynamics.transient_time(start, depth=depth, A=A, B=B)) / LR
+    step = np.arange(int(3 * T) if steps is None else steps)
+    r = norm_dynamics.norm_trajectory(step * LR, start, A=A, B=B, depth=depth)
+    log_rho = depth * np.log(r) + noise * np.random.default_rng(seed).standard_normal(len(r))
+    rho = np.exp(log_rho)
+    a, q = rho * A, rho**2 * B
+    norms = np.repeat(np.exp(log_rho / depth)[:, None], depth, axis=1)
+    return Series(step, log_rho, a / q, a, q, 1 - 2 * a + q, norms, LR), T
+
+
+def ratio_series(ratio: np.ndarray, **other: np.ndarray) -> Series:
+    ones = np.ones(len(ratio))
+    values = {"log_rho": 0 * ones, "a": ratio, "q": ones, "loss": ones, "rho_k": np.ones((len(ratio), 2)), **other}
+    return Series(steps=np.arange(len(ratio)), rho_eq_over_rho=ratio, lr=LR, **values)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("start", [0.15, 0.4])
+def test_a_planted_T_is_recovered(depth, start):
+    series, T = planted(depth=depth, start=start)
+    found = transient.measure(0, series)
+    assert found.outcome is Outcome.LEFT
+    assert pytest.approx(T, abs=0.05) == found.T
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 6, 8])
+def test_the_closed_form_fit_recovers_planted_truth_and_says_it_holds(depth):
+    series, T = planted(depth=depth, start=0.1 if depth == 2 else 0.4, A=1.3, B=0.8)
+    fit = transient.measure(0, series).fit
+    assert fit is not None
+    assert fit.holds
+    assert fit.T.value == pytest.approx(T, rel=1e-2)
+    assert fit.A.value == pytest.approx(1.3, rel=2e-2)
+    assert fit.log_rho_eq.value == pytest.approx(np.log(1.3 / 0.8), abs=1e-2)
+
+
+def test_the_fitted_interval_covers_a_planted_T_under_noise():
+    covered = 0
+    for seed in range(60):
+        series, T = planted(depth=4, start=0.45, noise=0.02, seed=seed)
+        fit, why = closed_form_fit.fit_closed_form(series, T)
+        assert fit is not None, why
+        covered += fit.T.low <= T <= fit.T.high
+    assert 51 <= covered <= 60  # 95 % of 60 is 57; 51 or fewer would be a coverage below 90 % at p < 0.002
+
+
+def test_a_drifting_A_is_reported_as_a_fit_that_does_not_hold():
+    step = np.arange(2000)
+    A = np.exp(np.linspace(-6, 0, len(step)))
+    r = np.empty(len(step))
+    r[0] = 0.5
+    for t in range(1, len(step)):
+        r[t] = r[t - 1] + LR * 2 * r[t - 1] ** 3 * (A[t] - A[t] ** 1.5 * r[t - 1] ** 4)
+    rho, B = r**4, A**1.5
+    series = Series(step, np.log(rho), A / B / rho, rho * A, rho**2 * B, 0 * rho + 1, np.repeat(r[:, None], 4, 1), LR)
+    fit = transient.measure(0, series).fit
+    assert fit is not None
+    assert not fit.holds
+    assert fit.A_drift > 2
+
+
+def test_a_chance_passage_of_the_ratio_does_not_count():
+    ratio = np.full(1000, 100.0)
+    ratio[3:9] = 1.5  # six steps: shorter than the dwell
+    ratio[600:] = 1.0
+    found = transient.measure(0, ratio_series(ratio))
+    assert found.outcome is Outcome.LEFT
+    assert 599 <= found.T <= 600
+
+
+def test_the_dwell_is_a_fifth_of_late_crossings():
+    ratio = np.full(3000, 100.0)
+    ratio[1000:1190] = 1.0
+    ratio[2000:] = 1.0
+    row, dwell = transient.first_lasting(ratio < 2, np.arange(3000))
+    assert (row, dwell) == (2000, 400)
+
+
+@pytest.mark.parametrize("slower", [1, 10, 100])
+def test_a_change_of_sign_after_the_start_does_not_count_at_any_learning_rate(slower):
+    time = np.arange(400 * slower) / slower
+    ratio = np.where(time < 200, -18 + 0.3 * time, 40 * np.exp(-(time - 200) / 20))
+    row, _ = transient.first_lasting((ratio > 0) & (ratio <= 2), np.arange(len(ratio)))
+    assert pytest.approx(200 + 20 * np.log(20), rel=0.02) == row / slower
+
+
+def test_the_crossing_is_interpolated_in_the_logarithm():
+    ratio = np.concatenate([np.full(50, 8.0), np.full(50, 1.0)])
+    assert pytest.approx(49 + np.log(4) / np.log(8)) == transient.measure(0, ratio_series(ratio)).T
+
+
+def test_strided_rows_give_the_same_T_within_the_stride():
+    series, T = planted(depth=4, start=0.3)
+    every = 7
+    thin = Series(**{n: (v[::every] if isinstance(v, np.ndarray) else v) for n, v in vars(series).items()})
+    assert pytest.approx(T, abs=every) == transient.measure(0, thin).T
+
+
+def test_each_outcome_without_a_T_is_named():
+    low, high = np.full(400, 1.0), np.full(400, 50.0)
+    falling = np.linspace(0, -20, 400)
+    late = high.copy()
+    late[-5:] = 1.0
+    flicker = high.copy()
+    flicker[::5] = 1.0
+    broken = high.copy()
+    broken[200:] = np.nan
+    died = high.copy()
+    died[200:] = 0
+    cases = {
+        Outcome.SPARSE: ratio_series(high[:5]),
+        Outcome.NONE: ratio_series(low),
+        Outcome.NEVER: ratio_series(high),
+        Outcome.DECAYED: ratio_series(-high, log_rho=falling),
+        Outcome.TOO_SHORT: ratio_series(late),
+        Outcome.UNSETTLED: ratio_series(flicker),
+        Outcome.DIVERGED: ratio_series(broken, q=broken),
+        Outcome.DEAD: ratio_series(np.where(died > 0, died, np.nan), q=died),
+    }
+    for outcome, series in cases.items():
+        found = transient.measure(0, series)
+        assert found.outcome is outcome
+        assert np.isnan(found.T) == (outcome is not Outcome.LEFT)
+        assert found.fit is None
+        assert found.no_fit
+
+
+def test_a_negative_ratio_is_never_a_crossing():
+    assert transient.measure(0, ratio_series(np.full(100, -1.0))).outcome is Outcome.NEVER
+
+
+def test_the_inflection_is_where_log_rho_grows_fastest():
+    series, _ = planted(depth=4, start=0.2)
+    numeric = np.argmax(np.gradient(series.log_rho, series.steps * LR))
+    assert transient.measure(0, series).T_inflection == pytest.approx(numeric, abs=1)
+
+
+def test_the_pooled_interval_covers_the_truth_95_percent_of_the_time():
+    rng = np.random.default_rng(1)
+    covered = 0
+    trials = 2000
+    for _ in range(trials):
+        T = np.exp(np.log(500) + 0.4 * rng.standard_normal(5))
+        interval = intervals.geometric_mean(T)
+        covered += interval.low <= 500 <= interval.high
+    assert covered / trials == pytest.approx(0.95, abs=0.015)
+
+
+def test_members_pool_by_label_and_those_without_T_are_counted():
+    member = transient.MemberTransient
+    each = [
+        member(0, Outcome.LEFT, 100.0, 10, np.nan, np.nan),
+        member(1, Outcome.LEFT, 400.0, 10, np.nan, np.nan),
+        member(2, Outcome.NEVER, np.nan, 10, np.nan, np.nan),
+        member(3, Outcome.NEVER, np.nan, 10, np.nan, np.nan),
+    ]
+    first, second = transient.pool(each, ["a", "a", "a", "b"])
+    assert (first.members, first.left, second.members, second.left) == (3, 2, 1, 0)
+    assert first.T.value == pytest.approx(200)
+    assert np.isnan(second.T.value)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rhotrace.config import recipe, shipped_recipes
+from rhotrace.errors import RecipeError
+from rhotrace.sweeps import sweep_file
+
+ROOT = Path(__file__).resolve().parents[2] / "recipes"
+NAMES = [each.name for each in shipped_recipes.listing()]
+
+
+def test_every_recipe_of_the_checkout_is_listed_with_its_claim():
+    assert sorted(NAMES) == sorted(p.relative_to(ROOT).with_suffix("").as_posix() for p in ROOT.rglob("*.yaml"))
+    assert all(each.claim.startswith("Memo 112") for each in shipped_recipes.listing())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copied_recipe_is_valid_where_it_was_copied_to(name, tmp_path):
+    first, *_ = shipped_recipes.copy(name, tmp_path)
+    assert first == tmp_path / f"{name}.yaml"
+    if name.startswith("sweeps/"):
+        sweep = sweep_file.read(first)
+        assert sweep_file.runs(sweep, lambda _: 1000)
+        assert sweep.recipe.resolve().is_relative_to(tmp_path)
+    else:
+        assert recipe.load(first).digest == recipe.load(ROOT / f"{name}.yaml").digest
+
+
+def test_copying_twice_changes_nothing_and_other_content_is_never_replaced(tmp_path):
+    (path,) = shipped_recipes.copy("quick.yaml", tmp_path)
+    assert shipped_recipes.copy("quick", tmp_path) == []
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(RecipeError, match="other content"):
+        shipped_recipes.copy("quick", tmp_path)
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["deep9", "../quick", "/etc/passwd", "", "sweeps"])
+def test_what_is_not_shipped_is_refused(name, tmp_path):
+    with pytest.raises(RecipeError, match="no shipped recipe"):
+        shipped_recipes.copy(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_list_and_copy(command, tmp_path):
+    code, out, err = command("recipe", "list")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in NAMES)
+    code, out, _ = command("recipe", "copy", "sweeps/phase-diagram")
+    assert code == 0
+    assert {p.name for p in (tmp_path / "recipes").rglob("*.yaml")} == {"phase-diagram.yaml", "scaling-L4.yaml"}
+    code, _, err = command("recipe", "copy", "deep9")
+    assert code == 2
+    assert "did you mean deep8" in err

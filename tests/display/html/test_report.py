@@ -1,0 +1,222 @@
+"""The HTML report: what it tells, that it needs nothing else, and how it looks to a real browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+from contextlib import ExitStack
+
+import pytest
+from browser import open_page
+
+from rhotrace.analysis.claims.findings import audit_claims
+from rhotrace.analysis.run_analysis import analyze
+from rhotrace.config.recipe import parse
+from rhotrace.display.formatting import number, row, say, table
+from rhotrace.display.html.report import Page, write_report
+from rhotrace.errors import AnalysisError, RhoTraceError
+from rhotrace.runfile.reader import open_trace
+
+LONG = ("steps=800", "optimizer.lr=0.1", "record.snapshots=2")
+SGD = (*LONG, "optimizer={kind: sgd, lr: 0.1, batch_size: 8}", "record={full_every: 2, snapshots: 2}")
+HOSTILE = "<script>alert('x')</script> & \"quoted\" </pre>"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run under GD with a hostile claim, its twin under SGD, and one of two starts, trained once."""
+    from small import SMALL
+
+    from rhotrace.config import recipe
+    from rhotrace.training.train import train
+
+    folder = tmp_path_factory.mktemp("report")
+    several = (*LONG, "members={seeds: [0, 1, 0, 1], rho_k: [1.2, 1.2, 0.8, 0.8]}")
+    for name, overrides in {"gd": LONG, "sgd": SGD, "starts": several}.items():
+        text = f"claim: {json.dumps(HOSTILE)}\n{SMALL}" if name == "gd" else SMALL
+        train(recipe.parse(text, list(overrides)), folder / f"{name}.h5", device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(runs):
+    """The report of one run, of two, and of a run of several starts, written once."""
+    wanted = {"one": ["gd"], "two": ["gd", "sgd"], "starts": ["starts"]}
+    for page, names in wanted.items():
+        with ExitStack() as stack:
+            traces = [stack.enter_context(open_trace(runs / f"{name}.h5")) for name in names]
+            write_report(traces, runs / f"{page}.html", command="rhotrace report <gd>")
+    return runs
+
+
+def words_of(path):
+    """What a reader sees, without tags and embedded data."""
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_the_report_tells_T_the_claims_the_end_and_the_origin_of_a_run(pages, runs):
+    words = words_of(pages / "one.html")
+    with open_trace(runs / "gd.h5") as trace:
+        result, claims = analyze(trace, fit=True), audit_claims(trace)
+        attributes = trace.attributes
+    assert f"T = {number(result.transient.pools[0].T.value, 4)} steps" in words
+    for claim in claims:
+        assert claim.place in words
+        assert " ".join(claim.finding.measured.split()) in words
+    for value in ("versions", "host", "recipe_digest", "data_md5"):
+        assert " ".join(str(attributes[value]).split()) in words
+    assert hashlib.sha256((runs / "gd.h5").read_bytes()).hexdigest() in words
+    for heading in ("What was found", "Transient time, fits and audit of the steps", "How to do it again"):
+        assert heading in words
+
+
+def test_the_results_stand_in_it_as_json(pages, runs):
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    (content,) = re.findall(r'<script type="application/json" id="results">(.*?)</script>', text, re.DOTALL)
+    results = json.loads(content)
+    with open_trace(runs / "gd.h5") as trace:
+        wanted = analyze(trace, fit=True).transient
+    found = results["runs"][0]["transient"]
+    assert [each["T"] for each in found["each"]] == [each.T for each in wanted.each]
+    assert len(results["runs"][0]["claims"]) == 30
+
+
+def test_the_recipe_in_it_trains_the_same_run(pages, runs):
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    recipes = [html.unescape(code) for code in re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)]
+    with open_trace(runs / "gd.h5") as trace:
+        assert trace.attributes["recipe_digest"] in {parse(code).digest for code in recipes if "network:" in code}
+    assert any("rhotrace train gd.yaml -o runs/gd.h5" in code for code in recipes)
+
+
+def test_what_others_wrote_is_text_and_never_markup(pages):
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert HOSTILE in words_of(pages / "one.html")
+    assert text.count("<script") == 1
+
+
+def test_runs_together_are_compared_and_starts_are_held_against_the_law(pages):
+    two, starts = words_of(pages / "two.html"), words_of(pages / "starts.html")
+    assert "Fluctuation around rho_eq, run against run" in two
+    assert "B/A: fluctuation" in two
+    assert "T against the start" in starts
+    assert "Exponent of T in rho_k(0)" in starts
+    assert "T against the start" not in two
+
+
+def test_every_picture_is_inside_and_described(pages):
+    for name in ("one", "two", "starts"):
+        text = (pages / f"{name}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r"<img ([^>]*)>", text)
+        assert len(pictures) >= 7
+        for picture in pictures:
+            alt = re.search(r'alt="([^"]*)"', picture)
+            assert len(html.unescape(alt[1])) > 60
+            data = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', picture)
+            svg = base64.b64decode(data[1]).decode()
+            assert svg.startswith("<?xml")
+            assert "<text" not in svg  # letters are shapes: no font is needed
+        assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
+
+
+@pytest.mark.parametrize(("name", "width"), [("one", 1100), ("two", 1100), ("two", 390), ("starts", 320)])
+def test_a_browser_shows_it_whole_without_complaint_or_request(pages, name, width):
+    address = (pages / f"{name}.html").as_uri()
+    with open_page(address, width=width) as opened:
+        assert opened.messages == []
+        assert opened.requests == [address]
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        widths = page.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
+        assert all(complete and natural > 100 and alt > 60 for complete, natural, alt in widths)
+        sizes = page.eval_on_selector_all(
+            "p, td, figcaption", "all => all.map(e => parseFloat(getComputedStyle(e).fontSize))"
+        )
+        assert min(sizes) >= 12
+        anchors = page.eval_on_selector_all(
+            "nav a", "all => all.every(a => document.querySelector(a.getAttribute('href')))"
+        )
+        assert anchors
+        if width < 640:  # on a phone a table is a list, each cell with its name
+            assert page.eval_on_selector("td", "e => getComputedStyle(e, '::before').content") != "none"
+
+
+def test_it_can_be_printed(pages, tmp_path):
+    with open_page((pages / "two.html").as_uri()) as opened:
+        opened.page.emulate_media(media="print")
+        assert not opened.page.is_visible("nav")
+        opened.page.pdf(path=tmp_path / "report.pdf", format="A4")
+        assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_page_keeps_what_is_printed_as_blocks():
+    page, grid = Page(), table("<name | number", "A title")
+    row(grid, "[red]rho[/red]", "1.5")
+    page.print(grid)
+    say(page, "first\nsecond", "bold")
+    say(page, "")
+    words = [(block.kind, block.text) for block in page.blocks]
+    assert words == [("table", "A title"), ("lead", "first"), ("lead", "second")]
+    assert page.blocks[0].rows == (("[red]rho[/red]", "1.5"),)
+    assert page.blocks[0].numeric == (False, True)
+
+
+def test_an_unfinished_run_says_so(train, tmp_path, monkeypatch):
+    from rhotrace.runfile.writer import TraceWriter
+
+    commit, count = TraceWriter.commit, 0
+
+    def killed(self, *words):
+        nonlocal count
+        commit(self, *words)
+        count += 1
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TraceWriter, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train("steps=100000", "record.snapshots=0", name="cut.h5")
+    with open_trace(tmp_path / "cut.h5") as trace:
+        write_report([trace], tmp_path / "cut.html")
+    words = words_of(tmp_path / "cut.html")
+    assert "the run is not finished (interrupted)" in words
+    assert "not finished" in words
+
+
+def test_only_a_report_is_replaced_unasked(pages, runs, tmp_path):
+    mine = tmp_path / "mine.html"
+    mine.write_text("<p>mine</p>", encoding="utf-8")
+    with open_trace(runs / "gd.h5") as trace:
+        with pytest.raises(RhoTraceError, match="is no report"):
+            write_report([trace], mine)
+        assert mine.read_text(encoding="utf-8") == "<p>mine</p>"
+        with pytest.raises(RhoTraceError, match="got a folder"):
+            write_report([trace], tmp_path)
+        older = shutil.copy(pages / "two.html", tmp_path / "older.html")
+        write_report([trace], older)
+    assert "run against run" not in words_of(older)
+    assert not list(tmp_path.glob(".*.half"))
+
+
+def test_too_many_runs_are_refused(runs):
+    with open_trace(runs / "gd.h5") as trace, pytest.raises(AnalysisError, match="got 21 runs, expected at most 20"):
+        write_report([trace] * 21, runs / "many.html")
+
+
+def test_the_command_writes_and_says_where(command, runs, tmp_path):
+    code, out, err = command("report", runs / "gd.h5", "-o", "a/report.html", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["path"] == "a/report.html"
+    assert told["bytes"] == (tmp_path / "a" / "report.html").stat().st_size < 5_000_000
+    assert "What was found" in told["sections"]
+    (tmp_path / "taken.html").write_text("mine")
+    code, out, err = command("report", runs / "gd.h5", "-o", "taken.html")
+    assert (code, out) == (2, "")
+    assert "is no report" in err

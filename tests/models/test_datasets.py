@@ -1,0 +1,486 @@
+"""Data: held against the archives' own bytes, read here by a few lines that share nothing with the package."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import shutil
+import struct
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+
+from rhotrace.errors import DataError
+from rhotrace.models import datasets as data
+from rhotrace.runfile import provenance
+
+MNIST = Path(__file__).resolve().parents[2] / "data" / "MNIST" / "raw"
+PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+
+
+def load(**options) -> data.Dataset:
+    return data.load(**{"dataset": "mnist", "classes": [0, 1], "train": 100, "test": 50, **options})
+
+
+@cache
+def idx(part: str) -> np.ndarray:
+    """An archive's array by the format's description: two zero bytes, type, rank, sizes, values."""
+    raw = gzip.decompress((MNIST / f"{part}-ubyte.gz").read_bytes())
+    zero, kind, rank = struct.unpack(">HBB", raw[:4])
+    assert (zero, kind) == (0, 8)
+    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape[0], -1)
+
+
+def original(loaded: np.ndarray, targets: np.ndarray, part: str) -> np.ndarray:
+    """The label in the archives of each loaded sample, found by its pixels; the targets only bring company."""
+    assert len(loaded) == len(targets)
+    label_of = {
+        row.tobytes(): int(label)
+        for row, label in zip(idx(f"{part}-images-idx3"), idx(f"{part}-labels-idx1")[:, 0], strict=True)
+    }
+    return np.array([label_of[row.tobytes()] for row in np.rint(loaded * 255).astype(np.uint8)])
+
+
+def fault(**options) -> str:
+    with pytest.raises(DataError) as caught:
+        load(**options)
+    message = str(caught.value)
+    assert 1 <= len(message.splitlines()) <= 2, message
+    return message
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A data root of its own with the four archives."""
+    folder = tmp_path / "root" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        shutil.copy(MNIST / f"{part}-ubyte.gz", folder)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path) -> Path:
+    """No data root but an empty one, and no network."""
+
+    def offline(*_, **__):
+        raise URLError("no route to host")
+
+    for module in ("mnist", "cifar"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
+    empty = tmp_path / "empty"
+    monkeypatch.setattr(data, "roots", lambda root=None: [*([Path(root)] if root else []), empty])
+    monkeypatch.setattr(data, "cache_root", lambda: empty)
+    return empty
+
+
+# --- what is loaded ----------------------------------------------------------------------------------------
+
+
+def test_inputs_have_unit_norm_and_targets_are_signs():
+    loaded = load(dtype="float64")
+    for x, y, samples in ((loaded.x, loaded.y, 100), (loaded.x_test, loaded.y_test, 50)):
+        assert x.shape == (samples, 784)
+        assert y.shape == (samples, 1)
+        assert x.dtype == y.dtype == np.float64
+        np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-14)
+        assert set(y.ravel()) == {-1.0, 1.0}
+        assert x.min() >= 0
+    assert loaded.classes == ("0", "1")
+
+
+def test_float32_is_the_same_data_rounded():
+    double, single = load(dtype="float64"), load(dtype="float32")
+    assert single.x.dtype == single.y.dtype == single.x_test.dtype == np.float32
+    np.testing.assert_allclose(single.x, double.x, rtol=3e-7)
+    np.testing.assert_array_equal(single.y, double.y)
+    assert single.digest == double.digest
+
+
+def test_without_unit_norm_pixels_are_between_0_and_1():
+    loaded = load(unit_norm=False)
+    assert loaded.x.min() == 0
+    assert loaded.x.max() == 1
+    assert np.linalg.norm(loaded.x, axis=1).std() > 0.1
+    scaled = loaded.x / np.linalg.norm(loaded.x, axis=1, keepdims=True)
+    np.testing.assert_allclose(load().x, scaled, rtol=1e-13)
+
+
+def test_all_classes_have_one_hot_targets():
+    loaded = load(classes="all", train=200, test=100, unit_norm=False)
+    assert loaded.y.shape == (200, 10)
+    assert set(loaded.y.ravel()) == {0.0, 1.0}
+    np.testing.assert_array_equal(loaded.y.sum(axis=1), 1)
+    np.testing.assert_array_equal(loaded.y.argmax(axis=1), original(loaded.x, loaded.y, "train"))
+    np.testing.assert_array_equal(loaded.y_test.argmax(axis=1), original(loaded.x_test, loaded.y_test, "t10k"))
+    assert loaded.classes == tuple("0123456789")
+
+
+def test_the_first_class_is_minus_one_and_the_second_plus_one():
+    loaded = load(classes=[7, 3], unit_norm=False)
+    np.testing.assert_array_equal(np.where(loaded.y[:, 0] < 0, 7, 3), original(loaded.x, loaded.y, "train"))
+    np.testing.assert_array_equal(
+        np.where(loaded.y_test[:, 0] < 0, 7, 3), original(loaded.x_test, loaded.y_test, "t10k")
+    )
+
+
+def test_groups_of_classes_share_a_target():
+    loaded = load(classes=[[0, 1, 2], [8]], train=400, unit_norm=False)
+    digits = original(loaded.x, loaded.y, "train")
+    np.testing.assert_array_equal(loaded.y[:, 0] > 0, digits == 8)
+    assert set(digits) == {0, 1, 2, 8}
+    assert loaded.classes == ("0+1+2", "8")
+    assert (loaded.y > 0).sum() == 200
+
+
+def test_a_single_class_may_stand_beside_a_group():
+    assert load(classes=[[0, 1], 8]).digest == load(classes=[[0, 1], [8]]).digest
+
+
+def test_classes_by_name_are_classes_by_number():
+    assert load(classes=["4", "9"]).digest == load(classes=[4, 9]).digest
+    assert data.class_groups("cifar-10", ["Cat", ["dog", 0]]) == [[3], [5, 0]]
+    assert data.class_groups("fashion-mnist", ["ankle boot", "t-shirt"]) == [[9], [0]]
+    assert data.class_groups("cifar-10", "all") == [[c] for c in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ([0, 10], "got 10"),
+        ([0, -1], "got -1"),
+        (["cat", 1], "got 'cat'"),
+        ([True, 0], "got True"),
+        ([3, 3], "twice"),
+        ([[1, 2], [2, 3]], "twice"),
+        ([1], "exactly two"),
+        ([1, 2, 3], "exactly two"),
+        ([[], [1]], "non-empty"),
+        ([], "exactly two"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(classes, says):
+    message = fault(classes=classes)
+    assert message.startswith("data.classes: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(("train", "counts"), [(100, (50, 50)), (101, (51, 50)), (1, (1, 0))])
+def test_balanced_targets_differ_by_one_at_most(train, counts):
+    y = load(train=train).y
+    assert ((y < 0).sum(), (y > 0).sum()) == counts
+
+
+def test_balanced_one_hot_targets_differ_by_one_at_most():
+    assert sorted(load(classes="all", train=207).y.sum(axis=0)) == [20] * 3 + [21] * 7
+
+
+def test_without_a_size_all_there_are_is_taken():
+    zeros, ones = ((idx("train-labels-idx1") == c).sum() for c in (0, 1))
+    everything = load(train=None, test=None, balanced=False)
+    assert (len(everything.x), len(everything.x_test)) == (zeros + ones, 980 + 1135)
+    assert (everything.y < 0).sum() == zeros
+    assert len(load(train=None).x) == 2 * min(zeros, ones)
+
+
+def test_every_sample_is_one_of_the_archive_and_none_comes_twice():
+    loaded = load(classes=[4, 9], train=None, test=None, balanced=False, unit_norm=False)
+    for x, y, part in ((loaded.x, loaded.y, "train"), (loaded.x_test, loaded.y_test, "t10k")):
+        images, labels = idx(f"{part}-images-idx3"), idx(f"{part}-labels-idx1")[:, 0]
+        for digit, sign in ((4, -1), (9, 1)):
+            got = np.rint(x[y[:, 0] == sign] * 255).astype(np.uint8)
+            assert sorted(map(bytes, got)) == sorted(map(bytes, images[labels == digit]))
+
+
+def test_an_unbalanced_subset_keeps_the_archive_s_proportions():
+    loaded = load(classes=[[1], [0, 2, 3, 4, 5, 6, 7, 8, 9]], train=4000, balanced=False)
+    assert abs((loaded.y < 0).mean() - (idx("train-labels-idx1") == 1).mean()) < 0.02
+
+
+@pytest.mark.parametrize(("fraction", "train"), [(0.1, 100), (0.25, 90), (0.013, 101), (0.999, 60), (0.0, 60)])
+@pytest.mark.parametrize("classes", [[0, 1], "all"])
+def test_label_noise_is_exactly_that_many_wrong_targets(fraction, train, classes):
+    clean, noisy = (load(classes=classes, train=train, label_noise=f) for f in (0.0, fraction))
+    np.testing.assert_array_equal(clean.x, noisy.x)
+    assert (clean.y != noisy.y).any(axis=1).sum() == round(fraction * train)
+    np.testing.assert_array_equal(clean.x_test, noisy.x_test)
+    np.testing.assert_array_equal(clean.y_test, noisy.y_test)
+    if classes == "all":
+        np.testing.assert_array_equal(noisy.y.sum(axis=1), 1)
+
+
+def test_wrong_targets_spread_over_all_other_classes():
+    clean, noisy = (load(classes="all", train=2000, label_noise=f) for f in (0.0, 0.9))
+    wrong = (clean.y != noisy.y).any(axis=1)
+    shift = (noisy.y.argmax(axis=1) - clean.y.argmax(axis=1))[wrong] % 10
+    assert np.bincount(shift, minlength=10)[1:].min() > 140  # 200 of each expected
+
+
+# --- seeds and digests -------------------------------------------------------------------------------------
+
+
+def bits(loaded: data.Dataset) -> list[bytes]:
+    return [part.tobytes() for part in (loaded.x, loaded.y, loaded.x_test, loaded.y_test)]
+
+
+def test_the_same_seeds_repeat_every_bit():
+    again = {"seed": 3, "noise_seed": 5, "label_noise": 0.2}
+    first = load(**again)
+    data._read_folder.cache_clear()
+    second = load(**again)
+    assert bits(first) == bits(second)
+    assert first.digest == second.digest
+
+
+def test_each_seed_changes_what_it_should():
+    base = load(label_noise=0.2)
+    other = load(label_noise=0.2, seed=1)
+    assert all(a != b for a, b in zip(bits(base), bits(other), strict=True))
+    noise = load(label_noise=0.2, noise_seed=1)
+    assert [a == b for a, b in zip(bits(base), bits(noise), strict=True)] == [True, False, True, True]
+
+
+def test_a_larger_training_set_leaves_the_test_set_alone():
+    assert bits(load())[2:] == bits(load(train=200))[2:]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"classes": [1, 0]},
+        {"classes": [0, 2]},
+        {"train": 99},
+        {"test": 49},
+        {"balanced": False},
+        {"label_noise": 0.01},
+        {"unit_norm": False},
+        {"seed": 1},
+    ],
+)
+def test_the_digest_changes_with_what_matters(options):
+    assert load(**options).digest != load().digest
+
+
+def test_the_digest_ignores_the_floating_point_type_the_root_and_unused_noise_seeds(copy):
+    assert len(load().digest) == 64
+    assert load(dtype="float32").digest == load(root=str(copy)).digest == load(noise_seed=9).digest == load().digest
+
+
+# --- too many samples --------------------------------------------------------------------------------------
+
+
+def test_more_training_samples_than_there_are_is_refused_with_the_most_there_are():
+    assert (
+        fault(train=100_000)
+        == "data: got 100000 training samples, but the chosen classes hold 11846 balanced ones at most"
+    )
+    message = fault(train=100_000, balanced=False)
+    assert "12665" in message
+    assert "training" in message
+
+
+def test_more_test_samples_than_there_are_is_refused_with_the_most_there_are():
+    assert "1960" in fault(test=1961)
+    assert "2115" in fault(test=2116, balanced=False)
+    assert len(load(test=1960).x_test) == 1960
+
+
+# --- where data is looked for ------------------------------------------------------------------------------
+
+
+def test_roots_are_searched_from_the_recipe_to_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("RHOTRACE_DATA", str(tmp_path / "environment"))
+    found = data.roots(str(tmp_path / "recipe"))
+    assert found == [tmp_path / "recipe", tmp_path / "environment", MNIST.parent.parent, data.cache_root()]
+    monkeypatch.delenv("RHOTRACE_DATA")
+    assert data.roots() == [MNIST.parent.parent, data.cache_root()]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.roots("~/d")[0] == tmp_path / "d"
+
+
+def test_the_first_root_that_has_the_files_is_read(monkeypatch, copy, tmp_path):
+    damage(copy, "train-labels-idx1", 30)
+    monkeypatch.setenv("RHOTRACE_DATA", str(copy))
+    assert str(copy) in fault()
+    assert load(root=str(MNIST.parent.parent)).digest  # the recipe's comes first
+    (copy / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert load().digest  # an incomplete root is passed over
+    monkeypatch.setenv("RHOTRACE_DATA", str(tmp_path / "nowhere"))
+    assert load().digest
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    return sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+def test_nothing_is_unpacked_into_the_data_folder(copy):
+    before = listing(copy), listing(MNIST)
+    data._read_folder.cache_clear()
+    load(root=str(copy))
+    assert (listing(copy), listing(MNIST)) == before
+
+
+def test_a_read_only_data_root_works(copy):
+    folders = [copy, copy / "MNIST", copy / "MNIST" / "raw"]
+    for file in folders[-1].iterdir():
+        file.chmod(0o444)
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert load(root=str(copy)).digest == load().digest
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_the_unpacked_archives_are_gone_afterwards(copy, monkeypatch, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    load(root=str(copy))
+    assert not list(scratch.iterdir())
+
+
+def test_a_symbolic_link_as_data_root_works(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy)
+    assert load(root=str(tmp_path / "link")).digest == load().digest
+
+
+# --- absent and damaged ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "cifar-10"])
+def test_absent_data_without_a_network_names_files_folder_and_command(nowhere, dataset):
+    message = fault(dataset=dataset)
+    source = data.SOURCES[dataset]
+    for words in (
+        dataset,
+        source.files[0],
+        source.files[-1],
+        source.folder,
+        str(nowhere),
+        f"datasets.{source.loader}(",
+        "RHOTRACE_DATA=",
+    ):
+        assert words in message
+
+
+def test_absent_data_names_the_recipe_s_root_too(nowhere, tmp_path):
+    message = fault(root=str(tmp_path / "mine"))
+    assert str(tmp_path / "mine") in message
+    assert str(nowhere) in message
+
+
+def damage(root: Path, part: str, place: int) -> Path:
+    file = root / "MNIST" / "raw" / f"{part}-ubyte.gz"
+    raw = bytearray(file.read_bytes())
+    raw[place] ^= 1
+    file.write_bytes(raw)
+    return file
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_flipped_bit_is_found_by_the_md5_sum(copy, part):
+    file = damage(copy, part, 1000)
+    message = fault(root=str(copy))
+    assert message.startswith(f"{file}: got md5 ")
+    assert "fetch the file again" in message
+
+
+def test_a_file_cut_short_is_found_by_the_md5_sum(copy):
+    file = copy / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    os.truncate(file, 5000)
+    assert fault(root=str(copy)).startswith(f"{file}: got md5 ")
+
+
+def test_damage_after_a_first_reading_is_not_hidden_by_the_cache(copy):
+    load(root=str(copy))
+    file = damage(copy, "t10k-labels-idx1", 1000)
+    assert str(file) in fault(root=str(copy))
+
+
+def test_torchvision_that_does_not_import_names_the_pair_and_a_command(copy, monkeypatch):
+    data._read_folder.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    message = fault(root=str(copy))
+    assert "torchvision " + provenance.version("torchvision") in message
+    assert "torch " + provenance.version("torch") in message
+    assert "it needs torch" in message
+    assert "pip install --upgrade torch torchvision" in message
+
+
+def test_torchvision_that_fails_without_a_word_is_a_data_error_too(copy, monkeypatch):
+    class Broken:
+        def __getattr__(self, name):
+            raise RuntimeError
+
+    data._read_folder.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchvision", Broken())
+    assert "does not import" in fault(root=str(copy))
+
+
+def test_torchvision_that_is_not_installed_is_not_called_none(copy, monkeypatch):
+    data._read_folder.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    version = metadata.version
+
+    def without(package):
+        if package == "torchvision":
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(metadata, "version", without)
+    message = fault(root=str(copy))
+    assert "None" not in message.replace("None in sys.modules", "")
+    assert "pip install" in message
+
+
+# --- CIFAR-10 ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar() -> Path:
+    """A data root that has CIFAR-10, which is not part of the repository."""
+    given = os.environ.get("RHOTRACE_TEST_CIFAR")
+    for root in [Path(given)] if given else data.roots():
+        if (root / "cifar-10-batches-py" / "data_batch_1").is_file():
+            return root
+    if given:
+        pytest.fail(f"RHOTRACE_TEST_CIFAR={given} holds no cifar-10-batches-py/data_batch_1")
+    pytest.skip("CIFAR-10 is in no data root; set RHOTRACE_TEST_CIFAR to one that has cifar-10-batches-py/")
+
+
+def test_cifar_10_agrees_with_the_pickles(cifar):
+    loaded = data.load(dataset="cifar-10", classes=["cat", "dog"], train=64, test=32, unit_norm=False, root=str(cifar))
+    assert loaded.x.shape == (64, 3072)
+    assert loaded.classes == ("cat", "dog")
+    for x, y, names in (
+        (loaded.x, loaded.y, [f"data_batch_{i}" for i in range(1, 6)]),
+        (loaded.x_test, loaded.y_test, ["test_batch"]),
+    ):
+        label_of = {}
+        for name in names:
+            with (cifar / "cifar-10-batches-py" / name).open("rb") as file:
+                batch = pickle.load(file, encoding="latin1")
+            # stored as colour, row, column; torchvision gives row, column, colour
+            pixels = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, 3072)
+            label_of |= {row.tobytes(): label for row, label in zip(pixels, batch["labels"], strict=True)}
+        for row, target in zip(np.rint(x * 255).astype(np.uint8), y[:, 0], strict=True):
+            assert label_of[row.tobytes()] == (3 if target < 0 else 5)
+
+
+def test_cifar_10_damaged_is_refused(cifar, tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    shutil.copytree(cifar / "cifar-10-batches-py", folder)
+    file = folder / "data_batch_3"
+    os.truncate(file, file.stat().st_size - 1)
+    message = fault(dataset="cifar-10", root=str(tmp_path))
+    assert message.startswith(str(folder))
+    assert "fetch" in message

@@ -1,0 +1,207 @@
+"""Every command and every line of Python in the README, as written: on the shipped recipes made small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rhotrace.cli import app as cli
+from rhotrace.config import recipe
+from rhotrace.training.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = ["data.train=160", "data.test=20", "network.width=8", "steps=400", "record.test_every=100"]
+SHALLOW = ["network.depth=3", "init.rho_k=1.0", "optimizer.lr=0.1", "members.seeds=2"]  # leaves its transient soon
+
+ELSEWHERE = {  # commands that are run, but not here
+    "python -m pip install -e .": "by .ci/run",
+    "python -m pip install -e '.[test]'": "by .ci/run",
+    "python -m pytest": "by .ci/run, and here we are",
+    "python -m pytest -n 0": "the same in one process",
+    "python -m pip install xarray h5netcdf matplotlib": "by .ci/run, as parts of '.[test]'",
+    "python -m pip install 'rhotrace[tensorboard]'": "by .ci/run, as a part of '.[test]'",
+    "torchrun --nproc-per-node 4 -m rhotrace train recipes/deep8.yaml": "by test_distributed.py, with other recipes",
+    "python benchmarks/overhead.py": "by hand: it takes minutes",
+    "rhotrace --install-completion": "changes the user's shell; test_cli.py has --show-completion",
+}
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+PROSE = BLOCK.sub("", README)
+INLINE = re.compile(r"`([^`]+)`")
+
+
+def is_complete(command: str) -> bool:
+    """Whether a command can be run as it stands, without words to be put in: FILE, A, [-o FILE], COMMAND."""
+    if re.fullmatch(r"rhotrace [a-z]+", command):  # the name of a command, but for the one that needs nothing more
+        return command == "rhotrace quantities"
+    first = re.match(r"(rhotrace|python|torchrun|for) ", command)
+    return bool(first) and not re.search(r"\[-|\.\.\.|(?<![\w./-])[A-Z]{1,9}(?![\w./*-])", command)
+
+
+def commands() -> list[str]:
+    """Every command in the order of the page, each part of a line by itself."""
+    found = []
+    for kind, block in BLOCK.findall(README):
+        if kind == "console":
+            found += [part for line in block.strip().splitlines() for part in line.split(" && ")]
+    found += [text for text in INLINE.findall(PROSE) if is_complete(text)]
+    return list(dict.fromkeys(found))
+
+
+HERE = [command for command in commands() if command not in ELSEWHERE]
+
+
+@pytest.fixture(scope="module")
+def small_recipes(tmp_path_factory) -> Path:
+    """A folder as the checkout's, with the shipped recipes made small, and a run of each in runs/."""
+    folder = tmp_path_factory.mktemp("readme")
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        small = recipe.load(path, SMALL + (SHALLOW if path.stem.startswith("deep8") else []))
+        (folder / "recipes").mkdir(exist_ok=True)
+        (folder / "recipes" / path.name).write_text(small.to_yaml(), encoding="utf-8")
+        train(small, folder / "runs" / path.with_suffix(".h5").name, device="cpu")
+    sweep = (ROOT / "recipes" / "sweeps" / "phase-diagram.yaml").read_text(encoding="utf-8")
+    for large, small_text in {"[2, 3, 4, 5, 6, 8]": "[2, 3]", "points: 7": "points: 2", "seeds: 8": "seeds: 2"}.items():
+        assert large in sweep
+        sweep = sweep.replace(large, small_text)
+    (folder / "recipes" / "sweeps").mkdir()
+    (folder / "recipes" / "sweeps" / "phase-diagram.yaml").write_text(sweep, encoding="utf-8")
+    return folder
+
+
+def run(command: str, folder: Path, monkeypatch, capsys) -> str:
+    """Runs a rhotrace command in this process, as a shell would start it; returns what it printed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "120")
+    words = []
+    for word in shlex.split(command):
+        words += sorted(str(p.relative_to(folder)) for p in folder.glob(word)) if "*" in word else [word]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as left:
+        code = int(left.code or 0)
+    out, err = capsys.readouterr()
+    assert code == 0, (command, err)
+    return out
+
+
+def test_every_command_is_found():
+    assert len(HERE) > 25
+    for part in (
+        "train",
+        "watch",
+        "analyze",
+        "audit",
+        "compare",
+        "report",
+        "plot",
+        "sweep",
+        "scaling",
+        "simulate",
+        "export",
+    ):
+        assert any(command.startswith(f"rhotrace {part} ") or command == f"rhotrace {part}" for command in HERE), part
+    assert not set(ELSEWHERE) - set(commands())
+    assert all(command.startswith(("rhotrace ", "for r in ")) for command in HERE), HERE
+
+
+def test_every_command_of_the_table_is_a_command_and_its_options_exist(monkeypatch, capsys, tmp_path):
+    told = {}
+    for text in INLINE.findall(PROSE):
+        words = text.split()
+        if words[:1] == ["rhotrace"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
+            name = words[1:3] if words[1] == "recipe" and len(words) > 2 else words[1:2]
+            told.setdefault(tuple(name), set()).update(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    assert len(told) > 15
+    for name, options in told.items():
+        helped = run(f"rhotrace {' '.join(name)} --help", tmp_path, monkeypatch, capsys)
+        for option in options - {"--help"}:
+            assert re.search(rf"(?<![\w-]){option}\b", helped), (name, option)
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_the_command_runs_as_written(command, small_recipes, tmp_path, monkeypatch, capsys):
+    if command.startswith("for r in "):  # a shell's loop over all recipes: two of them, by a real shell
+        (tmp_path / "recipes").mkdir()
+        for name in ("quick", "deep8"):
+            text = (small_recipes / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+            (tmp_path / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, env={"PATH": path}, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert {p.name for p in (tmp_path / "runs").glob("*.h5")} == {"quick.h5", "deep8.h5"}
+        return
+    made = re.match(r"rhotrace train recipes/([\w-]+)\.yaml", command)
+    if made:  # the fixture has trained it: the command must do so itself
+        (small_recipes / "runs" / f"{made[1]}.h5").unlink(missing_ok=True)
+    for taken in small_recipes.glob("runs/deep8.csv"):
+        taken.unlink()
+    empty = command.startswith("rhotrace recipe copy")  # where no recipe of that name is yet
+    out = run(command, tmp_path if empty else small_recipes, monkeypatch, capsys)
+    drawn = re.search(r"(?:--plot|-o) (\S+)", command)
+    if drawn:
+        assert (small_recipes / drawn[1]).exists()
+    if made:
+        assert (small_recipes / "runs" / f"{made[1]}.h5").exists()
+    else:
+        assert out
+
+
+@pytest.mark.parametrize("block", [code for kind, code in BLOCK.findall(README) if kind == "python"])
+def test_the_python_runs_as_written(block, small_recipes, monkeypatch, capsys):
+    pytest.importorskip("xarray")
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    mpl.use("agg")
+    monkeypatch.chdir(small_recipes)
+    capsys.readouterr()
+    exec(compile(block, "README.md", "exec"), names := {})
+    for value in names.values():
+        if hasattr(value, "close") and hasattr(value, "sizes"):
+            value.close()
+    pyplot.close("all")
+    if "fit_transient" in block:
+        assert re.search(r"T = \d+ \[\d+, \d+\] steps", capsys.readouterr().out)
+        assert names["rho_k"].shape == (400, 2, 3)
+
+
+@pytest.mark.parametrize("block", [code for kind, code in BLOCK.findall(README) if kind == "yaml"])
+def test_the_yaml_is_valid(block, tmp_path):
+    from rhotrace.sweeps import sweep_file
+
+    if "axes:" in block:
+        (tmp_path / "sweeps").mkdir()
+        (tmp_path / "scaling-L4.yaml").write_bytes((ROOT / "recipes" / "scaling-L4.yaml").read_bytes())
+        (tmp_path / "sweeps" / "s.yaml").write_text(block, encoding="utf-8")
+        assert sweep_file.read(tmp_path / "sweeps" / "s.yaml").axes
+    else:
+        assert recipe.parse(block).steps == 8000
+
+
+@pytest.mark.parametrize("page", ["README.md", "recipes/cluster/README.md", "benchmarks/README.md", "data/README.md"])
+def test_every_link_within_the_project_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert page != "README.md" or len(links) > 20
+    for link in links:
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_picture_is_drawn_by_the_command_beside_it():
+    from PIL import Image
+
+    with Image.open(ROOT / "recipes" / "deep8.png") as picture:
+        assert "T = 4320 steps" in picture.text["Description"]
+    assert "rhotrace plot runs/deep8.h5 -o deep8.png" in README
+    assert "T = 4320 steps" in README

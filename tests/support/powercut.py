@@ -1,0 +1,122 @@
+"""What a disk may hold after a power cut: all that was written before the last sync, and any part of what came later."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rhotrace.runfile import hdf5_io as hdf5_files
+from rhotrace.runfile import writer as trace_writer
+
+SECTOR = 512  # what a disk writes whole or not at all
+
+
+@dataclass
+class History:
+    """A file's life since its last sync before it took its name.
+
+    Attributes:
+        image: its bytes then.
+        events: ``(place, bytes)`` of each write since, or None for a sync that has ended.
+        named: how many events there were when it took its name; nobody can see it before.
+    """
+
+    image: bytes
+    events: list[tuple[int, bytes] | None] = field(default_factory=list)
+    named: int | None = None
+
+    def cuts(self, count: int, rng: np.random.Generator) -> list[tuple[int, bytearray]]:
+        """(number of events so far, what the disk may hold) of some power cuts, in order of time."""
+        base, done = bytearray(self.image), 0  # after the last sync
+        found = []
+        for at in sorted(rng.integers(self.named, len(self.events) + 1, count)):
+            last = max((n for n in range(done, at) if self.events[n] is None), default=None)
+            if last is not None:
+                for event in filter(None, self.events[done:last]):
+                    place, data = event
+                    base[place : place + len(data)] = data
+                done = last + 1
+            found.append((int(at), torn(bytearray(base), [e for e in self.events[done:at] if e], rng)))
+        return found
+
+    def written_at(self, places: set[int], at: int) -> tuple[bytes | None, bytes | None]:
+        """The last of the writes to some places that is certainly on the disk, and the one that may be, or None."""
+        synced = max((n for n, event in enumerate(self.events[:at]) if event is None), default=0)
+        writes = [(n, event[1]) for n, event in enumerate(self.events[:at]) if event and event[0] in places]
+        return (
+            next((data for n, data in reversed(writes) if n < synced), None),
+            next((data for n, data in writes if n > synced), None),
+        )
+
+
+def torn(held: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Generator) -> bytearray:
+    """The bytes with any of the sectors of the writes, in any order."""
+    sectors = []
+    for place, data in writes:
+        ends = [place, *range(place // SECTOR * SECTOR + SECTOR, place + len(data), SECTOR), place + len(data)]
+        sectors += [(a, data[a - place : b - place]) for a, b in itertools.pairwise(ends)]
+    share = rng.choice([0, 0.1, 0.5, 0.9, 1])
+    for number in rng.permutation(len(sectors)):
+        if rng.random() < share:
+            place, data = sectors[number]
+            held[place : place + len(data)] = data
+    return held
+
+
+class Disk:
+    """Records the histories of all files that are written while it is patched in, by inode."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.histories: dict[int, History] = {}
+        self.unsynced: set[int] = set()
+        self.log: list[str] = []  # of names given and folders synced
+        real_pwrite, real_replace, real_fsync = os.pwrite, Path.replace, os.fsync
+        real_write = hdf5_files._Forgiving.write
+
+        def pwrite(descriptor: int, data: Any, place: int) -> int:
+            self.write(descriptor, place, bytes(data))
+            return real_pwrite(descriptor, data, place)
+
+        def write(raw: Any, data: Any) -> int:
+            self.unsynced.add(os.fstat(raw.fileno()).st_ino)
+            return real_write(raw, data)
+
+        def replace(path: Path, target: Path) -> Path:
+            inode = path.stat().st_ino
+            self.log.append(f"{target.name} named, {'not ' * (inode in self.unsynced)}on the disk")
+            if inode in self.histories:
+                self.histories[inode].named = len(self.histories[inode].events)
+            return real_replace(path, target)
+
+        def fsync(descriptor: int) -> None:
+            self.log.append("folder synced")
+            real_fsync(descriptor)
+
+        for module in (trace_writer, hdf5_files):
+            patch.setattr(module, "sync", lambda descriptor, real=module.sync: self.sync(descriptor, real))
+        patch.setattr(os, "pwrite", pwrite)
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(Path, "replace", replace)
+        patch.setattr(hdf5_files._Forgiving, "write", write)
+
+    def write(self, descriptor: int, place: int, data: bytes) -> None:
+        inode = os.fstat(descriptor).st_ino
+        self.unsynced.add(inode)
+        if inode in self.histories:
+            self.histories[inode].events.append((place, data))
+
+    def sync(self, descriptor: int, real: Any) -> None:
+        real(descriptor)
+        about = os.fstat(descriptor)
+        self.unsynced.discard(about.st_ino)
+        known = self.histories.get(about.st_ino)
+        if known is None or known.named is None:
+            self.histories[about.st_ino] = History(os.pread(descriptor, about.st_size, 0))
+        else:
+            known.events.append(None)
