@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.run_analysis import member_labels, passages, require_steps
 from rhotrace.analysis.transient.transient_time import Passage, Pool, pool
-from rhotrace.recording.quantities import named
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.extremes import Envelope
@@ -122,9 +121,9 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
         values: each from their rows, (n, members, ...), to (n, members).
     """
     trace, members = group.trace, list(group.members)
-    cost = named(names[0]).cost
-    every, rows = trace.strides[cost], trace.layout.rows(cost, trace.steps)
-    strides = [every // trace.strides[named(name).cost] for name in names]
+    cadence = trace.quantity(names[0]).cadence
+    every, rows = trace.strides[cadence], trace.layout.rows(cadence, trace.steps)
+    strides = [every // trace.strides[trace.quantity(name).cadence] for name in names]
     curves = [[Envelope(_STRETCHES, expected=rows) for _ in range(3)] for _ in values]
     slab = trace.layout.steps_within(SLAB_BYTES)
     for first in range(0, rows, slab):

@@ -83,7 +83,7 @@ def _steps(trace: Trace) -> dict[str, Any]:
 
 def series_of(trace: Trace) -> list[Series]:
     """Each member's series, at the steps that have full-set sums."""
-    steps, every = trace.step_of("a"), trace.strides["forward"]
+    steps, every = trace.step_of("a"), trace.strides["full"]
     log_rho, rho_k = trace["log_rho"][::every], trace["rho_k"][::every]
     series = {name: trace[name] for name in ("rho_eq_over_rho", "a", "q", "loss")}
     return [
@@ -116,7 +116,7 @@ def fit_transient(
 
 def passages(trace: Trace, *, theta: float = THETA) -> list[Passage]:
     """Whether and when each member left its transient: ``fit_transient`` without anything that takes longer to find."""
-    steps, log_rho = trace.step_of("a"), trace["log_rho"][:: trace.strides["forward"]]
+    steps, log_rho = trace.step_of("a"), trace["log_rho"][:: trace.strides["full"]]
     ratio, q = trace["rho_eq_over_rho"], trace["q"]
     return [
         transient_time.passage(steps, ratio[:, m], q[:, m], log_rho[:, m], theta=theta) for m in range(trace.members)
@@ -180,6 +180,6 @@ def _final(trace: Trace) -> tuple[Final, ...]:
 def delta(trace: Trace) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """(steps, log(rho/rho_eq) of each member, NaN where a <= 0, and log rho at the same steps)."""
     ratio = trace["rho_eq_over_rho"]
-    log_rho = trace["log_rho"][:: trace.strides["forward"]]
+    log_rho = trace["log_rho"][:: trace.strides["full"]]
     with np.errstate(all="ignore"):
         return trace.step_of("rho_eq_over_rho"), -np.log(np.where(ratio > 0, ratio, np.nan)), log_rho

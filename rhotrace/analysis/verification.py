@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rhotrace.analysis.claims.evidence import data_and_network
 from rhotrace.analysis.run_analysis import audit_run
 from rhotrace.config.recipe import Recipe
-from rhotrace.recording.quantities import QUANTITIES, named
+from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
@@ -30,16 +30,16 @@ def verify(trace: Trace) -> Verification:
 def _derived(trace: Trace) -> str:
     layout, checked = trace.layout, 0
     slab = layout.steps_within(SLAB_BYTES)
-    derived = [q for q in layout.quantities if q.derive]
+    derived = [QUANTITIES[q.name] for q in layout.quantities if q.name in QUANTITIES and QUANTITIES[q.name].derive]
     for first in range(0, trace.steps, slab):
         last = min(first + slab, trace.steps)
         for quantity in derived:
-            at = np.arange(last)[:: trace.strides[quantity.cost]]
+            at = np.arange(last)[:: trace.strides[quantity.cadence]]
             at = at[at >= first]
             rows = {
                 q.name: _rows_at(trace, q.name, at)
-                for q in QUANTITIES
-                if q.cost in ("free", quantity.cost) and q.name in trace
+                for q in layout.quantities
+                if q.cadence in ("step", quantity.cadence)
             }
             with np.errstate(all="ignore"):
                 expected = quantity.derive(rows) if quantity.derive else rows[quantity.name]
@@ -55,7 +55,7 @@ def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of a quantity at steps that are all multiples of its stride."""
     if not len(steps):
         return trace.rows(name, slice(0, 0))
-    stride = trace.strides[named(name).cost]
+    stride = trace.strides[trace.quantity(name).cadence]
     rows = steps // stride
     return np.asarray(trace.rows(name, slice(int(rows[0]), int(rows[-1]) + 1))[rows - rows[0]])
 
@@ -109,7 +109,7 @@ def _same_end(trace: Trace, step: int) -> None:
 
 def _outputs(trace: Trace) -> str:
     recipe = Recipe.model_validate(trace.recipe)
-    steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["forward"] == 0]
+    steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["full"] == 0]
     if not steps:
         raise NotChecked("the file has no copies of the weights at steps with full-set sums")
     again = data_and_network(trace, recipe, recipe.network.dtype)
@@ -125,7 +125,7 @@ def _outputs(trace: Trace) -> str:
         sums = {"a": (g * targets).sum(dim=(1, 2)) / len(x), "q": g.square().sum(dim=(1, 2)) / len(x)}
         scale = {"a": sums["q"].sqrt(), "q": sums["q"]}
         for name, expected in sums.items():
-            row = step // trace.strides["forward"]
+            row = step // trace.strides["full"]
             recorded = trace.rows(name, slice(row, row + 1))[0]
             near = np.abs(recorded - expected.numpy()) <= _OUTPUTS[recipe.network.dtype] * scale[name].numpy()
             near |= ~np.isfinite(recorded) & ~np.isfinite(expected.numpy())

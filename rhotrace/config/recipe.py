@@ -7,57 +7,39 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model, model_validator
 
 from rhotrace.config import strict_yaml
 from rhotrace.errors import DataError, RecipeError, nearest_file
-from rhotrace.models import datasets
-from rhotrace.models.networks import INITS, NETWORKS
-from rhotrace.models.optimizers import OPTIMIZERS
+from rhotrace.models import datasets, mlp
+from rhotrace.models.component import Component, Registry, per_member
+from rhotrace.models.initial_weights import INITIALISERS, Initialiser
+from rhotrace.models.losses import LOSSES, Loss, Square
+from rhotrace.models.network import NETWORKS, NetworkOptions
+from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
+from rhotrace.recording import quantities
+from rhotrace.recording.quantity import CADENCES, Cadence
 
 MAX_BYTES = 1_000_000
+_REGISTERS = (mlp, quantities)  # imported for what they register
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def _options(component: Callable[..., Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A component's keyword-only parameters as pydantic fields: its signature is its schema."""
-    parameters = inspect.signature(component, eval_str=True).parameters.values()
-    return {
-        p.name: (p.annotation, p.default if p.default is not p.empty else ...)
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.name not in without
-    }
-
-
-def _one_of(registry: Mapping[str, Callable[..., Any]], title: str, **shared: Any) -> Any:  # noqa: ANN401 - a type
-    """A union of sections, one per registered component, told apart by ``kind``."""
-    models: list[Any] = []
-    for kind, component in registry.items():
-        fields: dict[str, Any] = {"kind": (Literal[kind], ...), **shared, **_options(component)}
-        models.append(create_model(f"{title}: {kind}", __base__=_Section, **fields))
-    union = models[0]
-    for model in models[1:]:
-        union |= model
-    return Annotated[union, Field(discriminator="kind")] if len(models) > 1 else union
-
-
-DataSection: Any = create_model("data", __base__=_Section, **_options(datasets.load, without=("dtype",)))
-Positive = Annotated[float, Gt(0)]
+Every = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]
 
 
-class Members(_Section):
-    """The networks trained side by side; each list has one entry per member."""
+class Members(Component):
+    """The networks trained side by side; each list has one entry per member.
+
+    A list for each option that may differ between members is added from the components.
+    """
 
     seeds: Annotated[int, Ge(1), Field(le=100_000)] | Annotated[list[Seed], MinLen(1)] = Field(
         default=1, description="seed of each member's weights and batches; a number n means 0 to n-1"
@@ -65,39 +47,52 @@ class Members(_Section):
     batch_seeds: list[Seed] | None = Field(
         default=None, description="seed of each member's batches, where not the same"
     )
-    rho_k: list[Annotated[float, Ge(1e-12), Le(1e12)]] | None = Field(
-        default=None, description="initial layer norm of each member"
-    )
-    scale: list[Positive] | None = Field(default=None, description="He factor of each member")
-    lr: list[Positive] | None = Field(default=None, description="learning rate of each member")
 
 
-class Record(_Section):
+class Record(Component):
     """How often the quantities that cost something are evaluated, in steps."""
 
-    full_every: Annotated[int, Ge(1)] = Field(
-        default=1, description="full training set under minibatches; every step by default"
+    full_every: Every = Field(default=1, description="full training set under minibatches; every step by default")
+    test_every: Every = Field(default=100, description="test set")
+    snapshots: Annotated[int, Ge(0), Field(le=1000)] = Field(
+        default=12, description="log-spaced snapshots of all weights"
     )
-    test_every: Annotated[int, Ge(1)] = Field(default=100, description="test set")
-    snapshots: Annotated[int, Ge(0), Field(le=1000)] = Field(default=12, description="log-spaced copies of all weights")
 
 
-NetworkSection: Any = _one_of(NETWORKS, "network", dtype=(Literal["float32", "float64"], "float32"))
-InitSection: Any = _one_of(INITS, "init")
-OptimizerSection: Any = _one_of(OPTIMIZERS, "optimizer", lr=(Positive, ...))
+class Recipe(Component):
+    """A validated recipe; the options of each section are the fields of the component that it chooses.
 
-
-class Recipe(_Section):
-    """A validated recipe; every component's options are those of its function's signature."""
+    Attributes:
+        claim: what the run shows and what to expect.
+        data: the dataset.
+        network: see ``models.network``.
+        loss: see ``models.losses``.
+        init: see ``models.initial_weights``.
+        optimizer: see ``models.optimizers``.
+        members: the networks trained side by side.
+        steps: of training.
+        record: how often what is recorded.
+    """
 
     claim: str = Field(default="", description="what the run shows and what to expect")
-    data: DataSection
-    network: NetworkSection
-    init: InitSection
-    optimizer: OptimizerSection
+    data: Any
+    network: SerializeAsAny[NetworkOptions]
+    loss: SerializeAsAny[Loss] = Square()
+    init: SerializeAsAny[Initialiser]
+    optimizer: SerializeAsAny[Optimizer]
     members: Members = Members()
     steps: Annotated[int, Ge(1), Field(le=10**9)]
     record: Record = Record()
+
+    @classmethod
+    def model_validate(cls, obj: Any, **how: Any) -> Recipe:  # noqa: ANN401 - as pydantic's
+        """A recipe of the components that are registered now; see ``schema``."""
+        return schema().model_validate(obj, **how) if cls is Recipe else super().model_validate(obj, **how)
+
+    @classmethod
+    def model_json_schema(cls, *how: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic's
+        """The JSON Schema of recipes of the components that are registered now."""
+        return schema().model_json_schema(*how, **named) if cls is Recipe else super().model_json_schema(*how, **named)
 
     @property
     def seeds(self) -> list[int]:
@@ -110,33 +105,63 @@ class Recipe(_Section):
         """Seed of each member's minibatches, length M."""
         return self.members.batch_seeds or self.seeds
 
-    @property
-    def lr(self) -> list[float]:
-        """Learning rate of each member, length M."""
-        return self.members.lr or [self.optimizer.lr] * len(self.seeds)
-
-    @property
-    def init_options(self) -> list[dict[str, float]]:
-        """Keyword arguments of the initialiser for each member, length M."""
-        base = options(self.init)
-        name = next(iter(base))
-        return [{**base, name: value} for value in getattr(self.members, name) or [base[name]] * len(self.seeds)]
-
-    @property
-    def per_member(self) -> dict[str, NDArray[Any]]:
-        """What may differ between members, arrays of length M: seeds, learning rates and initial scales."""
-        starts = {f"init_{name}": [how[name] for how in self.init_options] for name in self.init_options[0]}
-        seeds = {"seed": self.seeds, "batch_seed": self.batch_seeds}
+    def each(self, section: Component) -> dict[str, list[Any]]:
+        """The options of a section that may differ between members: a value for each member, by name."""
+        members = len(self.seeds)
         return {
-            **{name: np.array(values, dtype=np.int64) for name, values in seeds.items()},
-            **{name: np.array(values) for name, values in {"lr": self.lr, **starts}.items()},
+            name: getattr(self.members, name, None) or [getattr(section, name)] * members
+            for name in per_member(type(section))
         }
 
     @property
+    def lr(self) -> list[float]:
+        """Learning rate of each member, length M."""
+        return self.each(self.optimizer)["lr"]
+
+    @property
+    def initialisers(self) -> list[Initialiser]:
+        """The initialiser of each member, length M."""
+        options = self.each(self.init)
+        return [
+            self.init.model_copy(update={name: values[m] for name, values in options.items()})
+            for m in range(len(self.seeds))
+        ]
+
+    @property
+    def per_member(self) -> dict[str, NDArray[Any]]:
+        """What may differ between members, arrays of length M: seeds, the optimizer's options, the initialiser's."""
+        found = {name: np.array(values, dtype=np.int64) for name, values in self._seeds.items()}
+        return found | {name: np.array(values) for name, (values, _) in self._options.items()}
+
+    @property
+    def per_member_symbols(self) -> dict[str, str]:
+        """How each array of ``per_member`` but the seeds is called in tables and figures."""
+        return {name: symbol for name, (_, symbol) in self._options.items()}
+
+    @property
+    def _seeds(self) -> dict[str, list[int]]:
+        return {"seed": self.seeds, "batch_seed": self.batch_seeds}
+
+    @property
+    def _options(self) -> dict[str, tuple[list[Any], str]]:
+        found = {}
+        for section, prefix in ((self.optimizer, ""), (self.init, "init_")):
+            marks = per_member(type(section))
+            for name, values in self.each(section).items():
+                found[f"{prefix}{name}"] = (values, marks[name].symbol or name)
+        return found
+
+    def stride(self, cadence: Cadence) -> int:
+        """Steps between the evaluations of a cadence."""
+        if cadence.name == "step" or (cadence.name == "full" and self.optimizer.minibatches is None):
+            return 1
+        there = self.record if cadence.name in _OWN_KEYS else getattr(self.record, "every", None)
+        return min(int(getattr(there, _OWN_KEYS.get(cadence.name, cadence.name), cadence.default)), self.steps)
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the numbers (the claim's wording and the data's place do not)."""
-        content = self.model_dump(exclude={"claim": True, "data": {"root"}})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of everything that decides the numbers; see ``digest_of``."""
+        return digest_of(self.model_dump())
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default spelled out."""
@@ -145,31 +170,126 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         members = len(self.seeds)
-        for name in ("batch_seeds", "rho_k", "scale", "lr"):
+        chosen = {*per_member(type(self.init)), *per_member(type(self.optimizer)), "batch_seeds"}
+        for name in type(self.members).model_fields:
             values = getattr(self.members, name)
-            if values is not None and len(values) != members:
+            if name == "seeds" or values is None:
+                continue
+            if len(values) != members:
                 raise _fault(
                     f"members.{name}",
                     f"got {len(values)} values, expected one for each of the {members} seeds",
                 )
-            if values is not None and name in ("rho_k", "scale") and name not in type(self.init).model_fields:
+            if name not in chosen:
+                section = "init" if any(name in per_member(c) for c in INITIALISERS.values()) else "optimizer"
+                kind = getattr(self, section).kind
                 raise _fault(
                     f"members.{name}",
-                    f"init.kind {self.init.kind} has no {name}; remove the list or change init.kind",
+                    f"{section}.kind {kind} has no {name}; remove the list or change {section}.kind",
                 )
-        if isinstance(self.network.width, list) and len(self.network.width) != self.network.depth - 1:
-            raise _fault(
-                "network.width",
-                f"got {len(self.network.width)} widths, expected depth - 1 = {self.network.depth - 1}",
-            )
         try:
             datasets.class_groups(self.data.dataset, self.data.classes)
         except DataError as error:
             raise _fault(*str(error).split(": ", 1)) from None
-        batch = getattr(self.optimizer, "batch_size", None)
-        if batch is not None and self.data.train is not None and batch > self.data.train:
-            raise _fault("optimizer.batch_size", f"got {batch}, expected at most data.train = {self.data.train}")
+        batch = self.optimizer.minibatches
+        if batch is not None and self.data.train is not None and batch.size > self.data.train:
+            raise _fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
         return self
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a resolved recipe but for the claim's wording and the place of the data, which decide no number."""
+    kept = {key: value for key, value in content.items() if key != "claim"}
+    kept["data"] = {key: value for key, value in dict(content["data"]).items() if key != "root"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def per_member_of(content: Mapping[str, Any], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """``Recipe.per_member`` from a resolved recipe as plain content, whatever components it names.
+
+    Args:
+        content: of a run file.
+        names: of the arrays beside the seeds: an option of the optimizer, or one of the initialiser behind ``init_``.
+    """
+    members = content["members"]
+    seeds = list(range(members["seeds"])) if isinstance(members["seeds"], int) else members["seeds"]
+    found = {
+        name: np.array(values, dtype=np.int64)
+        for name, values in {"seed": seeds, "batch_seed": members["batch_seeds"] or seeds}.items()
+    }
+    for name in names:
+        section = content["init" if name.startswith("init_") else "optimizer"]
+        option = name.removeprefix("init_")
+        found[name] = np.array(members.get(option) or [section[option]] * len(seeds))
+    return found
+
+
+_OWN_KEYS = {"full": "full_every", "test": "test_every"}  # of cadences, directly below ``record``
+
+
+def schema() -> type[Recipe]:
+    """The type of recipes with the components, quantities and cadences that are registered now."""
+    registries: tuple[Registry[Any], ...] = (NETWORKS, LOSSES, INITIALISERS, OPTIMIZERS)
+    return _schema(tuple(tuple(registry.items()) for registry in registries), tuple(CADENCES.values()))
+
+
+@cache
+def _schema(
+    components: tuple[tuple[tuple[str, type[Component]], ...], ...], cadences: tuple[Cadence, ...]
+) -> type[Recipe]:
+    del components  # what decides the answer, and so the key of the cache
+    lists = {
+        name: (list[annotation] | None, Field(default=None, description=f"{says} of each member"))  # type: ignore[valid-type]
+        for name, (annotation, says) in _per_member_fields().items()
+    }
+    strides = {
+        cadence.name: (Every, Field(default=cadence.default, description=cadence.says))
+        for cadence in cadences
+        if cadence.name not in {"step", *_OWN_KEYS}
+    }
+    members: Any = create_model("members", __base__=Members, **lists)  # type: ignore[call-overload]
+    record: Any = Record
+    if strides:
+        every: Any = create_model("every", __base__=Component, **strides)  # type: ignore[call-overload]
+        record = create_model("record", __base__=Record, every=(every, every()))
+    return create_model(
+        "Recipe",
+        __base__=Recipe,
+        __doc__=Recipe.__doc__,
+        data=(_DataSection, ...),
+        network=(NETWORKS.union(), ...),
+        loss=(LOSSES.union(), Square()),
+        init=(INITIALISERS.union(), ...),
+        optimizer=(OPTIMIZERS.union(), ...),
+        members=(members, members()),
+        record=(record, record()),
+    )
+
+
+def _per_member_fields() -> dict[str, tuple[Any, str]]:
+    """Type and description of every option that may differ between members, by name.
+
+    Raises:
+        TypeError: two components have one of the same name and of different types, or in different sections.
+    """
+    found: dict[str, tuple[Any, str]] = {}
+    homes: dict[str, str] = {}
+    for registry in (INITIALISERS, OPTIMIZERS):
+        for component in registry.values():
+            for name, mark in per_member(component).items():
+                field = component.model_fields[name]
+                limits = [limit for limit in field.metadata if limit is not mark]
+                own: Any = field.annotation
+                annotation: Any = Annotated[(own, *limits)] if limits else own
+                if (
+                    homes.setdefault(name, registry.section) != registry.section
+                    or found.get(name, (annotation,))[0] != annotation
+                ):
+                    raise TypeError(
+                        f"{component.__name__}.{name}: another component has a per-member option {name} of another type"
+                    )
+                found.setdefault(name, (annotation, mark.says))
+    return found
 
 
 def _fault(path: str, message: str) -> ValueError:
@@ -179,6 +299,19 @@ def _fault(path: str, message: str) -> ValueError:
 def options(section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """A section's values as the keyword arguments of its component."""
     return section.model_dump(exclude={"kind", *without})
+
+
+def _options(component: Callable[..., Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A component's keyword-only parameters as pydantic fields: its signature is its schema."""
+    parameters = inspect.signature(component, eval_str=True).parameters.values()
+    return {
+        p.name: (p.annotation, p.default if p.default is not p.empty else ...)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in without
+    }
+
+
+_DataSection: Any = create_model("data", __base__=Component, **_options(datasets.load, without=("dtype",)))
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -280,7 +413,7 @@ def _explain(error: Any, content: Any, lines: strict_yaml.Lines, where: str) -> 
     got = error.get("input")
     if error["type"] == "value_error":  # ours, with its own path
         named, _, message = str(error["ctx"]["error"]).partition(": ")
-        path = tuple(named.split("."))
+        path = (*path, *named.split("."))
     elif error["type"] == "extra_forbidden":
         known = _known_keys(path[:-1], content)
         near = difflib.get_close_matches(str(path[-1]), known, 1, 0.5)
@@ -334,7 +467,7 @@ def _own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN40
 
 
 def _known_keys(path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
-    model: Any = Recipe
+    model: Any = schema()
     place = content
     for part in path:
         annotation = model.model_fields[part].annotation

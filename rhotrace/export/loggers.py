@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.runfile.reader import Trace
-from rhotrace.runfile.xarray_view import PER_MEMBER
 
 Blocks = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 Row = dict[str, float]
@@ -75,7 +74,7 @@ def _rows(trace: Trace, block: Mapping[str, NDArray[Any]], member: int) -> Itera
 
 def _about_member(trace: Trace, member: int) -> dict[str, float]:
     """What may set a member apart from the others."""
-    return {"member": member, **{name: trace[name][member].item() for name in PER_MEMBER if name in trace}}
+    return {"member": member, **{name: trace[name][member].item() for name in trace.per_member}}
 
 
 # --- TensorBoard -------------------------------------------------------------------------------------------

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis.run_analysis import require_steps
-from rhotrace.config.recipe import Recipe
 from rhotrace.errors import RhoTraceError, choice
 from rhotrace.export.loggers import own_export, to_tensorboard, to_wandb
-from rhotrace.recording.quantities import QUANTILES, Quantity
+from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.runfile.reader import Trace
 from rhotrace.runfile.xarray_view import to_xarray
@@ -105,7 +104,7 @@ def columns(trace: Trace, *, every: int = 1, joint: str = "_") -> Iterator[Colum
         every: steps from one row to the next.
         joint: stands between a quantity's name and its layer or quantile.
     """
-    fixed = Recipe.model_validate(trace.recipe).per_member
+    fixed = {name: trace[name] for name in trace.per_member}
     span = max(1, _ROWS // trace.members // every) * every
     for first in range(0, trace.steps, span):
         steps = np.arange(first, min(first + span, trace.steps), every)
@@ -119,9 +118,9 @@ def columns(trace: Trace, *, every: int = 1, joint: str = "_") -> Iterator[Colum
         yield block
 
 
-def _of_quantity(trace: Trace, quantity: Quantity, steps: NDArray[np.int64], joint: str) -> Columns:
+def _of_quantity(trace: Trace, quantity: Description, steps: NDArray[np.int64], joint: str) -> Columns:
     """Columns of one quantity; NaN at the steps at which it was not evaluated."""
-    stride = trace.strides[quantity.cost]
+    stride = trace.strides[quantity.cadence]
     rows = -(-trace.steps // stride)
     there = steps % stride == 0
     first, last = int(steps[0]) // stride, min(int(steps[-1]) // stride + 1, rows)
@@ -129,7 +128,7 @@ def _of_quantity(trace: Trace, quantity: Quantity, steps: NDArray[np.int64], joi
     table = np.full((len(steps), *values.shape[1:]), np.nan)
     table[there] = values[steps[there] // stride - first]
     flat = table.reshape(len(steps) * trace.members, -1)
-    labels = {"layer": range(1, trace.depth + 1), "quantile": QUANTILES}
+    labels = {"layer": range(1, trace.depth + 1), **trace.layout.axes}
     extra = next((labels[axis] for axis in quantity.axes if axis in labels), None)
     if extra is None:
         return {quantity.name: flat[:, 0]}

@@ -90,9 +90,8 @@ class Registry(Generic[C], Mapping[str, type[C]]):
         if len(types) > 1:
             return Annotated[reduce(or_, types), Field(discriminator=self.tag)]
         only, field = types[0], types[0].model_fields[self.tag]
-        return create_model(
-            only.__name__, __base__=only, **{self.tag: (field.annotation, ...)}
-        )  # to be named all the same
+        named: dict[str, Any] = {self.tag: (field.annotation, ...)}  # a single component is named in a recipe too
+        return create_model(only.__name__, __base__=only, **named)
 
 
 def per_member(component: type[Component]) -> dict[str, PerMember]:
@@ -102,3 +101,8 @@ def per_member(component: type[Component]) -> dict[str, PerMember]:
         for name, field in component.model_fields.items()
     }
     return {name: mark for name, mark in marked.items() if mark}
+
+
+def fault(field: str, message: str) -> ValueError:
+    """What a component's validator raises: the error then names the field by its path in the recipe."""
+    return ValueError(f"{field}: {message}")

@@ -1,138 +1,162 @@
-"""Gradient descent, SGD and weight normalisation as pairs of plain functions, and the order of the minibatches.
+"""Gradient descent, SGD and weight normalisation: how the parameters move in one step, for all members at once.
 
-An optimizer is ``init(weights) -> state`` and ``step(state, gradients, lr)``, which updates the state
-in place. ``state["weights"]`` always holds the weights of the next forward pass, so whatever else an
-optimizer keeps (the ``v`` of weight normalisation) is its own affair. Learning rates are (M, 1, 1).
+An optimizer makes its state from the parameters and updates it in place. ``state["weights"]`` always holds the
+parameters of the next forward pass, in the order of the network's parameter blocks, each (M, out, fan_in); whatever
+else it keeps (the ``v`` of weight normalisation) is its own affair, is saved with every commit, and is restored when
+a run is resumed. A minibatch optimizer says so by its ``minibatches``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-from annotated_types import Ge
-from numpy.typing import NDArray
+from annotated_types import Ge, Gt
+
+from rhotrace.models.component import Component, PerMember, Registry
+from rhotrace.models.minibatches import Minibatches, Sampling
+from rhotrace.models.network import Block
 
 if TYPE_CHECKING:
     import torch
 
-    from rhotrace.models.networks import Weights
+    from rhotrace.models.network import Tensors
 
-    State = dict[str, Weights]
+    State = dict[str, Tensors]
 
-Sampling = Literal["shuffled", "with-replacement"]
+BatchSize = Annotated[int, Ge(1)]
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """How the weights move, and on which samples each step looks.
+class Optimizer(Component):
+    """An optimizer's section of a recipe, and what it does.
 
     Attributes:
-        init: ``(weights) -> state``.
-        step: ``(state, gradients, lr)``, in place.
-        batch_size: samples per step; None for the full training set.
-        sampling: how minibatches are drawn.
+        lr: learning rate eta.
+        law: name in ``theory.step_identity.LAWS`` of what each step does to the layer norms exactly; None where no
+            such law is known.
+        copies: tensors as large as the parameters that a step needs, themselves and the gradients included.
     """
 
-    init: Callable[[Weights], State]
-    step: Callable[[State, Weights, torch.Tensor], None]
-    batch_size: int | None = None
-    sampling: Sampling = "shuffled"
+    kind: str
+    lr: Annotated[float, Gt(0), PerMember("learning rate", "lr")]
+    law: ClassVar[str | None] = None
+    copies: ClassVar[int] = 3
+
+    @property
+    def minibatches(self) -> Minibatches | None:
+        """How each step's samples are drawn; None for the full training set."""
+        return None
+
+    def refuses(self, parameters: Sequence[Block]) -> str:
+        """Why it cannot train a network with these parameters; nothing where it can."""
+        del parameters
+        return ""
+
+    def init(self, parameters: Tensors) -> State:
+        """The state before the first step; ``parameters`` may be kept and changed in place."""
+        return {"weights": parameters}
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+        """One step, in place.
+
+        Args:
+            state: of the optimizer.
+            gradients: dL/dW for each parameter, (M, out, fan_in).
+            lr: of each member, (M, 1, 1); likewise any other field that is marked as per member.
+        """
+        raise NotImplementedError
 
 
-def gd() -> Optimizer:
+OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
+
+
+@OPTIMIZERS.register
+class GD(Optimizer):
     """Full-batch gradient descent, ``W <- W - lr dL/dW`` (CBMM Memo 112, equation (1), with finite steps)."""
-    return Optimizer(_plain_init, _plain_step)
+
+    kind: Literal["gd"] = "gd"
+    law: ClassVar[str | None] = "descent"
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+        """See ``Optimizer.step``."""
+        _descend(state["weights"], gradients, lr)
 
 
-def sgd(*, batch_size: Annotated[int, Ge(1)], sampling: Sampling = "shuffled") -> Optimizer:
+@OPTIMIZERS.register
+class SGD(Optimizer):
     """Minibatch gradient descent without momentum or weight decay.
 
-    Args:
+    Attributes:
         batch_size: samples per step.
-        sampling: ``shuffled`` goes through a fresh permutation each epoch (a last partial batch is
-            left out); ``with-replacement`` draws every sample independently.
+        sampling: see ``Minibatches``.
     """
-    return Optimizer(_plain_init, _plain_step, batch_size, sampling)
+
+    kind: Literal["sgd"] = "sgd"
+    batch_size: BatchSize
+    sampling: Sampling = "shuffled"
+    law: ClassVar[str | None] = "descent"
+
+    @property
+    def minibatches(self) -> Minibatches:
+        """How each step's samples are drawn."""
+        return Minibatches(self.batch_size, self.sampling)
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+        """See ``Optimizer.step``."""
+        _descend(state["weights"], gradients, lr)
 
 
-def weight_norm(*, batch_size: Annotated[int, Ge(1)] | None = None, sampling: Sampling = "shuffled") -> Optimizer:
+@OPTIMIZERS.register
+class WeightNorm(Optimizer):
     """Gradient descent on ``(gamma_k, v_k)`` with ``W_k = gamma_k v_k / ||v_k||``, a norm per weight tensor.
 
     Salimans and Kingma (arXiv:1602.07868), equation (3); CBMM Memo 112, remark 4. Starts at
     ``v_k = W_k``, ``gamma_k = ||W_k||``.
 
-    Args:
+    Attributes:
         batch_size: samples per step; None for the full training set.
-        sampling: as for ``sgd``.
+        sampling: see ``Minibatches``.
     """
-    return Optimizer(_weight_norm_init, _weight_norm_step, batch_size, sampling)
+
+    kind: Literal["weight-norm"] = "weight-norm"
+    batch_size: BatchSize | None = None
+    sampling: Sampling = "shuffled"
+    law: ClassVar[str | None] = "weight-norm"
+    copies: ClassVar[int] = 6
+
+    @property
+    def minibatches(self) -> Minibatches | None:
+        """How each step's samples are drawn; None for the full training set."""
+        return Minibatches(self.batch_size, self.sampling) if self.batch_size else None
+
+    def refuses(self, parameters: Sequence[Block]) -> str:
+        """Scales and shifts have no direction."""
+        other = [block.name for block in parameters if block.role != "weight"]
+        return f"the network's {', '.join(other)} are not weights, and have no norm to be apart" if other else ""
+
+    def init(self, parameters: Tensors) -> State:
+        """See ``Optimizer.init``."""
+        return {
+            "weights": parameters,
+            "v": tuple(W.clone() for W in parameters),
+            "gamma": tuple(_frobenius(W) for W in parameters),
+        }
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+        """With V = v/||v||: ``d gamma = <V, G>`` and ``d v = (gamma/||v||)(G - V <V, G>)``."""
+        for W, v, gamma, G in zip(state["weights"], state["v"], state["gamma"], gradients, strict=True):
+            norm = _frobenius(v)
+            V = v / norm
+            along = (V * G).sum(dim=(1, 2), keepdim=True)
+            v.addcmul_(G.addcmul(V, along, value=-1), lr * gamma / norm, value=-1)
+            gamma.addcmul_(along, lr, value=-1)
+            W.copy_(v * (gamma / _frobenius(v)))
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"gd": gd, "sgd": sgd, "weight-norm": weight_norm}
-
-
-def _plain_init(weights: Weights) -> State:
-    return {"weights": weights}
-
-
-def _plain_step(state: State, gradients: Weights, lr: torch.Tensor) -> None:
-    for W, G in zip(state["weights"], gradients, strict=True):
+def _descend(parameters: Tensors, gradients: Tensors, lr: torch.Tensor) -> None:
+    for W, G in zip(parameters, gradients, strict=True):
         W.addcmul_(G, lr, value=-1)
 
 
 def _frobenius(W: torch.Tensor) -> torch.Tensor:
     return W.square().sum(dim=(1, 2), keepdim=True).sqrt()  # (M, 1, 1)
-
-
-def _weight_norm_init(weights: Weights) -> State:
-    return {
-        "weights": weights,
-        "v": tuple(W.clone() for W in weights),
-        "gamma": tuple(_frobenius(W) for W in weights),
-    }
-
-
-def _weight_norm_step(state: State, gradients: Weights, lr: torch.Tensor) -> None:
-    """With V = v/||v||: ``d gamma = <V, G>`` and ``d v = (gamma/||v||)(G - V <V, G>)``."""
-    for W, v, gamma, G in zip(state["weights"], state["v"], state["gamma"], gradients, strict=True):
-        norm = _frobenius(v)
-        V = v / norm
-        along = (V * G).sum(dim=(1, 2), keepdim=True)
-        v.addcmul_(G.addcmul(V, along, value=-1), lr * gamma / norm, value=-1)
-        gamma.addcmul_(along, lr, value=-1)
-        W.copy_(v * (gamma / _frobenius(v)))
-
-
-# --- minibatches -------------------------------------------------------------------------------------------
-
-_CHUNK = 256  # steps drawn from one stream; part of the definition of a run, so never to be tuned
-
-
-def batch_indices(
-    seeds: Sequence[int], first: int, last: int, *, samples: int, batch_size: int, sampling: Sampling
-) -> NDArray[np.int64]:
-    """Sample numbers of the minibatches of steps ``first`` to ``last - 1``, (steps, M, batch).
-
-    A pure function of the seed and the step: no generator state exists that a resumed run could lose,
-    and a member draws the same batches alone, in any ensemble and on any device.
-    """
-    return np.stack([_member_batches(s, first, last, samples, batch_size, sampling) for s in seeds], axis=1)
-
-
-def _member_batches(
-    seed: int, first: int, last: int, samples: int, batch_size: int, sampling: Sampling
-) -> NDArray[np.int64]:
-    per_stream = samples // batch_size if sampling == "shuffled" else _CHUNK
-    streams = []
-    for stream in range(first // per_stream, -(-last // per_stream)):
-        rng = np.random.default_rng([seed, 4, stream])
-        if sampling == "shuffled":
-            drawn = rng.permutation(samples)[: per_stream * batch_size]
-        else:
-            drawn = rng.integers(samples, size=per_stream * batch_size)
-        streams.append(drawn.reshape(per_stream, batch_size))
-    start = first - first // per_stream * per_stream
-    return np.concatenate(streams)[start : start + last - first]

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from rhotrace.config.recipe import Recipe
-from rhotrace.config.recipe import parse as parse_recipe
+from rhotrace.config import strict_yaml
+from rhotrace.config.recipe import digest_of, per_member_of
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile.layout import (
     SLAB_BYTES,
@@ -96,14 +96,15 @@ def _attributes(trace: Trace) -> str:
 
 
 def _recipe(trace: Trace) -> str:
-    recipe = parse_recipe(trace.attributes["recipe"], where="attribute recipe")
-    if recipe.digest != trace.attributes["recipe_digest"] or recipe.model_dump() != trace.recipe:
+    content, _ = strict_yaml.read(trace.attributes["recipe"], "attribute recipe")
+    if content != trace.recipe or digest_of(content) != trace.attributes["recipe_digest"]:
         raise Wrong("attributes recipe, recipe_json and recipe_digest do not agree")
-    for name, expected in recipe.per_member.items():
+    stated = per_member_of(content, trace.layout.per_member)
+    for name, expected in stated.items():
         found = trace.rows(name, slice(None))
         if not np.array_equal(found, expected):
             raise Wrong(f"dataset {name}: got {found.tolist()[:5]}, expected {expected.tolist()[:5]}, as in the recipe")
-    return f"the recipe, its digest and {', '.join(recipe.per_member)} agree"
+    return f"the recipe, its digest and {', '.join(stated)} agree"
 
 
 def _commit(trace: Trace) -> str:
@@ -132,9 +133,8 @@ def _shapes(trace: Trace) -> str:
     if trace.complete:
         sizes |= {time_axis(c, layout.strides): layout.rows(c, trace.steps) for c in layout.strides}
         sizes["snapshot"] = len(trace.snapshot_steps())
-    recipe = Recipe.model_validate(trace.recipe)
     expected = {c.path: c for c in columns(layout)}
-    for name, values in recipe.per_member.items():
+    for name, values in per_member_of(trace.recipe, layout.per_member).items():
         expected[name] = Column(name, ("member",), values.dtype.str, {})
     present = set(trace.dataset_names())
     missing = sorted(set(expected) - present)
@@ -152,10 +152,8 @@ def _shapes(trace: Trace) -> str:
                 raise Wrong(f"dataset {path}: attribute {name}: got {described.get(name)!r}, expected {value!r}")
     unknown = sorted(present - set(expected) - set(sizes) - {f"weights/{d}" for d in sizes})
     if unknown:
-        raise Wrong(f"unknown to the quantities table: {', '.join(unknown)}")
-    return (
-        f"{len(expected)} datasets have the shape, type, dimensions and attributes that the quantities table gives them"
-    )
+        raise Wrong(f"not in the file's own list of datasets: {', '.join(unknown)}")
+    return f"{len(expected)} datasets have the shape, type, dimensions and attributes that the file's layout states"
 
 
 def _checksums(trace: Trace) -> str:

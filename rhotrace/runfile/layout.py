@@ -6,77 +6,145 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Le, MaxLen, MinLen
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from rhotrace.recording.quantities import QUANTILES, QUANTITIES, Cost, Quantity
+from rhotrace.models.network import Block
+from rhotrace.recording.quantity import Description
+from rhotrace.runfile import format2
 
 FORMAT = "rhotrace-run"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 SESSIONS_BYTES = 1 << 14
 SLAB_BYTES = 1 << 25  # copied at a time
-_MAX_COUNT = 10**9 + 1
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What of a run decides which statements and formulas apply to it.
+
+    Attributes:
+        loss: kind of the loss.
+        equilibrium: whether the loss has a, q and rho_eq, as the square loss does.
+        optimizer: kind of the optimizer.
+        law: name of the exact law of its steps in ``theory.step_identity.LAWS``; None where none is known.
+        minibatches: whether a step sees only a part of the training set.
+    """
+
+    loss: str
+    equilibrium: bool
+    optimizer: str
+    law: str | None
+    minibatches: bool
 
 
 @dataclass(frozen=True)
 class Layout:
     """Everything that decides the datasets of a run file.
 
+    The file keeps it, so that no reader depends on the tables of its own version.
+
     Attributes:
         steps: training steps the run will have.
         members: M.
-        shapes: (out, in) of each layer.
+        blocks: of the network, in order.
         dtype: of the weights.
-        strides: steps between evaluations, by cost class.
-        snapshots: step of each copy of the weights, ascending.
-        quantities: rows of the quantities table.
-        state: shape after the member axis of each tensor of the optimizer's state, by name and layer.
+        strides: steps between evaluations, by cadence.
+        snapshots: step of each snapshot of the weights, ascending.
+        quantities: in the order in which they are written, which is that of their checksum.
+        axes: coordinates of the axes beside ``member`` and ``layer``, by name.
+        state: shape after the member axis of each tensor of the optimizer's state, by name and in order.
+        per_member: how each array of length M but the seeds is called in tables, by name.
+        facts: see ``Facts``.
+        version: of the format.
     """
 
     steps: int
     members: int
-    shapes: tuple[tuple[int, int], ...]
+    blocks: tuple[Block, ...]
     dtype: str
-    strides: Mapping[Cost, int]
+    strides: Mapping[str, int]
     snapshots: Sequence[int]
-    quantities: tuple[Quantity, ...]
+    quantities: tuple[Description, ...]
+    axes: Mapping[str, tuple[float, ...]]
     state: Mapping[str, Sequence[tuple[int, ...]]]
+    per_member: Mapping[str, str]
+    facts: Facts
+    version: int = FORMAT_VERSION
 
     @property
     def number_type(self) -> str:
         """HDF5 type of weights and optimizer state."""
         return "<f4" if self.dtype == "float32" else "<f8"
 
-    def rows(self, cost: Cost, steps: int) -> int:
-        """Number of evaluations of a cost class within the first ``steps`` steps."""
-        return -(-steps // self.strides[cost])
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(out, fan_in) of each block."""
+        return tuple(block.matrix for block in self.blocks)
 
-    def span(self, cost: Cost, first: int, last: int) -> slice:
-        """Rows of the evaluations of a cost class among the steps ``first`` to ``last - 1``."""
-        return slice(self.rows(cost, first), self.rows(cost, last))
+    @property
+    def layers(self) -> tuple[Block, ...]:
+        """The blocks that the axis ``layer`` counts."""
+        return tuple(block for block in self.blocks if block.role == "weight")
+
+    def quantity(self, name: str) -> Description:
+        """The quantity of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        found = next((quantity for quantity in self.quantities if quantity.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def rows(self, cadence: str, steps: int) -> int:
+        """Number of evaluations of a cadence within the first ``steps`` steps."""
+        return -(-steps // self.strides[cadence])
+
+    def span(self, cadence: str, first: int, last: int) -> slice:
+        """Rows of the evaluations of a cadence among the steps ``first`` to ``last - 1``."""
+        return slice(self.rows(cadence, first), self.rows(cadence, last))
 
     def steps_within(self, size: int) -> int:
         """Number of steps whose rows fit into ``size`` bytes, at least 1."""
+        return max(1, size // (8 * self.row_numbers))
+
+    @property
+    def row_numbers(self) -> int:
+        """Numbers that a step adds to the file at most."""
         sizes = dimension_sizes(self)
-        row_bytes = 8 * sum(int(np.prod([sizes[axis] for axis in q.axes])) for q in self.quantities)
-        return max(1, size // row_bytes)
+        return sum(int(np.prod([sizes[axis] for axis in q.axes])) for q in self.quantities)
+
+    def block_dims(self, number: int) -> tuple[str, str]:
+        """Names of the two dimensions of a block's matrix in a snapshot."""
+        if self.version == 2:
+            return format2.block_dims(number)
+        name = self.blocks[number].name
+        return f"{name}_out", f"{name}_in"
 
     def attributes(self) -> dict[str, str]:
         """What ``from_attributes`` needs to know again, for the root group of a file."""
-        return {
-            "dtype": self.dtype,
-            "strides": json.dumps(dict(self.strides)),
-            "planned_steps": str(self.steps),
-            "planned_snapshots": json.dumps(list(self.snapshots)),
-            "layer_shapes": json.dumps(self.shapes),
-            "state_shapes": json.dumps(dict(self.state)),
-        }
+        if self.version == 2:
+            return format2.attributes(
+                steps=self.steps,
+                dtype=self.dtype,
+                strides=self.strides,
+                snapshots=self.snapshots,
+                shapes=self.shapes,
+                state=self.state,
+            )
+        content = {name: value for name, value in asdict(self).items() if name not in ("members", "version", "dtype")}
+        return {"dtype": self.dtype, "planned_steps": str(self.steps), "layout": json.dumps(content)}
 
     @staticmethod
     def from_attributes(attributes: Mapping[str, Any], members: int) -> Layout:
@@ -86,36 +154,144 @@ class Layout:
             KeyError: one is missing.
             ValueError: one is not what any run has.
         """
-        steps, dtype = int(attributes["planned_steps"]), str(attributes["dtype"])
-        names = ("strides", "planned_snapshots", "layer_shapes", "state_shapes")
-        strides, snapshots, shapes, state = (json.loads(attributes[name]) for name in names)
-        odd = {
-            "planned_steps": not _counts([steps]),
-            "dtype": dtype not in ("float32", "float64"),
-            "strides": set(strides) != set(get_args(Cost)) or not _counts(strides.values()),
-            "planned_snapshots": not _counts(s + 1 for s in snapshots)
-            or any(b <= a for a, b in pairwise(snapshots))
-            or snapshots[-1:] > [steps],
-            "layer_shapes": not shapes
-            or not all(len(s) == 2 and _counts(s) for s in shapes)
-            or any(out != into for (out, _), (_, into) in pairwise(shapes)),
-            "state_shapes": not all(
-                key.isidentifier() and len(tensors) == len(shapes) and all(map(_counts, tensors))
-                for key, tensors in state.items()
-            ),
-        }
-        for name in (name for name, is_odd in odd.items() if is_odd):
-            raise ValueError(f"attribute {name}: got {str(attributes[name])[:60]!r}, which no run has")
+        version, dtype = int(attributes["format_version"]), str(attributes["dtype"])
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"attribute dtype: got {dtype[:60]!r}, which no run has")
+        name = "layout"
+        try:
+            if version == 2:
+                for name, check in _FORMAT2_CHECKS.items():  # so that an error names the attribute
+                    check.model_validate({"it": json.loads(attributes[name])})
+                name = "layer_shapes"
+                content = format2.content(attributes)
+            else:
+                content = json.loads(attributes[name])
+            stored = _Stored.model_validate(content)
+        except (ValidationError, RecursionError, json.JSONDecodeError):
+            raise ValueError(f"attribute {name}: got {str(attributes[name])[:60]!r}, which no run has") from None
         return Layout(
-            steps=steps,
+            steps=stored.steps,
             members=members,
-            shapes=tuple((out, into) for out, into in shapes),
+            blocks=tuple(Block(**block.model_dump()) for block in stored.blocks),
             dtype=dtype,
-            strides=strides,
-            snapshots=snapshots,
-            quantities=tuple(q for q in QUANTITIES if q.only is None or q.only in state),
-            state={key: [tuple(shape) for shape in tensors] for key, tensors in state.items()},
+            strides=stored.strides,
+            snapshots=stored.snapshots,
+            quantities=tuple(Description(**quantity.model_dump()) for quantity in stored.quantities),
+            axes={axis: tuple(values) for axis, values in stored.axes.items()},
+            state=stored.state,
+            per_member=stored.per_member,
+            facts=Facts(**stored.facts.model_dump()),
+            version=version,
         )
+
+
+# --- what a layout may be in a file that anybody may have written -------------------------------------------
+
+
+def _ascending(steps: list[int]) -> list[int]:
+    if any(b <= a for a, b in pairwise(steps)):
+        raise ValueError("not ascending")
+    return steps
+
+
+def _identifier(name: str) -> str:
+    if not name.isidentifier() or not name.isascii():
+        raise ValueError("no name of a dataset")
+    return name
+
+
+def _distinct(names: Iterable[str]) -> None:
+    listed = list(names)
+    if len(set(listed)) != len(listed):
+        raise ValueError("a name stands twice")
+
+
+Count = Annotated[int, Ge(1), Le(10**9 + 1)]
+Name = Annotated[str, MinLen(1), MaxLen(100), AfterValidator(_identifier)]
+Words = Annotated[str, MaxLen(1000)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class _StoredBlock(_Strict):
+    name: Name
+    shape: Annotated[tuple[Count, ...], MinLen(1), MaxLen(8)]
+    role: Literal["weight", "scale", "shift", "buffer"]
+    degree: float | None
+    start: float
+
+
+class _StoredQuantity(_Strict):
+    name: Name
+    symbol: Words
+    axes: Annotated[tuple[Name, ...], MinLen(1), MaxLen(6)]
+    units: Words
+    equation: Words | None
+    cadence: Name
+    says: Words
+
+
+class _StoredFacts(_Strict):
+    loss: Words
+    equilibrium: bool
+    optimizer: Words
+    law: Words | None
+    minibatches: bool
+
+
+class _Stored(_Strict):
+    steps: Count
+    blocks: Annotated[list[_StoredBlock], MinLen(1), MaxLen(10_000)]
+    strides: dict[Name, Count]
+    snapshots: Annotated[list[Annotated[int, Ge(0), Le(10**9)]], AfterValidator(_ascending)]
+    quantities: Annotated[list[_StoredQuantity], MinLen(1), MaxLen(1000)]
+    axes: dict[Name, Annotated[list[float], MaxLen(100_000)]]
+    state: dict[Name, list[tuple[Count, ...]]]
+    per_member: dict[Name, Words]
+    facts: _StoredFacts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Stored:
+        _distinct(block.name for block in self.blocks)
+        _distinct([quantity.name for quantity in self.quantities] + list(self.axes) + ["step", "member", "layer"])
+        known = {"member", "layer", *self.axes}
+        odd = [q.name for q in self.quantities if q.cadence not in self.strides or not set(q.axes) <= known]
+        if odd or "step" not in self.strides or self.snapshots[-1:] > [self.steps]:
+            raise ValueError("contradicts itself")
+        if not any(block.role == "weight" for block in self.blocks):
+            raise ValueError("no weights")
+        return self
+
+
+class _Steps(_Strict):
+    it: Count
+
+
+class _Strides(_Strict):
+    it: dict[Literal["free", "forward", "test"], Count]
+
+
+class _Snapshots(_Strict):
+    it: Annotated[list[Annotated[int, Ge(0), Le(10**9)]], AfterValidator(_ascending)]
+
+
+class _Shapes(_Strict):
+    it: Annotated[list[tuple[Count, Count]], MinLen(1)]
+
+
+class _State(_Strict):
+    it: dict[Name, list[tuple[Count, ...]]]
+
+
+_FORMAT2_CHECKS: dict[str, type[_Strict]] = {
+    "planned_steps": _Steps,
+    "strides": _Strides,
+    "planned_snapshots": _Snapshots,
+    "layer_shapes": _Shapes,
+    "state_shapes": _State,
+}
 
 
 @dataclass(frozen=True)
@@ -126,11 +302,6 @@ class Column:
     dims: tuple[str, ...]
     dtype: str
     attributes: Mapping[str, str]
-
-
-def _counts(values: Iterable[Any]) -> bool:
-    """Whether all of some JSON values are counts: whole numbers from 1 to 10^9."""
-    return all(type(value) is int and 0 < value <= _MAX_COUNT for value in values)
 
 
 def checksum(arrays: Iterable[Array]) -> int:
@@ -147,9 +318,9 @@ def attributes_digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def time_axis(cost: Cost, strides: Mapping[Cost, int]) -> str:
-    """Name of a cost class's time axis: ``step`` where it is evaluated at every step."""
-    return "step" if strides[cost] == 1 else {"free": "step", "forward": "full_step", "test": "test_step"}[cost]
+def time_axis(cadence: str, strides: Mapping[str, int]) -> str:
+    """Name of a cadence's time axis: ``step`` where it is evaluated at every step."""
+    return "step" if strides[cadence] == 1 or cadence == "step" else f"{cadence}_step"
 
 
 def snapshot_steps(steps: int, count: int) -> list[int]:
@@ -189,37 +360,36 @@ class WrittenBlock:
 
 def dimension_sizes(layout: Layout) -> dict[str, int]:
     """Length of each named dimension."""
-    sizes = {
-        "step": layout.steps,
-        "member": layout.members,
-        "layer": len(layout.shapes),
-        "quantile": len(QUANTILES),
-    }
-    for cost in layout.strides:
-        sizes[time_axis(cost, layout.strides)] = layout.rows(cost, layout.steps)
+    sizes = {"step": layout.steps, "member": layout.members, "layer": len(layout.layers)}
+    sizes |= {axis: len(values) for axis, values in layout.axes.items()}
+    for cadence in layout.strides:
+        sizes[time_axis(cadence, layout.strides)] = layout.rows(cadence, layout.steps)
     sizes["snapshot"] = len(layout.snapshots)
-    sizes["units_0"] = layout.shapes[0][1]
-    sizes.update({f"units_{k}": out for k, (out, _) in enumerate(layout.shapes, 1)})
-    return sizes
+    return sizes | _units(layout)
+
+
+def _units(layout: Layout) -> dict[str, int]:
+    """Length of each dimension of the snapshots' matrices; format 2 begins with the inputs."""
+    units: dict[str, int] = {}
+    for number, shape in enumerate(layout.shapes):
+        (out, into), (out_size, in_size) = layout.block_dims(number), shape
+        units |= {into: in_size, out: out_size}
+    return units
 
 
 def fixed_axes(layout: Layout) -> dict[str, Array]:
     """Path and content of the axes that do not grow with time."""
-    found = {
-        "member": np.arange(layout.members),
-        "layer": np.arange(1, len(layout.shapes) + 1),
-        "quantile": np.array(QUANTILES),
-    }
+    found = {"member": np.arange(layout.members), "layer": np.arange(1, len(layout.layers) + 1)}
+    found |= {axis: np.array(values, dtype=np.float64) for axis, values in layout.axes.items()}
     if layout.snapshots:
         found["weights/snapshot"] = np.arange(len(layout.snapshots))
-        units = {name: size for name, size in dimension_sizes(layout).items() if name.startswith("units_")}
-        found |= {f"weights/{name}": np.arange(size) for name, size in units.items()}
+        found |= {f"weights/{name}": np.arange(size) for name, size in _units(layout).items()}
     return found
 
 
 def columns(layout: Layout) -> Iterator[Column]:
     """The datasets that grow with time, in the order of the file."""
-    for axis in dict.fromkeys(time_axis(cost, layout.strides) for cost in layout.strides):
+    for axis in dict.fromkeys(time_axis(cadence, layout.strides) for cadence in layout.strides):
         yield Column(
             axis,
             (axis,),
@@ -233,7 +403,7 @@ def columns(layout: Layout) -> Iterator[Column]:
             "symbol": quantity.symbol,
             "equation": quantity.equation or "",
         }
-        yield Column(quantity.name, (time_axis(quantity.cost, layout.strides), *quantity.axes), "<f8", described)
+        yield Column(quantity.name, (time_axis(quantity.cadence, layout.strides), *quantity.axes), "<f8", described)
     if not layout.snapshots:
         return
     yield Column(
@@ -242,11 +412,13 @@ def columns(layout: Layout) -> Iterator[Column]:
         "<i8",
         {"long_name": "training steps taken before the snapshot; -1 where none"},
     )
-    for k in range(1, len(layout.shapes) + 1):
-        dims = ("snapshot", "member", f"units_{k}", f"units_{k - 1}")
-        yield Column(
-            f"weights/W{k}",
-            dims,
-            layout.number_type,
-            {"units": "1", "long_name": f"weights of layer {k}", "symbol": f"W_{k}"},
-        )
+    for number, block in enumerate(layout.blocks):
+        dims = ("snapshot", "member", *layout.block_dims(number))
+        described = format2.block_attributes(number) if layout.version == 2 else _block_attributes(block)
+        yield Column(f"weights/{block.name}", dims, layout.number_type, described)
+
+
+def _block_attributes(block: Block) -> dict[str, str]:
+    degree = "none" if block.degree is None else f"{block.degree:g}"
+    shape = "x".join(map(str, block.shape))
+    return {"units": "1", "long_name": f"{block.role} {block.name}, flattened from {shape}", "degree": degree}

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.errors import TraceError, nearest_file
-from rhotrace.recording.quantities import QUANTITIES, Quantity, named
+from rhotrace.errors import RecipeError, TraceError, nearest_file
+from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import begins_as_hdf5, open_cut_short, open_hdf5
 from rhotrace.runfile.layout import Commit, Layout, WrittenBlock, checksum, dimension_sizes, time_axis
 from rhotrace.runfile.untrusted import (
@@ -30,6 +30,9 @@ from rhotrace.runfile.untrusted import (
     read_root_attributes,
     without,
 )
+
+if TYPE_CHECKING:
+    from rhotrace.config.recipe import Recipe
 
 Array = NDArray[Any]
 
@@ -62,7 +65,8 @@ class Trace:
         path: of the file.
         attributes: of the root group, as plain values.
         layout: what the file was made to hold.
-        strides: steps between evaluations, by cost class.
+        facts: what decides which statements apply to the run.
+        strides: steps between evaluations, by cadence.
         members: M.
         depth: L, the number of weight layers.
         complete: whether the run was finished and sealed.
@@ -75,9 +79,10 @@ class Trace:
         self._file = file
         self._opened: dict[str, Any] = {}
         self.attributes: dict[str, Any] = Attributes(path, read_root_attributes(file))
-        rows, self.members, self.depth = map(int, file["rho_k"].shape)
+        rows, self.members = len(file["step"]), len(file["member"])
         self.layout = Layout.from_attributes(self.attributes, self.members)
-        self.strides = self.layout.strides
+        self.facts, self.strides = self.layout.facts, self.layout.strides
+        self.depth = len(self.layout.layers)
         self.complete = self.attributes["status"] == "complete"
         if self.complete:
             self.steps = rows
@@ -94,7 +99,7 @@ class Trace:
         sizes = dimension_sizes(self.layout)
         for quantity in self.layout.quantities:
             dataset, axes = self._dataset(quantity.name), tuple(sizes[axis] for axis in quantity.axes)
-            rows = self.layout.rows(quantity.cost, self.steps)
+            rows = self.layout.rows(quantity.cadence, self.steps)
             if dataset.shape[1:] != axes or dataset.dtype != np.float64 or len(dataset) < rows:
                 raise TraceError(
                     f"{self.path}: refused: {quantity.name} is {dataset.dtype} of shape {dataset.shape}, expected float64 "
@@ -103,19 +108,40 @@ class Trace:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as a plain mapping.
+        """The resolved recipe as a plain mapping, as the version that wrote it had it.
 
         Raises:
-            TraceError: the attribute is not a valid one.
+            TraceError: the attribute holds no recipe.
         """
-        from rhotrace.config.recipe import Recipe
-
         try:
             content = json.loads(self.attributes["recipe_json"])
-            Recipe.model_validate(content)
         except (ValueError, RecursionError):
-            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe") from None
-        return dict(content)
+            content = None
+        sections = ("data", "network", "init", "optimizer", "members", "record")
+        if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in sections):
+            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe")
+        return content
+
+    def validated_recipe(self) -> Recipe:
+        """The recipe with its components, as today's version reads it.
+
+        Raises:
+            TraceError: it names a component or an option that is not registered here.
+        """
+        from rhotrace.config.recipe import Recipe, parse
+
+        try:
+            return Recipe.model_validate(self.recipe)
+        except ValueError:
+            with self._explained():
+                return parse(str(self.attributes["recipe"]), where="its recipe")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RecipeError as problem:
+            raise TraceError(f"{self.path}: {problem}") from None
 
     def to_xarray(self, *, every: int = 1) -> Any:  # noqa: ANN401 - xarray is optional
         """The run with named dimensions, units and members' settings: an ``xarray.Dataset``, in memory.
@@ -131,13 +157,39 @@ class Trace:
         return to_xarray(self, every=every)
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
-        """Rows of the quantities table that this file holds."""
-        return tuple(q for q in QUANTITIES if q.name in self._file)
+    def quantities(self) -> tuple[Description, ...]:
+        """The quantities that this file holds, as it describes them."""
+        return self.layout.quantities
+
+    @property
+    def per_member(self) -> tuple[str, ...]:
+        """Names of the arrays of length M: seeds, and what else may differ between the members."""
+        return "seed", "batch_seed", *self.layout.per_member
+
+    def quantity(self, name: str) -> Description:
+        """What the file says of a quantity.
+
+        Raises:
+            TraceError: it holds none of this name.
+        """
+        try:
+            return self.layout.quantity(name)
+        except KeyError:
+            self._refuse(name)
 
     def axis(self, name: str) -> str:
         """Name of a quantity's time axis."""
-        return time_axis(named(name).cost, self.strides)
+        return time_axis(self.quantity(name).cadence, self.strides)
+
+    def aligned(self, name: str, to: str = "full") -> Array:
+        """The rows of an every-step quantity at the steps at which a cadence is evaluated.
+
+        Args:
+            name: of the quantity; one of that cadence itself is returned as it is.
+            to: the cadence.
+        """
+        rows = self[name]
+        return rows if self.quantity(name).cadence == to else rows[:: self.strides[to]]
 
     def step_of(self, name: str) -> NDArray[np.int64]:
         """Step of each row of a quantity."""
@@ -155,8 +207,8 @@ class Trace:
         axis = next((c for c in self.strides if time_axis(c, self.strides) == name), None)
         if axis is not None:  # known without looking
             return np.arange(-(-self.steps // self.strides[axis])) * self.strides[axis]
-        cost = next((q.cost for q in QUANTITIES if q.name == name), None)
-        return self.rows(name, slice(None if cost is None else -(-self.steps // self.strides[cost])))
+        cadence = next((q.cadence for q in self.quantities if q.name == name), None)
+        return self.rows(name, slice(None if cadence is None else -(-self.steps // self.strides[cadence])))
 
     def rows(self, name: str, which: slice) -> Array:
         """Some rows of a dataset as they stand in the file, committed or not.
@@ -167,11 +219,14 @@ class Trace:
         with self._guard(name):
             dataset = self._dataset(name) if name in self._file else None
             if not isinstance(dataset, h5py.Dataset):
-                known = [q.name for q in self.quantities]
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TraceError(f"{self.path}: no dataset {name!r}; it holds {', '.join(known)}{hint}")
+                self._refuse(name)
             return np.asarray(dataset[which])
+
+    def _refuse(self, name: str) -> NoReturn:
+        known = [q.name for q in self.quantities]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TraceError(f"{self.path}: no dataset {name!r}; it holds {', '.join(known)}{hint}")
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
         """A dataset, opened once; in a live file again each time, for HDF5 keeps what it has read of an open one."""
@@ -233,7 +288,7 @@ class Trace:
         return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
 
     def snapshot(self, step: int) -> list[Array]:
-        """The weights after ``step`` steps, one (M, out, in) array per layer.
+        """The network's blocks after ``step`` steps, one (M, out, fan_in) array each.
 
         Raises:
             TraceError: there is no copy of the weights at that step, or it is damaged.
@@ -243,7 +298,7 @@ class Trace:
             raise TraceError(f"{self.path}: no copy of the weights at step {step}; there are those of step {steps}")
         number = self._slot(step)
         with self._guard(f"weights at step {step}"):
-            return [self._tensor(f"weights/W{k}", number, shape) for k, shape in enumerate(self.layout.shapes, 1)]
+            return [self._tensor(f"weights/{block.name}", number, block.matrix) for block in self.layout.blocks]
 
     def _tensor(self, name: str, number: int, shape: tuple[int, ...]) -> Array:
         dataset, expected = self._dataset(name), (self.members, *shape)
@@ -329,7 +384,7 @@ class Trace:
     def block_is_whole(self, block: WrittenBlock) -> bool:
         """Whether the rows of a live file's block have the checksum they were written with."""
         layout = self.layout
-        rows = (self.rows(q.name, layout.span(q.cost, block.first, block.last)) for q in layout.quantities)
+        rows = (self.rows(q.name, layout.span(q.cadence, block.first, block.last)) for q in layout.quantities)
         return checksum(rows) == block.crc
 
     def damaged_block(self) -> WrittenBlock | None:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rhotrace.config.recipe import Recipe
-from rhotrace.config.recipe import parse as parse_recipe
+from rhotrace.config import strict_yaml
+from rhotrace.config.recipe import Recipe, digest_of, per_member_of
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.integrity import is_whole
@@ -66,7 +66,7 @@ def repair(path: Path, target: Path) -> Repair:
     with opened as trace:
         if not cut_short and is_whole(trace):
             raise TraceError(f"{path}: nothing to repair: all of its {trace.steps} steps are whole")
-        recipe = _recipe(trace)
+        content = _recipe(trace)
         steps = _sound_steps(trace)
         if not steps:
             raise TraceError(f"{path}: nothing can be saved: not even its first steps are whole")
@@ -77,9 +77,9 @@ def repair(path: Path, target: Path) -> Repair:
         state = _sound_state(trace, steps)
         text_lost = attributes_digest(trace.attributes) != trace.attributes.get("attributes_digest")
         texts = {
-            "recipe": recipe.to_yaml(),
-            "recipe_json": json.dumps(recipe.model_dump()),
-            "recipe_digest": recipe.digest,
+            "recipe": strict_yaml.write(content),
+            "recipe_json": json.dumps(content),
+            "recipe_digest": digest_of(content),
         }
         attributes = {**trace.beginning_attributes(), **texts}
         attributes |= {"repaired_from": str(path), "repaired": provenance.now()}
@@ -87,7 +87,7 @@ def repair(path: Path, target: Path) -> Repair:
             attributes["repaired_text"] = "some of the text attributes were damaged and stand as they were found"
         layout = dataclasses.replace(trace.layout, steps=steps, snapshots=snapshots)
         beginning = Beginning(trace, steps, snapshots, state)
-        extend(beginning, target, layout, attributes, recipe.per_member).close()
+        extend(beginning, target, layout, attributes, per_member_of(content, layout.per_member)).close()
         end = {"ended": "repaired", "finished": provenance.now()}
         seal(target, {**end, "wall_seconds": trace.wall_seconds}, keep_state=bool(state))
         return Repair(str(path), str(target), steps, trace.steps, tuple(snapshots), lost, text_lost, bool(state))
@@ -104,18 +104,19 @@ def _open(path: Path) -> tuple[Trace, bool]:
             raise refusal from None
 
 
-def _recipe(trace: Trace) -> Recipe:
-    """The recipe, which stands in a file twice.
+def _recipe(trace: Trace) -> dict[str, Any]:
+    """The resolved recipe, which stands in a file twice: the copy that has its digest, or else one that is valid.
 
     Raises:
         TraceError: both are damaged.
     """
-    found: list[Recipe] = []
-    with contextlib.suppress(TraceError):
-        found.append(Recipe.model_validate(trace.recipe))
-    with contextlib.suppress(TraceError, RecipeError):
-        found.append(parse_recipe(trace.attributes["recipe"]))
-    found.sort(key=lambda recipe: recipe.digest == trace.attributes.get("recipe_digest"))
+    found: list[dict[str, Any]] = []
+    for read in (lambda: trace.recipe, lambda: strict_yaml.read(trace.attributes["recipe"], "recipe")[0]):
+        with contextlib.suppress(TraceError, RecipeError, *DAMAGE):
+            content = read()
+            if digest_of(content) == trace.attributes.get("recipe_digest"):
+                return dict(content)
+            found.append(Recipe.model_validate(content).model_dump())
     if not found:
         raise TraceError(f"{trace.path}: nothing can be saved: its recipe is lost")
     return found[-1]
@@ -152,7 +153,7 @@ def _sound_steps(trace: Trace) -> int:
 
 def _rows_readable(trace: Trace, first: int, last: int) -> bool:
     layout = trace.layout
-    return all(_readable(partial(trace.rows, q.name, layout.span(q.cost, first, last))) for q in layout.quantities)
+    return all(_readable(partial(trace.rows, q.name, layout.span(q.cadence, first, last))) for q in layout.quantities)
 
 
 def _sound_state(trace: Trace, steps: int) -> State:

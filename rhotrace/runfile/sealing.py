@@ -85,12 +85,12 @@ def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[A
     slab = layout.steps_within(SLAB_BYTES)
     for first in range(0, steps, slab):
         last = min(first + slab, steps)
-        for cost in layout.strides:
-            which = layout.span(cost, first, last)
-            axis = time_axis(cost, layout.strides)
-            targets[axis][which] = np.arange(which.start, which.stop) * layout.strides[cost]
+        for cadence, stride in layout.strides.items():
+            which = layout.span(cadence, first, last)
+            axis = time_axis(cadence, layout.strides)
+            targets[axis][which] = np.arange(which.start, which.stop) * stride
         for quantity in layout.quantities:
-            which = layout.span(quantity.cost, first, last)
+            which = layout.span(quantity.cadence, first, last)
             targets[quantity.name][which] = live.rows(quantity.name, which)
     for key, tensors in state.items():
         for k, tensor in enumerate(tensors, 1):
@@ -98,8 +98,8 @@ def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[A
     if taken:
         targets["weights/snapshot_step"][:] = taken
     for number, step in enumerate(taken):
-        for k, W in enumerate(live.snapshot(step), 1):
-            targets[f"weights/W{k}"][number] = W
+        for block, W in zip(layout.blocks, live.snapshot(step), strict=True):
+            targets[f"weights/{block.name}"][number] = W
         sealed.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import struct
@@ -14,13 +15,12 @@ import h5py
 import numpy as np
 
 from rhotrace.errors import TraceError
-from rhotrace.recording.quantities import QUANTITIES
+from rhotrace.runfile import format2
 from rhotrace.runfile.hdf5_io import _Padded
-from rhotrace.runfile.layout import FORMAT, FORMAT_VERSION
+from rhotrace.runfile.layout import FORMAT, READABLE_VERSIONS
 
 # What h5py and the decoders raise on bytes that are not what they should be.
 DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError)
-_QUANTITIES = {q.name for q in QUANTITIES}
 _MAX_CHUNK = 1 << 24
 _ALLOWANCE = 1 << 26  # bytes that any file may unpack to,
 _MAX_RATIO = 100  # and how many times its size beyond that
@@ -37,10 +37,10 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("format_version", "samples", "samples_test", "outputs"), int),
     **dict.fromkeys(("status", "ended", "sessions", "recipe", "recipe_json", "recipe_digest", "dtype", "device"), str),
     **dict.fromkeys(("data_classes", "data_digest", "planned_steps", "planned_snapshots", "strides"), str),
-    **dict.fromkeys(("layer_shapes", "state_shapes"), str),
+    **dict.fromkeys(("layer_shapes", "state_shapes", "layout"), str),
     "wall_seconds": float,
 }
-_PER_MEMBER = {"seed": "i", "batch_seed": "i", "lr": "f", "init_rho_k": "f", "init_scale": "f"}
+_SEEDS = ("seed", "batch_seed")
 
 
 def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
@@ -57,9 +57,10 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
     if _mark(file, "format") != FORMAT:
         raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
     version = _mark(file, "format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise TraceError(
-            f"{path}: got format version {version}, expected {FORMAT_VERSION}; use the version of RhoTrace that wrote it"
+            f"{path}: got format version {version}, expected {' or '.join(map(str, READABLE_VERSIONS))}; "
+            "use the version of RhoTrace that wrote it"
         )
     _check_datasets(path, file, cut_short=cut_short)
 
@@ -71,10 +72,8 @@ def _mark(file: h5py.File, name: str) -> Any:  # noqa: ANN401 - as plain
 
 
 def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
-    needed = {"step", "member", "layer", "seed", "lr", *(q.name for q in QUANTITIES if q.only is None)}
-    missing = sorted(needed - set(file))
-    if not {"init_rho_k", "init_scale"} & set(file):
-        missing.append("init_rho_k or init_scale")
+    quantities, per_member = _declared(file)
+    missing = sorted({"step", "member", "layer", "seed", *per_member, *quantities} - set(file))
     if missing:
         raise TraceError(f"{path}: a damaged run file: the datasets {', '.join(missing)} are missing")
     total, tolerated = 0, DAMAGE if cut_short else ()
@@ -84,7 +83,7 @@ def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
             names = list(group)
         for name in names:
             with contextlib.suppress(*tolerated):
-                total += _check_item(path, group, name)
+                total += _check_item(path, group, name, quantities, per_member)
     stat, whole = path.stat(), file.id.get_filesize()
     stored = min(stat.st_size, stat.st_blocks * 512)  # a sparse file is as small as it is
     stored = whole if whole > stat.st_size else stored  # of one that lost its end, what it says it had
@@ -215,7 +214,21 @@ def _check_link(path: Path, group: h5py.Group, name: str) -> str:
     return where
 
 
-def _check_item(path: Path, group: h5py.Group, name: str) -> int:
+def _declared(file: h5py.File) -> tuple[set[str], set[str]]:
+    """Names of the quantities and of the members' options that the file says it has.
+
+    Raises:
+        KeyError, TypeError, ValueError: what says so is damaged.
+    """
+    version = int(_mark(file, "format_version"))
+    attributes = read_attributes(file)
+    content = format2.content(attributes) if version == 2 else json.loads(attributes["layout"])
+    return {str(quantity["name"]) for quantity in content["quantities"]}, set(map(str, content["per_member"]))
+
+
+def _check_item(
+    path: Path, group: h5py.Group, name: str, quantities: Collection[str], per_member: Collection[str]
+) -> int:
     """Bytes that a dataset unpacks to."""
     where = _check_link(path, group, name)
     item = group[name]
@@ -231,18 +244,18 @@ def _check_item(path: Path, group: h5py.Group, name: str) -> int:
         raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
     if item.dtype.kind not in "iuf":
         raise TraceError(f"{where} has type {item.dtype}, expected numbers")
-    if name == "snapshot_step" or (group.name == "/" and name not in _QUANTITIES):
-        _check_axis(where, group, name, item)
+    if name == "snapshot_step" or (group.name == "/" and name not in quantities):
+        _check_axis(where, group, name, item, per_member)
     size: int = math.prod(item.shape) * item.dtype.itemsize
     if item.chunks is None and size and item.id.get_storage_size() < size:
         raise TraceError(f"{where} declares shape {item.shape}, but holds nothing of it")
     return size
 
 
-def _check_axis(where: str, group: h5py.Group, name: str, item: h5py.Dataset) -> None:
+def _check_axis(where: str, group: h5py.Group, name: str, item: h5py.Dataset, per_member: Collection[str]) -> None:
     """Refuses what is no list of numbers; quantities are looked at by those who know the layout."""
-    if group.name == "/" and name in _PER_MEMBER:
-        if item.shape != group["member"].shape or item.dtype.kind != _PER_MEMBER[name]:
+    if group.name == "/" and (name in _SEEDS or name in per_member):
+        if item.shape != group["member"].shape or (item.dtype.kind != "i" and name in _SEEDS):
             raise TraceError(f"{where} is {item.dtype} of shape {item.shape}, expected a number for each member")
     elif item.ndim != 1:
         raise TraceError(f"{where} has shape {item.shape}, expected one axis")

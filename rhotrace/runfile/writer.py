@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -32,11 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.errors import TraceError
-from rhotrace.recording.quantities import QUANTILES
 from rhotrace.runfile.hdf5_io import new_hdf5, open_hdf5, sync, sync_folder
 from rhotrace.runfile.layout import (
     FORMAT,
-    FORMAT_VERSION,
     SESSIONS_BYTES,
     SLAB_BYTES,
     Column,
@@ -46,6 +45,7 @@ from rhotrace.runfile.layout import (
     checksum,
     columns,
     dimension_sizes,
+    fixed_axes,
     time_axis,
 )
 from rhotrace.runfile.reader import Trace, whole_commits
@@ -132,7 +132,7 @@ def _copy_steps(beginning: Beginning, writer: TraceWriter) -> None:
     slab = layout.steps_within(SLAB_BYTES)
     for first in range(0, beginning.steps, slab):
         last = min(first + slab, beginning.steps)
-        block = {q.name: trace.rows(q.name, layout.span(q.cost, first, last)) for q in layout.quantities}
+        block = {q.name: trace.rows(q.name, layout.span(q.cadence, first, last)) for q in layout.quantities}
         writer.append(first, last, block)
     for step in beginning.snapshots:
         writer.snapshot(step, trace.snapshot(step))
@@ -145,7 +145,7 @@ def _copy_steps(beginning: Beginning, writer: TraceWriter) -> None:
 def _write_skeleton(
     file: h5py.File, layout: Layout, attributes: Mapping[str, AttributeValue], per_member: Mapping[str, Array]
 ) -> None:
-    described = {"format": FORMAT, "format_version": FORMAT_VERSION, "status": "live"}
+    described = {"format": FORMAT, "format_version": layout.version, "status": "live"}
     described |= {**attributes, **layout.attributes()}
     file.attrs.update({**described, "attributes_digest": attributes_digest(described)})
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -180,20 +180,13 @@ def _checkpoint(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 def add_fixed(file: h5py.File, layout: Layout, per_member: Mapping[str, Array], **storage: Any) -> None:  # noqa: ANN401 - h5py's options
     """Writes the axes that do not grow, and the arrays of length M."""
-    fixed = {
-        "member": np.arange(layout.members),
-        "layer": np.arange(1, len(layout.shapes) + 1),
-        "quantile": np.array(QUANTILES),
-        **per_member,
-    }
-    for name, values in fixed.items():
-        file.create_dataset(name, data=values, **storage)
+    axes = fixed_axes(layout)
     if layout.snapshots:
-        weights = file.create_group("weights", track_order=True)
-        weights.create_dataset("snapshot", data=np.arange(len(layout.snapshots)), **storage)
-        for name, size in dimension_sizes(layout).items():
-            if name.startswith("units_"):
-                weights.create_dataset(name, data=np.arange(size), **storage)
+        file.create_group("weights", track_order=True)
+    within = {name: values for name, values in axes.items() if "/" in name}
+    for name, values in {**axes, **per_member, **within}.items():
+        if name not in file:
+            file.create_dataset(name, data=values, **storage)
 
 
 def add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
@@ -212,7 +205,8 @@ def attach_scales(file: h5py.File, layout: Layout) -> None:
         if isinstance(d, h5py.Dataset) and d.shape == (layout.members,) and n not in dimension_sizes(layout)
     ]
     named += [Column(name, ("member",), "", {}) for name in per_member if name not in {c.path for c in named}]
-    homes = {d: f"weights/{d}" if d == "snapshot" or d.startswith("units_") else d for d in dimension_sizes(layout)}
+    within = {name.partition("/")[2] for name in fixed_axes(layout) if "/" in name}
+    homes = {d: f"weights/{d}" if d in within else d for d in dimension_sizes(layout)}
     for dim, home in homes.items():
         if home in file:
             file[home].make_scale(dim)
@@ -262,6 +256,15 @@ def reopen(path: Path) -> tuple[TraceWriter, dict[str, list[Array]]]:
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a dataset's values lie in a live file, and what they are."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
 class TraceWriter:
     """Writes blocks into a live run file; made by ``create`` or ``reopen``. Not for two processes at once."""
 
@@ -272,12 +275,12 @@ class TraceWriter:
         self._blocks = resumed.blocks if resumed else 0  # appended so far
         self._next_slot = 1 - resumed.slot if resumed else 0
         self.started = time.monotonic() - (resumed.seconds if resumed else 0)
-        self._places: dict[str, tuple[int, int]] = {}  # name -> offset of row 0, bytes of a row
+        self._places: dict[str, _Place] = {}
         with open_hdf5(path) as file:
             for name in [c.path for c in columns(layout)] + [f"checkpoint/{n}" for n in _checkpoint(layout)]:
                 dataset = file[name]
                 if dataset.size:
-                    self._places[name] = (dataset.id.get_offset(), dataset.nbytes // dataset.shape[0])
+                    self._places[name] = _Place(dataset.id.get_offset(), dataset.shape, dataset.dtype)
             steps = {c.path: file[c.path].shape for c in columns(layout) if c.dtype == "<i8"}
         self._descriptor = os.open(path, os.O_RDWR)
         if resumed:
@@ -288,11 +291,19 @@ class TraceWriter:
                 self._put(name, 0, np.full(shape, -1, "<i8"))
 
     def _put(self, name: str, row: int, values: Array) -> None:
+        """Overwrites the rows of a dataset from ``row`` on; the first axis of ``values`` counts rows."""
         if not values.size:
             return
-        offset, row_bytes = self._places[name]
+        home = self._places[name]
+        rows, *shape = home.shape
+        # Past the end of a dataset, or of the wrong kind, these bytes would overwrite HDF5's own or be read as others.
+        if values.shape[1:] != tuple(shape) or values.dtype != home.dtype or not 0 <= row <= rows - len(values):
+            raise TraceError(
+                f"{self.path}: {name}: got {values.dtype} of shape {values.shape} for row {row}, expected "
+                f"{home.dtype} of shape {('n', *shape)} within {rows} rows".replace("'n'", "n")
+            )
         view = np.ascontiguousarray(values).view(np.uint8).reshape(-1).data
-        place = offset + row * row_bytes
+        place = home.offset + row * (home.dtype.itemsize * math.prod(shape))
         while view:
             written = os.pwrite(self._descriptor, view, place)
             place += written
@@ -300,9 +311,9 @@ class TraceWriter:
 
     def _put_axes(self, first: int, last: int) -> None:
         strides = self.layout.strides
-        for cost in strides:
-            rows = self.layout.span(cost, first, last)
-            self._put(time_axis(cost, strides), rows.start, np.arange(rows.start, rows.stop) * strides[cost])
+        for cadence, stride in strides.items():
+            rows = self.layout.span(cadence, first, last)
+            self._put(time_axis(cadence, strides), rows.start, np.arange(rows.start, rows.stop) * stride)
 
     @property
     def seconds(self) -> float:
@@ -331,7 +342,7 @@ class TraceWriter:
             return
         with self._guard():
             for quantity in self.layout.quantities:
-                self._put(quantity.name, self.layout.rows(quantity.cost, first), block[quantity.name])
+                self._put(quantity.name, self.layout.rows(quantity.cadence, first), block[quantity.name])
             crc = checksum(block[quantity.name] for quantity in self.layout.quantities)
             self._put("checkpoint/blocks", self._blocks, np.array([[last, crc]]))
         self._blocks += 1
@@ -340,8 +351,8 @@ class TraceWriter:
         """Keeps a copy of the weights after ``step`` steps, one of those that the layout plans."""
         slot = list(self.layout.snapshots).index(step)
         with self._guard():
-            for k, W in enumerate(weights, 1):
-                self._put(f"weights/W{k}", slot, W)
+            for block, W in zip(self.layout.blocks, weights, strict=True):
+                self._put(f"weights/{block.name}", slot, W[None])
             self._put("checkpoint/snapshot_crc", slot, np.array([checksum(weights)]))
             if step <= self.committed:  # it counts from now, and not from the next commit
                 self.sync()
@@ -367,13 +378,13 @@ class TraceWriter:
         with self._guard():
             for key, tensors in state.items():
                 for k, tensor in enumerate(tensors, 1):
-                    self._put(f"checkpoint/{key}{k}", slot, tensor)
+                    self._put(f"checkpoint/{key}{k}", slot, tensor[None])
             self.sync()
             self._refuse_absence()
             crc = checksum(tensor for tensors in state.values() for tensor in tensors)
             record = np.array([steps, self._blocks, slot, crc, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
             record[-1] = zlib.crc32(record[:-1].tobytes())
-            self._put("checkpoint/commit", slot, record)
+            self._put("checkpoint/commit", slot, np.pad(record, (0, _RECORD_NUMBERS - len(record)))[None])
             self.sync()
             self._put_axes(self.committed, steps)
         self.committed = steps

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.errors import RhoTraceError
-from rhotrace.recording.quantities import QUANTILES
 
 if TYPE_CHECKING:
     import xarray
-
-PER_MEMBER = ("seed", "batch_seed", "lr", "init_rho_k", "init_scale")  # a run file has one of the last two
 
 
 def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - a Trace, whose module stands above
@@ -38,12 +35,12 @@ def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 
     coordinates: dict[str, Any] = {
         "member": np.arange(trace.members),
         "layer": np.arange(1, trace.depth + 1),
-        "quantile": np.array(QUANTILES),
-        **{name: ("member", trace[name]) for name in PER_MEMBER if name in trace},
+        **{axis: np.array(values) for axis, values in trace.layout.axes.items()},
+        **{name: ("member", trace[name]) for name in trace.per_member},
     }
     held: dict[str, Any] = {}
     for quantity in trace.quantities:
-        axis, thin = trace.axis(quantity.name), slice(None, None, max(1, every // trace.strides[quantity.cost]))
+        axis, thin = trace.axis(quantity.name), slice(None, None, max(1, every // trace.strides[quantity.cadence]))
         about = {"units": quantity.units, "long_name": quantity.says, "symbol": quantity.symbol}
         coordinates[axis] = trace[axis][thin]
         # A copy of what is kept: a view of some rows would hold all of them in memory.

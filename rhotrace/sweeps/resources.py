@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-from rhotrace.config.recipe import Recipe, options
-from rhotrace.models.networks import NETWORKS
+from rhotrace.config.recipe import Recipe
+from rhotrace.runfile.layout import Layout
 from rhotrace.training.recorder import BLOCK_STEPS
+from rhotrace.training.train import plan_layout
 
 PROCESS = 1e9  # the interpreter with torch, and the data while it is read
 SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
 CACHE = 32e6  # of a processor: members whose weights and activations leave it train slower together than alone
-_COPIES = {"gd": 3, "sgd": 3, "weight-norm": 6}  # of the weights: themselves, gradients, and what the step makes
-_ROW = 24  # numbers of a member in a row, beside those of its layers
 
 
 def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
@@ -22,33 +21,41 @@ def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
 
 def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
     """Memory that each member adds: weights, activations on the samples, and the block of rows that is recorded."""
-    rows = 2 * min(BLOCK_STEPS, recipe.steps) * (3 * recipe.network.depth + _ROW) * 8
+    rows = 2 * min(BLOCK_STEPS, recipe.steps) * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8
     return step_bytes(recipe, samples, inputs, outputs) + float(rows)
 
 
 def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
     """What a member's step goes through: weights, gradients and activations on the samples."""
-    network = NETWORKS[recipe.network.kind](inputs, outputs, **options(recipe.network, without=("dtype",)))
+    network = recipe.network.build((inputs,), outputs)
     item = _item(recipe)
-    weights = _COPIES.get(recipe.optimizer.kind, 6) * sum(math.prod(shape) for shape in network.shapes) * item
-    units = sum(shape[0] for shape in network.shapes)
-    activations = samples * (2.5 * units * item + 8 * outputs * 8)
-    batch = getattr(recipe.optimizer, "batch_size", None)
-    gathered = 2 * batch * inputs * item if batch else 0
+    weights = recipe.optimizer.copies * sum(math.prod(block.shape) for block in network.blocks) * item
+    activations = samples * (2.5 * network.units(inputs) * item + 8 * outputs * 8)
+    batch = recipe.optimizer.minibatches
+    gathered = 2 * batch.size * inputs * item if batch else 0
     return float(weights + activations + gathered)
 
 
 def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
-    """Disk that a member's copies of the weights take, and the two places of the optimizer's state."""
-    network = NETWORKS[recipe.network.kind](inputs, outputs, **options(recipe.network, without=("dtype",)))
-    weights = sum(math.prod(shape) for shape in network.shapes) * _item(recipe)
-    state = 2 if recipe.optimizer.kind == "weight-norm" else 1
-    return float(weights * (recipe.record.snapshots + 2 * state))
+    """Disk that a member's snapshots of the weights take, and the two places of the optimizer's state."""
+    layout = _layout(recipe, inputs, outputs)
+    weights = sum(math.prod(shape) for shape in layout.shapes)
+    state = sum(math.prod(shape) for tensors in layout.state.values() for shape in tensors)
+    return float((weights * len(layout.snapshots) + 2 * state) * _item(recipe))
 
 
-def row_bytes(recipe: Recipe) -> float:
+def row_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
     """Disk that a member's rows take while it trains, before they are packed."""
-    return float(recipe.steps * (3 * recipe.network.depth + _ROW) * 8)
+    return float(recipe.steps * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8)
+
+
+def _layout(recipe: Recipe, inputs: int, outputs: int) -> Layout:
+    """Of the recipe's run file, planned without a number of it."""
+    import torch
+
+    network = recipe.network.build((inputs,), outputs)
+    empty = tuple(torch.empty((1, *block.matrix), device="meta") for block in network.parameters)
+    return plan_layout(recipe, network, outputs, recipe.optimizer.init(empty))
 
 
 def free_bytes(device: str) -> float:

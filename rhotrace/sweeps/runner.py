@@ -104,7 +104,7 @@ def plan(
                 resources.shared_bytes(recipe, samples, inputs),
                 resources.member_bytes(recipe, samples, inputs, outputs),
                 resources.step_bytes(recipe, samples, inputs, outputs),
-                resources.copies_bytes(recipe, inputs, outputs),
+                resources.copies_bytes(recipe, inputs, outputs) + resources.row_bytes(recipe, inputs, outputs),
             )
         return sizes[key]
 
@@ -118,7 +118,7 @@ def plan(
 
     found = tuple(runs(sweep, most, known["group_sizes"] if known else None))
     needs = [size(run.recipe)[0] + len(run.points) * size(run.recipe)[1] for run in found]
-    disk = sum(len(run.points) * (resources.row_bytes(run.recipe) + size(run.recipe)[3]) for run in found)
+    disk = sum(len(run.points) * (size(run.recipe)[3]) for run in found)
     return Plan(sweep, folder, found, device, max(needs), free, disk)
 
 

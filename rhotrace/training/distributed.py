@@ -8,7 +8,6 @@ would have if it were alone. It alone locks, writes and seals the run file, and 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import os
@@ -19,11 +18,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rhotrace.errors import DeviceError, RecipeError, RhoTraceError
+from rhotrace.models.network import Applied, Backward, Network
 
 if TYPE_CHECKING:
     import torch
 
-    from rhotrace.models.networks import Network, Weights
+    from rhotrace.models.losses import Loss
+    from rhotrace.models.network import Mode, Tensors
     from rhotrace.models.optimizers import State
     from rhotrace.training.stop_signal import StopRequest
 
@@ -237,25 +238,33 @@ class Team:
     # --- the steps ----------------------------------------------------------------------------------------
 
     def shared(self, network: Network, samples: int) -> Network:
-        """The network with gradients that are given a shard and return outputs and gradients of all samples."""
-        mine = self.shard(samples)
+        """The network with gradients that are given a shard and return outputs and gradients of all samples.
+
+        Raises:
+            RecipeError: the network treats the samples of a step together, as batch normalisation does.
+        """
+        if network.buffers:
+            raise RecipeError(
+                f"network.kind: this network keeps {network.buffers[0].name}, which depends on all samples of a step, "
+                f"and the run has {self.size} processes; train it in one process"
+            )
+        return _Sharded(network, self, samples)
+
+    def gather(self, backward: Backward, mine: slice, samples: int) -> Backward:
+        """Outputs and gradients of all samples, from those of the shard ``mine`` in each process."""
+        import torch
+
+        outputs, own, _ = backward
         part = (mine.stop - mine.start) / samples
-
-        def gradients(weights: Weights, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Weights]:
-            import torch
-
-            outputs, own = network.gradients(weights, x, y)
-            spread = outputs.new_zeros((*outputs.shape[:2], samples))  # a sum with zeros is exact
-            spread[..., mine] = outputs
-            asked = outputs.new_full((1,), float(self._stop is not None and self._stop.requested))
-            pieces = [spread, *(G * part for G in own), asked]  # mean over the shard -> its part of the whole mean
-            flat = torch.cat([piece.reshape(-1) for piece in pieces])
-            self._reduce(flat)
-            parts = torch.split(flat, [piece.numel() for piece in pieces])
-            whole, *sums = (part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True))
-            return whole, tuple(sums[:-1])
-
-        return dataclasses.replace(network, gradients=gradients)
+        spread = outputs.new_zeros((*outputs.shape[:2], samples))  # a sum with zeros is exact
+        spread[..., mine] = outputs
+        asked = outputs.new_full((1,), float(self._stop is not None and self._stop.requested))
+        pieces = [spread, *(G * part for G in own), asked]  # mean over the shard -> its part of the whole mean
+        flat = torch.cat([piece.reshape(-1) for piece in pieces])
+        self._reduce(flat)
+        parts = torch.split(flat, [piece.numel() for piece in pieces])
+        whole, *sums = (part.view(piece.shape) for part, piece in zip(parts, pieces, strict=True))
+        return Backward(whole, tuple(sums[:-1]), ())
 
     def _reduce(self, flat: torch.Tensor) -> None:
         """Sums over the processes, in place; the last number tells how many were asked to stop."""
@@ -290,3 +299,25 @@ class Team:
             last_word = self._reduced.new_zeros(self._reduced.shape)
             last_word[-1] = 1
             self._reduce(last_word)
+
+
+class _Sharded(Network):
+    """A network whose gradients are those of all processes' samples, and whose every other part is the network's own."""
+
+    def __init__(self, network: Network, team: Team, samples: int) -> None:
+        self.blocks = network.blocks
+        self._network, self._team, self._samples = network, team, samples
+
+    def apply(
+        self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode
+    ) -> Applied:
+        return self._network.apply(parameters, buffers, x, mode)
+
+    def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
+        return self._network.forward(parameters, x, buffers)
+
+    def gradients(
+        self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
+    ) -> Backward:
+        own = self._network.gradients(parameters, x, y, loss, buffers)
+        return self._team.gather(own, self._team.shard(self._samples), self._samples)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.recording.quantities import QUANTILES, Cost, Moment, Quantity
-from rhotrace.runfile.layout import Layout
+from rhotrace.errors import TraceError
+from rhotrace.recording.moment import Moment
+from rhotrace.recording.quantity import Quantity
+from rhotrace.runfile.layout import Layout, dimension_sizes
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK_STEPS = 1024
 BLOCK_BYTES = 1 << 26
@@ -19,83 +25,99 @@ Block = dict[str, NDArray[np.float64]]
 class Recorder:
     """Rows of the measured quantities, kept on the device until a block of steps is full.
 
-    Quantities of one cost and one shape share a buffer, so that a step writes few times.
+    Quantities of one cadence and one shape share a buffer, so that a step writes few times.
 
     Args:
-        quantities: rows of the quantities table that this run has.
-        strides: steps between evaluations, by cost class.
+        quantities: that this run has, in the layout's order.
         layout: of the run file.
         device: of the run.
     """
 
-    def __init__(
-        self, quantities: tuple[Quantity, ...], strides: Mapping[Cost, int], layout: Layout, device: str
-    ) -> None:
+    def __init__(self, quantities: tuple[Quantity, ...], layout: Layout, device: str) -> None:
         import torch
 
-        self.quantities, self.strides, self.layout = quantities, strides, layout
-        sizes = {"member": layout.members, "layer": len(layout.shapes), "quantile": len(QUANTILES)}
-        row_bytes = 8 * sum(int(np.prod([sizes[a] for a in q.axes])) for q in quantities)
-        self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // row_bytes, layout.steps))
-        groups: dict[tuple[Cost, tuple[str, ...]], list[Quantity]] = {}
-        for quantity in quantities:
+        self.quantities, self.strides, self.layout = quantities, layout.strides, layout
+        sizes = dimension_sizes(layout)
+        self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (8 * layout.row_numbers), layout.steps))
+        groups: dict[tuple[str, tuple[str, ...]], list[Quantity]] = {}
+        for quantity, described in zip(quantities, layout.quantities, strict=True):
             if quantity.measure:
-                groups.setdefault((quantity.cost, quantity.axes), []).append(quantity)
+                groups.setdefault((quantity.cadence, described.axes), []).append(quantity)
         self.groups = [
-            (
-                cost,
+            _Group(
+                cadence,
                 group,
                 torch.empty(
-                    [self._rows(cost), len(group), *(sizes[a] for a in axes)], dtype=torch.float64, device=device
+                    [self._rows(cadence), len(group), *(sizes[a] for a in axes)], dtype=torch.float64, device=device
                 ),
             )
-            for (cost, axes), group in groups.items()
+            for (cadence, axes), group in groups.items()
         ]
         self.first = self.last = 0
 
-    def _rows(self, cost: Cost) -> int:
-        """Most evaluations of a cost class that a block can hold."""
-        return -(-self.size // self.strides[cost]) + (self.strides[cost] > 1)
+    def _rows(self, cadence: str) -> int:
+        """Most evaluations of a cadence that a block can hold."""
+        return -(-self.size // self.strides[cadence]) + (self.strides[cadence] > 1)
 
     def count(self) -> int:
         """Steps recorded since the last ``clear``."""
         return self.last - self.first
 
     def record(self, step: int, moment: Moment) -> None:
-        """Measures every quantity that this step has, into the step's row."""
+        """Measures every quantity that is due at this step, into the step's row.
+
+        Raises:
+            TraceError: a quantity's measure is not of the shape that it declares.
+        """
         import torch
 
-        held = {"free": True, "forward": moment.full is not None, "test": moment.test is not None}
-        for cost, group, rows in self.groups:
-            if held[cost]:
-                row = rows[self._row(cost, step)]
-                torch.stack([quantity.measure(moment) for quantity in group if quantity.measure], out=row)
+        for group in self.groups:
+            if step % self.strides[group.cadence] == 0:
+                row = group.rows[self._row(group.cadence, step)]
+                measured = [quantity.measure(moment).to(row.dtype) for quantity in group.quantities if quantity.measure]
+                for quantity, values in zip(group.quantities, measured, strict=True):
+                    if values.shape != row.shape[1:]:
+                        raise TraceError(
+                            f"quantity {quantity.name}: its measure has shape {tuple(values.shape)}, expected "
+                            f"{tuple(row.shape[1:])}, for its axes"
+                        )
+                torch.stack(measured, out=row)
         self.last = step + 1
 
-    def _row(self, cost: Cost, step: int) -> int:
-        return step // self.strides[cost] - self.layout.rows(cost, self.first)
+    def _row(self, cadence: str, step: int) -> int:
+        return step // self.strides[cadence] - self.layout.rows(cadence, self.first)
 
     def block(self) -> Block:
         """The recorded rows as numpy arrays, with the derived quantities."""
         out: Block = {}
-        for cost, group, rows in self.groups:
-            count = self.layout.rows(cost, self.last) - self.layout.rows(cost, self.first)
-            filled = rows[:count].cpu().numpy()
-            out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group)})
+        for group in self.groups:
+            count = self.layout.rows(group.cadence, self.last) - self.layout.rows(group.cadence, self.first)
+            filled = group.rows[:count].cpu().numpy()
+            out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group.quantities)})
         with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
             for quantity in self.quantities:
                 if quantity.derive:
-                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cost, out))
+                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cadence, out))
         return out
 
-    def _rows_at(self, cost: Cost, block: Block) -> Block:
-        """A block in which the quantities of every step keep only the steps at which ``cost`` is evaluated."""
-        stride = self.strides[cost]
-        every_step = {q.name for q in self.quantities if q.cost == "free"}
+    def _rows_at(self, cadence: str, block: Block) -> Block:
+        """The rows of a block that a derived quantity may use: of every step those at which its cadence is due."""
+        stride, cadences = self.strides[cadence], {q.name: q.cadence for q in self.quantities}
         return {
-            name: rows[-self.first % stride :: stride] if name in every_step else rows for name, rows in block.items()
+            name: rows[-self.first % stride :: stride] if cadences[name] == "step" else rows
+            for name, rows in block.items()
+            if cadences[name] in ("step", cadence)
         }
 
     def clear(self, done: int) -> None:
         """Begins the next block at step ``done``."""
         self.first = self.last = done
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Quantities of one cadence and one shape, and their rows on the device, (rows, quantities, M, ...)."""
+
+    cadence: str
+    quantities: list[Quantity]
+    rows: torch.Tensor

@@ -101,23 +101,46 @@ def open_run(
                 "an uninterrupted run; --despite-changes goes on all the same, --force starts again"
             )
         refuse_damage(trace)
+        kept = _kept_layout(trace, layout)
         if trace.complete or trace.layout.steps != layout.steps:
-            begun = _extended(trace, path, layout, attributes, per_member)
+            begun = _extended(trace, path, kept, attributes, per_member)
         else:
             begun = Begun(*reopen(path))
         last = begun.writer.committed
         diverged = not np.isfinite(trace.rows("log_rho", slice(last - 1, last))).any()
-    if dataclasses.replace(begun.writer.layout, snapshots=layout.snapshots) != layout:
-        begun.writer.close()
-        raise TraceError(
-            f"{path}: cannot go on: not laid out as this version of RhoTrace does; use the version that began it, "
-            "or start again with --force"
-        )
     conditions = {
         key: attributes[key] for key in ("device", "threads", "processes", "git_revision") if key in attributes
     }
     begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
     return dataclasses.replace(begun, diverged=diverged)
+
+
+def _kept_layout(trace: Trace, planned: Layout) -> Layout:
+    """The planned layout with what the file of a run records: its format, its quantities and their order.
+
+    Raises:
+        TraceError: the file records what this version cannot, or its network or state is another.
+    """
+    there = trace.layout
+    known = {quantity.name: (quantity.axes, quantity.cadence) for quantity in planned.quantities}
+    why = [
+        f"its quantity {quantity.name} is not known here, or has another cadence or other axes"
+        for quantity in there.quantities
+        if known.get(quantity.name) != (quantity.axes, quantity.cadence)
+    ]
+    why += [f"its axis {axis} has other values" for axis in there.axes if there.axes[axis] != planned.axes.get(axis)]
+    why += [
+        f"its {name} is not what this version makes of its recipe"
+        for name in ("members", "blocks", "dtype", "state", "facts")
+        if getattr(there, name) != getattr(planned, name)
+    ]
+    if why:
+        raise TraceError(
+            f"{trace.path}: cannot be resumed: {why[0]}; use the version of RhoTrace that began it, or start again with "
+            "--force"
+        )
+    strides = {cadence: planned.strides.get(cadence, stride) for cadence, stride in there.strides.items()}
+    return dataclasses.replace(there, steps=planned.steps, snapshots=planned.snapshots, strides=strides)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -131,7 +154,7 @@ def _remove_leftovers(path: Path) -> None:
 def _refuse_another_run(
     trace: Trace, recipe: Recipe, attributes: Mapping[str, AttributeValue], how: Continuation
 ) -> None:
-    changed = differences(trace.recipe, recipe.model_dump())
+    changed = differences(trace.validated_recipe().model_dump(), recipe.model_dump())
     changed.pop("data.root", None)
     longer = how.extend_run and recipe.steps > trace.steps and recipe.steps >= trace.layout.steps
     if longer:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,16 @@ from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.datasets import load as load_dataset
 from rhotrace.models.device import find_device
-from rhotrace.models.networks import INITS, NETWORKS, Network
-from rhotrace.models.optimizers import OPTIMIZERS, Optimizer, batch_indices
-from rhotrace.recording.quantities import Cost, Evaluation, Moment, traced
+from rhotrace.models.network import Block, Network
+from rhotrace.recording.moment import Evaluation, Moment
+from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity, Traced, traced_quantities
 from rhotrace.runfile import provenance
-from rhotrace.runfile.layout import Layout, snapshot_steps
+from rhotrace.runfile.layout import Facts, Layout, snapshot_steps
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training.distributed import Team
-from rhotrace.training.recorder import BLOCK_STEPS, Block, Recorder
+from rhotrace.training.recorder import BLOCK_STEPS, Recorder
+from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
 from rhotrace.training.stop_signal import StopRequest
 
@@ -159,51 +161,84 @@ def _threads(run: _Run) -> Iterator[None]:
 def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
     with team.one_first() if team else contextlib.nullcontext():
         dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
-    batch = getattr(recipe.optimizer, "batch_size", None)
-    if batch is not None and batch > len(dataset.x):
-        raise RecipeError(f"optimizer.batch_size: got {batch}, expected at most the {len(dataset.x)} training samples")
-    shape = dataset.x.shape[1], dataset.y.shape[1]
-    network = NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
-    optimizer = OPTIMIZERS[recipe.optimizer.kind](**options(recipe.optimizer, without=("lr",)))
+    samples, outputs = dataset.y.shape
+    batches, loss = recipe.optimizer.minibatches, recipe.loss
+    if batches is not None and batches.size > samples:
+        raise RecipeError(f"optimizer.batch_size: got {batches.size}, expected at most the {samples} training samples")
+    if loss.one_output and outputs != 1:
+        raise RecipeError(
+            f"loss.kind: got {loss.kind} and {outputs} classes, expected two classes, with targets -1 and +1"
+        )
+    network = recipe.network.build(dataset.x.shape[1:], outputs)
+    if why := recipe.optimizer.refuses(network.parameters):
+        raise RecipeError(f"optimizer.kind: got {recipe.optimizer.kind}, which cannot train this network: {why}")
     if team:
-        team.refuse(optimizer.batch_size, len(dataset.x))
+        team.refuse(batches.size if batches else None, samples)
         team.take_device(device)
         same = {"recipe": recipe.digest, "data": dataset.digest, "device": device, "versions": provenance.versions()}
         team.agree(same)
-        network = team.shared(network, len(dataset.x))
-    return _Run(recipe, dataset, network, optimizer, device, team)
+        network = team.shared(network, samples)
+    return _Run(recipe, dataset, network, device, team)
 
 
-def initial_weights(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
-    """The weights before the first step, one (M, out, in) array per layer, in float64."""
+def initial_parameters(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
+    """The parameters before the first step, one (M, out, fan_in) array per trained block, in float64."""
     each = [
-        INITS[recipe.init.kind](network.shapes, seed, **how)
-        for seed, how in zip(recipe.seeds, recipe.init_options, strict=True)
+        initialiser.weights(network.layers, seed)
+        for seed, initialiser in zip(recipe.seeds, recipe.initialisers, strict=True)
     ]
-    return [np.stack(layer) for layer in zip(*each, strict=True)]
+    weights = iter([np.stack(layer) for layer in zip(*each, strict=True)])
+    members = len(recipe.seeds)
+    return [next(weights) if block.role == "weight" else _constant(block, members) for block in network.parameters]
+
+
+def _constant(block: Block, members: int) -> NDArray[np.float64]:
+    return np.full((members, *block.matrix), block.start)
+
+
+def plan_layout(
+    recipe: Recipe, network: Network, outputs: int, state: Mapping[str, tuple[torch.Tensor, ...]]
+) -> Layout:
+    """What the run file of a recipe holds.
+
+    Args:
+        recipe: of the run.
+        network: built for its data.
+        outputs: C.
+        state: of the optimizer before the first step.
+    """
+    traced = Traced(network, recipe.loss, frozenset(state), outputs)
+    quantities = traced_quantities(traced)
+    due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
+    return Layout(
+        steps=recipe.steps,
+        members=len(recipe.seeds),
+        blocks=network.blocks,
+        dtype=recipe.network.dtype,
+        strides={name: recipe.stride(cadence) for name, cadence in CADENCES.items() if name in due},
+        snapshots=snapshot_steps(recipe.steps, recipe.record.snapshots),
+        quantities=tuple(quantity.describe(recipe.loss) for quantity in quantities),
+        axes={axis.name: axis.coordinates(traced) for quantity in quantities for axis in quantity.own_axes},
+        state={key: [tuple(t.shape[1:]) for t in tensors] for key, tensors in state.items()},
+        per_member=recipe.per_member_symbols,
+        facts=Facts(
+            loss=recipe.loss.kind,
+            equilibrium=recipe.loss.equilibrium,
+            optimizer=recipe.optimizer.kind,
+            law=recipe.optimizer.law,
+            minibatches=recipe.optimizer.minibatches is not None,
+        ),
+    )
 
 
 class _Run:
     """The tensors of one training run on its device."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        network: Network,
-        optimizer: Optimizer,
-        device: str,
-        team: Team | None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, network: Network, device: str, team: Team | None) -> None:
         import torch
 
-        self.recipe, self.dataset, self.network, self.optimizer, self.device = (
-            recipe,
-            dataset,
-            network,
-            optimizer,
-            device,
-        )
+        self.recipe, self.dataset, self.network, self.device = recipe, dataset, network, device
+        self.loss, self.optimizer, self.minibatches = recipe.loss, recipe.optimizer, recipe.optimizer.minibatches
         dtype = getattr(torch, recipe.network.dtype)
 
         def send(values: NDArray[Any]) -> torch.Tensor:
@@ -215,36 +250,25 @@ class _Run:
             send, (dataset.x[mine], dataset.y[mine], dataset.x_test, dataset.y_test)
         )
         self.targets, self.targets_test = send(dataset.y).T.double(), y_test.T.double()  # (C, N)
-        self.lr = send(np.array(recipe.lr)).view(-1, 1, 1)
-        self.state: State = optimizer.init(tuple(send(W) for W in initial_weights(recipe, network)))
-        self.full_batch = optimizer.batch_size is None
-        self.quantities = traced(self.state)
-        record = recipe.record
-        self.strides: dict[Cost, int] = {
-            "free": 1,
-            "forward": 1 if self.full_batch else min(record.full_every, recipe.steps),
-            "test": min(record.test_every, recipe.steps),
+        # What may differ between members, as the optimizer takes it: (M, 1, 1).
+        self.options = {
+            name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.each(self.optimizer).items()
         }
-        self.layout = Layout(
-            steps=recipe.steps,
-            members=len(recipe.seeds),
-            shapes=network.shapes,
-            dtype=recipe.network.dtype,
-            strides=self.strides,
-            snapshots=snapshot_steps(recipe.steps, record.snapshots),
-            quantities=self.quantities,
-            state={key: [tuple(t.shape[1:]) for t in tensors] for key, tensors in self.state.items()},
-        )
+        self.state: State = self.optimizer.init(tuple(send(W) for W in initial_parameters(recipe, network)))
+        if network.buffers:
+            members = len(recipe.seeds)
+            self.state["buffers"] = tuple(send(_constant(block, members)) for block in network.buffers)
+        self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state)
         self.seconds_full = 0.0
 
     def begin(self, path: Path, how: Continuation, recipe_file: Path | None) -> None:
-        """Makes the run file, or takes an unfinished run's state and goes on."""
+        """Makes the run file, or takes an unfinished run's state and resumes it."""
         import torch
 
         attributes = {**self.attributes(), **provenance.collect(recipe_file)}
         begun = open_run(path, self.recipe, self.layout, attributes, self.recipe.per_member, how)
         self.writer, self.diverged = begun.writer, begun.diverged
-        self.layout = begun.writer.layout  # an extended run has the snapshots of both plans
+        self.layout = begun.writer.layout  # that of a file which is there: its quantities, the snapshots of both plans
         for key, tensors in begun.state.items():
             for tensor, values in zip(self.state[key], tensors, strict=True):
                 tensor.copy_(torch.as_tensor(values))
@@ -275,7 +299,7 @@ class _Run:
         writer = self.writer
         if self.diverged:  # killed after the last step was committed and before the file was sealed
             return "diverged"
-        recorder = Recorder(self.quantities, self.strides, self.layout, self.device)
+        recorder = Recorder(self._quantities(), self.layout, self.device)
         recorder.clear(writer.committed)
         ended, began = "finished", time.perf_counter()
         with torch.no_grad():
@@ -293,23 +317,27 @@ class _Run:
                     break
         return ended
 
+    def _quantities(self) -> tuple[Quantity, ...]:
+        return tuple(QUANTITIES[described.name] for described in self.layout.quantities)
+
     def _steps(self, recorder: Recorder, stop: StopRequest | Team) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
         network, optimizer, state, writer = self.network, self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
         batches = self._batches(writer.committed)
         if writer.committed in planned:
-            writer.snapshot(writer.committed, _numpy(state["weights"]))
+            writer.snapshot(writer.committed, self._blocks())
         block_ends = time.monotonic() + BLOCK_SECONDS
         for step in range(writer.committed, self.recipe.steps):
             x, y, targets = next(batches)
-            outputs, gradients = network.gradients(state["weights"], x, y)
-            batch = Evaluation(outputs, targets)
-            full = batch if self.full_batch else self._evaluate_full(step)
-            recorder.record(step, Moment(state, gradients, batch, full, self._evaluate_test(step)))
-            optimizer.step(state, gradients, self.lr)
+            outputs, gradients, buffers = network.gradients(state["weights"], x, y, self.loss, self._buffers)
+            batch = Evaluation(outputs, targets, self.loss, partial(self._features, x))
+            recorder.record(step, self._moment(gradients, batch))
+            optimizer.step(state, gradients, **self.options)
+            if buffers:
+                state["buffers"] = buffers
             if step + 1 in planned:
-                writer.snapshot(step + 1, _numpy(state["weights"]))
+                writer.snapshot(step + 1, self._blocks())
             full_block = recorder.count() == recorder.size or time.monotonic() > block_ends
             if full_block or stop.requested or step + 1 == self.recipe.steps:
                 yield step + 1
@@ -321,56 +349,78 @@ class _Run:
 
         with torch.no_grad():
             for _ in range(first, self.recipe.steps):
-                _, gradients = self.network.gradients(self.state["weights"], self.x, self.y)
+                gradients = self.network.gradients(self.state["weights"], self.x, self.y, self.loss).gradients
                 if team.requested:
                     break
-                self.optimizer.step(self.state, gradients, self.lr)
+                self.optimizer.step(self.state, gradients, **self.options)
+
+    @property
+    def _buffers(self) -> tuple[torch.Tensor, ...]:
+        return self.state.get("buffers", ())
+
+    def _blocks(self) -> list[NDArray[Any]]:
+        """Parameters and buffers in the order of the network's blocks."""
+        parameters, buffers = iter(_numpy(self.state["weights"])), iter(_numpy(self._buffers))
+        return [next(buffers if block.role == "buffer" else parameters) for block in self.network.blocks]
 
     def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Inputs, targets, and targets as an Evaluation wants them, of each step from ``start`` on."""
         import torch
 
-        size = self.optimizer.batch_size
-        if size is None:
+        if self.minibatches is None:
             while True:
                 yield self.x, self.y, self.targets
         for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
-            drawn = batch_indices(
-                self.recipe.batch_seeds,
-                first,
-                last,
-                samples=len(self.x),
-                batch_size=size,
-                sampling=self.optimizer.sampling,
-            )
+            drawn = self.minibatches.indices(self.recipe.batch_seeds, first, last, samples=len(self.x))
             for index in torch.as_tensor(drawn, device=self.device):  # (M, batch)
                 y = self.y[index]
                 yield self.x[index], y, y.mT.double()
 
-    def _evaluate_full(self, step: int) -> Evaluation | None:
-        if step % self.strides["forward"]:
-            return None
+    def _moment(self, gradients: tuple[torch.Tensor, ...], batch: Evaluation) -> Moment:
+        # A full batch is the training set, unless the network treats the samples of a step in a way of its own.
+        same = self.minibatches is None and not self.network.buffers
+        return Moment(
+            network=self.network,
+            state=self.state,
+            all_gradients=gradients,
+            batch=batch,
+            evaluate_full=(lambda: batch) if same else self._evaluate_full,
+            evaluate_test=self._evaluate_test,
+            hessian_product=self._hessian_product,
+        )
+
+    def _evaluate_full(self) -> Evaluation:
         began = time.perf_counter()
-        full = Evaluation(self.network.forward(self.state["weights"], self.x), self.targets)
+        full = self._evaluate(self.x, self.targets)
         if self.device == "cpu":  # on a GPU the call returns before the work is done
             self.seconds_full += time.perf_counter() - began
         return full
 
-    def _evaluate_test(self, step: int) -> Evaluation | None:
-        if step % self.strides["test"]:
-            return None
-        return Evaluation(self.network.forward(self.state["weights"], self.x_test), self.targets_test)
+    def _evaluate_test(self) -> Evaluation:
+        return self._evaluate(self.x_test, self.targets_test)
 
-    def _flush(self, recorder: Recorder, done: int, block: Block) -> None:
+    def _evaluate(self, x: torch.Tensor, targets: torch.Tensor) -> Evaluation:
+        outputs = self.network.forward(self.state["weights"], x, self._buffers)
+        return Evaluation(outputs, targets, self.loss, partial(self._features, x))
+
+    def _features(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return self.network.evaluate(self.state["weights"], x, self._buffers).features
+
+    def _hessian_product(self, vectors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return self.network.hessian_product(self.state["weights"], self.x, self.y, self.loss, vectors, self._buffers)
+
+    def _flush(self, recorder: Recorder, done: int, block: Rows) -> None:
         writer, layout = self.writer, self.layout
-        counts = {cost: layout.span(cost, recorder.first, done) for cost in layout.strides}
-        kept = {q.name: block[q.name][: counts[q.cost].stop - counts[q.cost].start] for q in self.quantities}
+        kept = {}
+        for quantity in layout.quantities:
+            rows = layout.span(quantity.cadence, recorder.first, done)
+            kept[quantity.name] = block[quantity.name][: rows.stop - rows.start]
         writer.append(recorder.first, done, kept)
         writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
 
 
-def _until_diverged(block: Block, first: int, done: int) -> int:
+def _until_diverged(block: Rows, first: int, done: int) -> int:
     """``done``, or one past the first step at which no member is finite: a block's end depends on the clock."""
     lost = np.flatnonzero(~np.isfinite(block["log_rho"]).any(axis=1))
     return first + int(lost[0]) + 1 if len(lost) else done

@@ -15,7 +15,8 @@ from rhotrace.analysis.transient.transient_time import TransientFit
 from rhotrace.config.recipe import Recipe, options
 from rhotrace.errors import DataError
 from rhotrace.models import datasets
-from rhotrace.models.networks import NETWORKS, Network
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Network
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.step_identity import Audit
 
@@ -53,7 +54,7 @@ class Evidence:
         self.trace, self._series = trace, series
         self.recipe = Recipe.model_validate(trace.recipe)
         self.log_rho, self.ratio = trace["log_rho"], trace["rho_eq_over_rho"]
-        self.stride = trace.strides["forward"]
+        self.stride = trace.strides["full"]
         self.minibatches = bool(trace.recipe["optimizer"].get("batch_size"))
 
     @cached_property
@@ -115,8 +116,7 @@ def data_and_network(
         return f"needs the data: {absent.brief}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
-    shape = loaded.x.shape[1], loaded.y.shape[1]
-    return loaded, NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
+    return loaded, recipe.network.build(loaded.x.shape[1:], loaded.y.shape[1])
 
 
 def _end(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, network: Network) -> End:
@@ -125,7 +125,7 @@ def _end(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, netwo
     W = tuple(torch.as_tensor(w, dtype=torch.float64) for w in weights)
     x, y = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y)
     with torch.no_grad():
-        g, G = network.gradients(W, x, y)
+        g, G, _ = network.gradients(W, x, y, Square())
         norms = torch.stack([w.square().sum((1, 2)).sqrt() for w in W], dim=1)  # (M, L)
         log_rho = norms.log10().sum(dim=1)
         targets = y.T if y.shape[1] == 1 else 2 * y.T - 1

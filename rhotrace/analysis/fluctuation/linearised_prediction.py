@@ -18,13 +18,12 @@ from rhotrace.analysis.fluctuation.one_series import detrend
 from rhotrace.analysis.run_analysis import delta
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import AnalysisError
-from rhotrace.models.optimizers import batch_indices
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.linearised_sgd import frozen_std, replay, sharpness, tangent_factors, whole_kernel
 
 if TYPE_CHECKING:
     from rhotrace.models.datasets import Dataset
-    from rhotrace.models.networks import Network
+    from rhotrace.models.network import Network
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +94,7 @@ def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Pred
     steps, deltas, _ = delta(trace)
     found: dict[int, Prediction | str] = {}
     for member, window in windows.items():
-        starts = _stretches(trace.snapshot_steps(), window, trace.strides["forward"])
+        starts = _stretches(trace.snapshot_steps(), window, trace.strides["full"])
         if not starts:
             found[member] = (
                 f"no copy of the weights with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
@@ -137,7 +136,7 @@ class _Linearised:
         import torch
 
         self.recipe, self.member, self.step = recipe, member, step
-        self.lr, self.batch = recipe.lr[member], getattr(recipe.optimizer, "batch_size", None)
+        self.lr, self.minibatches = recipe.lr[member], recipe.optimizer.minibatches
         weights = tuple(torch.as_tensor(W[member : member + 1]).double() for W in trace.snapshot(step))
         x = torch.as_tensor(dataset.x)
         self.rho_k = np.array([float(W.square().sum().sqrt()) for W in weights])
@@ -154,10 +153,10 @@ class _Linearised:
         """Prediction over the evaluations at ``steps``, beside delta ``measured`` there."""
         samples = self.g.shape[1]
         predicted, frozen, correlation = 0.0, 0.0, np.nan  # nothing disturbs a full batch
-        if self.batch:
+        if self.minibatches:
             h = (self.y * self.g - self.g**2).sum(axis=0)
             S, q = float(np.sum(self.rho_k**-2)), float(np.sum(self.g**2) / samples)
-            frozen = frozen_std(lr=self.lr, S=S, q=q, step_variance=float(h.var()) / self.batch)
+            frozen = frozen_std(lr=self.lr, S=S, q=q, step_variance=float(h.var()) / self.minibatches.size)
             seed = self.recipe.batch_seeds[self.member]
             fresh = [self._delta(_OTHER_SEEDS + _DRAWS * seed + draw, steps) for draw in range(_DRAWS)]
             predicted = float(np.sqrt(np.mean([detrend(d).var() for d in fresh])))
@@ -179,14 +178,9 @@ class _Linearised:
 
     def _delta(self, seed: int, steps: NDArray[np.int64]) -> Floats:
         """delta of the linearised network at some steps, under the batches of a seed."""
-        batches = batch_indices(
-            [seed],
-            self.step,
-            int(steps[-1]) + 1,
-            samples=self.g.shape[1],
-            batch_size=int(self.batch or 0),
-            sampling=self.recipe.optimizer.sampling,
-        )[:, 0]
+        if self.minibatches is None:
+            raise ValueError("a full batch has no minibatches to replay")
+        batches = self.minibatches.indices([seed], self.step, int(steps[-1]) + 1, samples=self.g.shape[1])[:, 0]
         return replay(self.kernel, self.g, self.y, batches, self.lr)[steps - self.step]
 
 

@@ -159,7 +159,7 @@ def examine(
         over_frozen=_ratios([m.fluctuation.std.value for m in each], [m.frozen for m in each]),
         predicted_over=_ratios([p.predicted for p in predicted], [p.measured for p in predicted]),
         decay=pooled_decay(decays) if decays else None,
-        spectrum=_spectrum(steps, deltas, each, trace.strides["forward"]),
+        spectrum=_spectrum(steps, deltas, each, trace.strides["full"]),
     )
 
 
@@ -216,7 +216,7 @@ def _frozen(trace: Trace, found: dict[int, Fluctuation], batch: int | None) -> d
     """Fluctuation of each member if V stood still, from the traced sums over its window."""
     if not batch or not found:
         return dict.fromkeys(found, 0.0)
-    every, steps, lr = trace.strides["forward"], trace.step_of("a"), trace["lr"]
+    every, steps, lr = trace.strides["full"], trace.step_of("a"), trace["lr"]
     h, q = trace["a"] - trace["q"], trace["q"]  # mean of y g - g^2
     excess = trace["batch_a"][::every] - trace["batch_q"][::every] - h
     S = np.sum(trace["rho_k"][::every] ** -2.0, axis=2)

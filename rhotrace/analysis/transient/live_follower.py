@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rhotrace.analysis.member_bands import Curve, over_members
 from rhotrace.analysis.transient.transient_time import first_lasting
 from rhotrace.errors import TraceError
-from rhotrace.recording.quantities import named
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.run_lock import is_locked
@@ -158,7 +157,7 @@ class Follower:
         for first in range(self._seen, trace.steps, slab):
             last = min(first + slab, trace.steps)
             rows = trace.layout.span("forward", first, last)
-            stride = trace.strides["forward"]
+            stride = trace.strides["full"]
             ratio = trace.rows("rho_eq_over_rho", rows)
             self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)
             for name, curve in self._curves.items():
@@ -168,7 +167,7 @@ class Follower:
 
     def _curve(self, trace: Trace, name: str) -> Curve:
         rows, values = self._curves[name].curve()
-        return rows * (1 if name == "log_rho" else trace.strides["forward"]), values
+        return rows * (1 if name == "log_rho" else trace.strides["full"]), values
 
     def _speed(self, trace: Trace, state: str) -> dict[str, float]:
         if not self._times or trace.steps > self._times[-1][0]:
@@ -194,7 +193,7 @@ def _last(trace: Trace) -> dict[str, float]:
         return {}
     found = {}
     for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error"):
-        rows = trace.layout.rows(named(name).cost, trace.steps)
+        rows = trace.layout.rows(trace.quantity(name).cadence, trace.steps)
         found[name] = float(over_members(trace.rows(name, slice(rows - 1, rows)))[1][0])
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.errors import RhoTraceError
-from rhotrace.recording.quantities import named
+from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.statistics import extremes
 
@@ -82,7 +82,7 @@ def described_in(svg: str) -> str:
 
 def symbol(name: str, *, decimal: bool = False) -> str:
     """A quantity's symbol from the table as mathematics; ``decimal`` where natural logarithms are drawn to base 10."""
-    text = named(name).symbol
+    text = QUANTITIES[name].symbol
     for plain, drawn_as in _MATHEMATICS:
         text = re.sub(plain, drawn_as, text)
     return f"${text.replace(_LOG, _LOG + '_{10}' if decimal else _LOG)}$"
@@ -96,7 +96,7 @@ def mathematical(words: str) -> str:
 
 def label(name: str) -> str:
     """Symbol and units of a quantity, for an axis."""
-    units = named(name).units
+    units = QUANTITIES[name].units
     return symbol(name) if units == "1" else f"{symbol(name)}  ({units.replace('^2', '²')})"
 
 

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from rhotrace.display.formatting import headline, plain, row, say, table, title, to_json
+from rhotrace.models.losses import Square
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.theory import paper
 
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 def training_start(console: Console, recipe: Recipe, path: Path, first: int) -> None:
     """What is about to be trained, from which step, and where it goes."""
     members = len(recipe.seeds)
+    depth = getattr(recipe.network, "depth", None)  # not every network is a chain of layers
+    what = f"depth {depth}" if depth else f"kind {recipe.network.kind}"
     say(
         console,
-        f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of depth {recipe.network.depth} {'for' if first == 0 else 'to'} {recipe.steps} steps "
+        f"{'training' if first == 0 else f'going on at step {first} with'} {members} network{'s' if members > 1 else ''} of {what} {'for' if first == 0 else 'to'} {recipe.steps} steps "
         f"({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}, {path.stat().st_size / 1e6:.0f} MB reserved",
     )
 
@@ -169,10 +172,10 @@ def quantity_rows() -> list[dict[str, str]]:
             "axes": ", ".join(("time", *q.axes)),
             "units": q.units,
             "memo": paper.STATEMENTS[q.equation].place if q.equation else "",
-            "cost": q.cost,
+            "cadence": q.cadence,
             "says": q.says,
         }
-        for q in QUANTITIES
+        for q in (quantity.describe(Square()) for quantity in QUANTITIES.values())
     ]
 
 
@@ -186,7 +189,7 @@ def print_quantities(console: Console) -> None:
     say(console, f"memo: {paper.CITATION}.")
     say(
         console,
-        "cost: free = at every step; forward = every record.full_every steps (every step under full batch); test = every record.test_every steps.",
+        "cadence: step = at every step; full = every record.full_every steps (every step under full batch); test = every record.test_every steps.",
     )
 
 

@@ -68,7 +68,7 @@ class TrainingView:
     def _recall(self, first: int) -> None:
         """Shows ``transient`` the rows that are recorded: a run that goes on may have passed its T long before."""
         with open_trace(self._path) as trace:
-            self._stride = trace.strides["forward"]
+            self._stride = trace.strides["full"]
             slab = trace.layout.steps_within(SLAB_BYTES)
             for start in range(0, first, slab):
                 rows = trace.layout.span("forward", start, min(start + slab, first))

@@ -1,0 +1,98 @@
+"""Losses: the value for each member, and its slope in each output, from which back-propagation starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from rhotrace.models.component import Component, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Loss(Component):
+    """A loss's section of a recipe, and what it computes.
+
+    Outputs are (M, C, N); targets are (C, N), shared by all members, or (M, C, N).
+
+    Attributes:
+        equilibrium: whether the memo's a, q and rho_eq belong to this loss, as they do to the square loss alone; for
+            any other loss they are not traced, and what is derived from them does not apply.
+        formula: in words, for listings.
+        units: of its value.
+        one_output: whether it needs targets -1 and +1 of a single output.
+    """
+
+    kind: str
+    equilibrium: ClassVar[bool] = False
+    formula: ClassVar[str] = ""
+    units: ClassVar[str] = "1"
+    one_output: ClassVar[bool] = False
+
+    def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean over the samples for each member, (M,)."""
+        raise NotImplementedError
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Derivative of ``value`` in every output, (M, C, N)."""
+        raise NotImplementedError
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+@LOSSES.register
+class Square(Loss):
+    """``mean_n ||g(x_n) - y_n||^2``, the loss of CBMM Memo 112, equation (1)."""
+
+    kind: Literal["square"] = "square"
+    equilibrium: ClassVar[bool] = True
+    formula: ClassVar[str] = "mean((g - y)^2)"
+    units: ClassVar[str] = "output^2"
+
+    def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Summed directly, since q - 2a + 1 cancels near interpolation."""
+        return (outputs - targets).square().sum(dim=(1, 2)) / outputs.shape[-1]
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """2 (g - y)/N."""
+        return (outputs - targets) * (2 / outputs.shape[-1])
+
+
+@LOSSES.register
+class Exponential(Loss):
+    """``mean_n exp(-y_n g(x_n))`` for targets -1 and +1 and one output.
+
+    The norms grow without bound, and the margins y_n f_n are the quantity to follow.
+    """
+
+    kind: Literal["exponential"] = "exponential"
+    one_output: ClassVar[bool] = True
+    formula: ClassVar[str] = "mean(exp(-y g))"
+
+    def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See ``Loss.value``."""
+        return (-outputs * targets).exp().sum(dim=(1, 2)) / outputs.shape[-1]
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-y exp(-y g)/N."""
+        return -targets * (-outputs * targets).exp() / outputs.shape[-1]
+
+
+@LOSSES.register
+class Logistic(Loss):
+    """``mean_n log(1 + exp(-y_n g(x_n)))`` for targets -1 and +1 and one output."""
+
+    kind: Literal["logistic"] = "logistic"
+    one_output: ClassVar[bool] = True
+    formula: ClassVar[str] = "mean(log(1 + exp(-y g)))"
+
+    def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See ``Loss.value``."""
+        from torch.nn.functional import softplus
+
+        return softplus(-outputs * targets).sum(dim=(1, 2)) / outputs.shape[-1]
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-y/(1 + exp(y g))/N."""
+        return -targets * (-outputs * targets).sigmoid() / outputs.shape[-1]

@@ -1,0 +1,153 @@
+"""The bias-free ReLU multilayer perceptron, with its forward and backward pass written out for all members at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import model_validator
+
+from rhotrace.models.component import fault
+from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network, NetworkOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from rhotrace.models.losses import Loss
+    from rhotrace.models.network import Tensors
+
+Width = Annotated[int, Ge(1), Le(1_000_000)]
+
+
+@NETWORKS.register
+class MLPOptions(NetworkOptions):
+    """A bias-free ReLU multilayer perceptron, ``g(x) = W_L relu(W_(L-1) ... relu(W_1 x))``.
+
+    Attributes:
+        depth: number of weight layers L.
+        width: units of each hidden layer, or a list of L - 1 widths.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    depth: Annotated[int, Ge(1), Le(1000)]
+    width: Width | Annotated[list[Width], MinLen(1)] = 32
+
+    @model_validator(mode="after")
+    def _widths_fit_the_depth(self) -> MLPOptions:
+        if isinstance(self.width, list) and len(self.width) != self.depth - 1:
+            raise fault("width", f"got {len(self.width)} widths, expected depth - 1 = {self.depth - 1}")
+        return self
+
+    def build(self, inputs: tuple[int, ...], outputs: int) -> MLP:
+        """The network for samples of any shape, flattened."""
+        import math
+
+        hidden = [self.width] * (self.depth - 1) if isinstance(self.width, int) else self.width
+        return MLP([math.prod(inputs), *hidden, outputs])
+
+
+class MLP(Network):
+    """A bias-free ReLU multilayer perceptron.
+
+    Args:
+        sizes: d, units of the hidden layers, C.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        pairs = enumerate(pairwise(sizes), 1)
+        self.blocks = tuple(Block(f"W{k}", (out, into)) for k, (into, out) in pairs)
+
+    def units(self, size: int) -> int:
+        """The layers' outputs; see ``Network.units``."""
+        del size
+        return sum(block.shape[0] for block in self.blocks)
+
+    def apply(
+        self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode
+    ) -> Applied:
+        """The definition, for one member; training uses the forms below, which do the same for all members at once."""
+        del buffers, mode
+        h, features = x.mT, {}
+        for number, W in enumerate(parameters.values(), 1):
+            h = W @ h
+            if number < len(parameters):
+                h = h.relu()
+                features[f"h{number}"] = h.mT
+        return Applied(h.mT, features)
+
+    def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
+        """Outputs of all members, (M, C, N)."""
+        import torch
+
+        del buffers
+        h = _first_layer(parameters[0], x)
+        for W in parameters[1:]:
+            h = torch.bmm(W, h.relu_())
+        return h
+
+    def gradients(
+        self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
+    ) -> Backward:
+        """Back-propagation by hand: at these sizes automatic differentiation costs more than the products."""
+        import torch
+
+        active = []  # relu(h_k), (M, width, N)
+        h = _first_layer(parameters[0], x)
+        for W in parameters[1:]:
+            h = h.relu_()
+            active.append(h)
+            h = torch.bmm(W, h)
+        outputs = h
+        error = loss.slope(outputs, y.mT)  # dL/dg, (M, C, N)
+        gradients: list[Any] = [None] * len(parameters)
+        for k in range(len(parameters) - 1, 0, -1):
+            gradients[k] = torch.bmm(error, active[k - 1].mT)
+            # relu'(h) is the sign of relu(h): 1 where it is positive, and 0 at h = 0, as torch takes it.
+            error = torch.bmm(parameters[k].mT, error).mul_(active[k - 1].sign_())
+        if x.dim() == 2:
+            members, out, _ = error.shape
+            gradients[0] = torch.mm(error.reshape(members * out, -1), x).view(members, out, -1)
+        else:
+            gradients[0] = torch.bmm(error, x)
+        return Backward(outputs, tuple(gradients), buffers)
+
+    def tangent_kernel(
+        self, parameters: Tensors, x: torch.Tensor, factors: torch.Tensor, buffers: Tensors = ()
+    ) -> torch.Tensor:
+        """By layers: dg_c/dW_k is an outer product, so its inner products are those of its two sides, multiplied.
+
+        The general form takes N C times the numbers of a layer.
+        """
+        import torch
+
+        del buffers
+        inputs = [x.T.expand(len(parameters[0]), -1, -1)]  # of each layer, (M, in, N)
+        for W in parameters[:-1]:
+            inputs.append(torch.bmm(W, inputs[-1]).relu_())
+        members, outputs, _ = parameters[-1].shape
+        samples = len(x)
+        # dg_c/dz_k for every output and sample, (M, units, C N); dg/dz_L is the identity.
+        signal = torch.eye(outputs, dtype=x.dtype, device=x.device).repeat_interleave(samples, dim=1)
+        signal = signal.expand(members, -1, -1)
+        kernel = torch.zeros(members, outputs * samples, outputs * samples, dtype=x.dtype, device=x.device)
+        for k in range(len(parameters) - 1, -1, -1):
+            of_inputs = torch.bmm(inputs[k].mT, inputs[k]).repeat(1, outputs, outputs)
+            kernel += factors[:, k, None, None] * torch.bmm(signal.mT, signal) * of_inputs
+            if k:
+                signal = torch.bmm(parameters[k].mT, signal) * inputs[k].sign().repeat(1, 1, outputs)
+        return kernel
+
+
+# torch.bmm and not @ above, which spends as long on finding out what its arguments are as on these products.
+
+
+def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """W x for every member and sample, (M, out, N); one large product where the members share x."""
+    import torch
+
+    members, out, _ = W.shape
+    if x.dim() == 2:
+        return torch.mm(W.reshape(members * out, -1), x.T).view(members, out, -1)
+    return torch.bmm(W, x.mT)

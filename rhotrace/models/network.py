@@ -1,0 +1,282 @@
+"""What a network is: named parameter blocks, and a forward pass from which everything else follows.
+
+A new network says its ``blocks`` and writes ``apply`` for one member, with tensors of their own shapes. The base
+class runs M members side by side and derives gradients, tangent kernels and Hessian products. A network may bring
+faster ones of its own, as the multilayer perceptron does; the tests compare them with those derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from rhotrace.models.component import Component, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from rhotrace.models.losses import Loss
+
+    Tensors = tuple[torch.Tensor, ...]
+
+Role = Literal["weight", "scale", "shift", "buffer"]
+Mode = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One tensor of a network.
+
+    Attributes:
+        name: unique in its network, such as ``W1``; a Python identifier.
+        shape: without the member axis; of a weight, outputs come first: (out, in), (out, in, height, width).
+        role: ``weight`` (its norm is traced and an initialiser fills it), ``scale`` or ``shift`` (trained too),
+            or ``buffer`` (not trained, such as a running mean).
+        degree: of homogeneity of the outputs in this block, ``g(c W) = c^degree g(W)`` for c > 0: 1 for the layers
+            of a bias-free ReLU network, 0 in front of a normalisation, None where there is none.
+        start: value of each number before the first step; an initialiser overrules it for weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role = "weight"
+    degree: float | None = 1
+    start: float = 0.0
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(out, fan_in): the shape in which norms, optimizers and run files see the block."""
+        return self.shape[0], math.prod(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a forward pass gives.
+
+    Attributes:
+        outputs: g(x_n), (N, C) from ``apply``; with members, (M, C, N).
+        features: intermediate values by name, each (N, ...), with members (M, N, ...), for quantities that need them.
+        buffers: new values of the buffers that ``mode="train"`` changes, by name.
+    """
+
+    outputs: torch.Tensor
+    features: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Backward(NamedTuple):
+    """Outputs (M, C, N), gradient of the loss in each parameter (M, out, fan_in), and the buffers afterwards."""
+
+    outputs: torch.Tensor
+    gradients: Tensors
+    buffers: Tensors
+
+
+class Network(ABC):
+    """M networks with one set of blocks.
+
+    Parameters and buffers are tuples of tensors (M, out, fan_in), in the order of the blocks. Inputs x are (N, d),
+    shared by all members, or (M, N, d); targets y are (N, C) or (M, N, C); outputs are (M, C, N).
+
+    Attributes:
+        blocks: in the order of a run file.
+    """
+
+    blocks: tuple[Block, ...]
+
+    @abstractmethod
+    def apply(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        buffers: Mapping[str, torch.Tensor],
+        x: torch.Tensor,
+        mode: Mode,
+    ) -> Applied:
+        """The forward pass of one member.
+
+        Args:
+            parameters: trained blocks by name, each of the block's own shape.
+            buffers: the other blocks, likewise.
+            x: (N, d).
+            mode: ``train`` for the batch of a step, ``eval`` otherwise.
+
+        Returns:
+            Outputs (N, C), and whatever else there is; nothing may be changed in place.
+        """
+
+    @cached_property
+    def parameters(self) -> tuple[Block, ...]:
+        """The blocks that are trained."""
+        return tuple(block for block in self.blocks if block.role != "buffer")
+
+    @cached_property
+    def buffers(self) -> tuple[Block, ...]:
+        """The blocks that are not trained."""
+        return tuple(block for block in self.blocks if block.role == "buffer")
+
+    @cached_property
+    def layers(self) -> tuple[Block, ...]:
+        """The weights: what the axis ``layer`` counts and rho is the product of."""
+        return tuple(block for block in self.blocks if block.role == "weight")
+
+    @cached_property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Where the layers stand among the parameters."""
+        return tuple(number for number, block in enumerate(self.parameters) if block.role == "weight")
+
+    def of_layers(self, tensors: Tensors) -> Tensors:
+        """Those of the layers, of tensors for every parameter."""
+        return tensors if len(self.layers) == len(tensors) else tuple(tensors[k] for k in self.layer_numbers)
+
+    def units(self, size: int) -> int:
+        """Numbers that a forward pass makes of one sample of this size, for estimates of memory."""
+        import torch
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        made = 0
+
+        class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+                nonlocal made
+                out = func(*args, **(kwargs or {}))
+                made += sum(t.numel() for t in ([out] if isinstance(out, torch.Tensor) else ()))
+                return out
+
+        def empty(blocks: Sequence[Block]) -> Tensors:
+            return tuple(torch.empty(block.matrix, device="meta") for block in blocks)
+
+        with Count():  # type: ignore[no-untyped-call]
+            self._one(empty(self.parameters), empty(self.buffers), torch.empty(1, size, device="meta"), "train")
+        return made
+
+    # --- members side by side ---------------------------------------------------------------------------------
+
+    def evaluate(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> Applied:
+        """Outputs (M, C, N) and features (M, N, ...) of all members, in mode ``eval``."""
+        return self._members(parameters, buffers, x, "eval")
+
+    def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
+        """Outputs of all members, (M, C, N), in mode ``eval``."""
+        return self.evaluate(parameters, x, buffers).outputs
+
+    def gradients(
+        self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
+    ) -> Backward:
+        """Outputs and gradients of the loss of each member, in mode ``train``."""
+        from torch.func import vjp
+
+        def outputs_of(own: Tensors) -> tuple[torch.Tensor, Tensors]:
+            applied = self._members(own, buffers, x, "train")
+            return applied.outputs, self._after(buffers, applied)
+
+        # Members do not interact, so pulling back every member's slope gives each its own gradient.
+        pulled: Any = vjp(outputs_of, parameters, has_aux=True)  # whose type knows no has_aux
+        outputs, pull, after = pulled
+        (gradients,) = pull(loss.slope(outputs, y.mT))
+        return Backward(outputs, gradients, after)
+
+    def hessian_product(
+        self,
+        parameters: Tensors,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        loss: Loss,
+        vectors: Tensors,
+        buffers: Tensors = (),
+    ) -> Tensors:
+        """The Hessian of each member's loss times a vector, both with a tensor (M, out, fan_in) for each parameter."""
+        from torch.func import jvp, vjp
+
+        def gradient_of(own: Tensors) -> Tensors:
+            pulled: Any = vjp(lambda W: self._members(W, buffers, x, "eval").outputs, own)
+            outputs, pull = pulled
+            found: Tensors = pull(loss.slope(outputs, y.mT))[0]
+            return found
+
+        products: Tensors = jvp(gradient_of, (parameters,), (vectors,))[1]
+        return products
+
+    def tangent_kernel(
+        self, parameters: Tensors, x: torch.Tensor, factors: torch.Tensor, buffers: Tensors = ()
+    ) -> torch.Tensor:
+        """``sum_k factors_k <dg/dW_k, dg/dW_k>`` between all outputs and samples.
+
+        Args:
+            parameters: of the members.
+            x: (N, d).
+            factors: on each parameter's share, (M, parameters).
+            buffers: of the members.
+
+        Returns:
+            (M, C N, C N) with index c N + n.
+        """
+        import torch
+        from torch.func import jacrev, vmap
+
+        def of_member(own: Tensors, constants: Tensors, factor: torch.Tensor) -> torch.Tensor:
+            def output(W: Tensors, sample: torch.Tensor) -> torch.Tensor:
+                return self._one(W, constants, sample[None], "eval").outputs[0]  # (C,)
+
+            total = torch.zeros((), dtype=x.dtype, device=x.device)
+            for k, J in enumerate(vmap(jacrev(output), in_dims=(None, 0))(own, x)):  # (N, C, out, fan_in)
+                flat = J.transpose(0, 1).reshape(J.shape[0] * J.shape[1], -1)
+                total = total + factor[k] * (flat @ flat.T)
+            return total
+
+        constants = zip(*buffers, strict=True) if buffers else [()] * len(factors)
+        each = zip(zip(*parameters, strict=True), constants, factors, strict=True)
+        return torch.stack([of_member(*one) for one in each])
+
+    def _one(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+        """``apply`` on one member's tensors (out, fan_in)."""
+        return self.apply(_shaped(self.parameters, parameters), _shaped(self.buffers, buffers), x, mode)
+
+    def _members(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+        from torch.func import vmap
+
+        def one(own: Tensors, constants: Tensors, samples: torch.Tensor) -> tuple[Any, Any, Any]:
+            applied = self._one(own, constants, samples, mode)
+            return applied.outputs, dict(applied.features), dict(applied.buffers)
+
+        mapped = vmap(one, in_dims=(0, 0 if buffers else None, None if x.dim() == 2 else 0))
+        outputs, features, after = mapped(parameters, buffers, x)
+        return Applied(outputs.mT, features, after)
+
+    def _after(self, buffers: Tensors, applied: Applied) -> Tensors:
+        """The buffers after a step in mode ``train``."""
+        return tuple(
+            applied.buffers[block.name].reshape(old.shape) if block.name in applied.buffers else old
+            for block, old in zip(self.buffers, buffers, strict=True)
+        )
+
+
+def _shaped(blocks: Sequence[Block], tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {block.name: tensor.reshape(block.shape) for block, tensor in zip(blocks, tensors, strict=True)}
+
+
+class NetworkOptions(Component):
+    """A network's section of a recipe; ``build`` makes the network once the data is known.
+
+    Attributes:
+        dtype: floating-point type of weights, inputs and targets.
+    """
+
+    kind: str
+    dtype: Literal["float32", "float64"] = "float32"
+    labels: ClassVar[Sequence[str]] = ()  # fields that a run's headline shows
+
+    def build(self, inputs: tuple[int, ...], outputs: int) -> Network:
+        """The network.
+
+        Args:
+            inputs: shape of one sample, such as (1, 28, 28); ``apply`` gets it flattened.
+            outputs: C.
+        """
+        raise NotImplementedError
+
+
+NETWORKS: Registry[NetworkOptions] = Registry("network")
