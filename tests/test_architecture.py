@@ -76,16 +76,14 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_files_and_functions_stay_small(file):
     text = file.read_text()
-    assert text.count("\n") <= 420, "a file past about 400 lines"
+    assert text.count("\n") <= 500, "a file past about 500 lines: is it one idea?"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 62, f"{node.name} is past about 60 lines"
 
 
 def test_every_citation_exists_and_every_quantity_has_a_unique_row():
-    names = [q.name for q in QUANTITIES]
-    assert len(set(names)) == len(names)
-    for quantity in QUANTITIES:
+    for quantity in QUANTITIES.values():
         assert quantity.equation is None or quantity.equation in paper.STATEMENTS
         assert (quantity.measure is None) != (quantity.derive is None)
     keys = {m for f in FILES if f.stem != "memo" for m in re.findall(r'cite\(["\'](\w+)["\']\)', f.read_text())}
@@ -98,7 +96,7 @@ def test_result_types_are_frozen():
             if isinstance(node, ast.ClassDef):
                 decorators = [ast.unparse(d) for d in node.decorator_list]
                 assert all("frozen=True" in d for d in decorators if d.startswith("dataclass")), node.name
-    assert dataclasses.is_dataclass(QUANTITIES[0])
+    assert all(dataclasses.is_dataclass(quantity) for quantity in QUANTITIES.values())
 
 
 def test_the_readme_has_the_quantities_table_of_the_code():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model, model_validator
 
-from rhotrace.config import strict_yaml
+from rhotrace.config import faults, strict_yaml
 from rhotrace.errors import DataError, RecipeError, nearest_file
 from rhotrace.models import datasets, mlp
 from rhotrace.models.component import Component, Registry, per_member
@@ -351,10 +349,10 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
         return Recipe.model_validate(content)
     except ValidationError as invalid:
         errors = invalid.errors()
-        faults = {_own_path(error, content)[:2] for error in errors}
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        worst = min(errors, key=lambda error: _rank(error, content))
-        raise RecipeError(_explain(worst, content, lines, where) + more) from None
+        found = {faults.own_path(error, content)[:2] for error in errors}
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        worst = min(errors, key=lambda error: faults.rank(error, content))
+        raise RecipeError(faults.explain(worst, schema(), content, lines, where) + more) from None
 
 
 def _suggest_file(path: Path) -> str:
@@ -383,7 +381,7 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set: got {_short(override)}, expected key.path=value, such as optimizer.lr=0.05")
+        raise RecipeError(f"--set: got {faults.short(override)}, expected key.path=value, such as optimizer.lr=0.05")
     where = f"--set {strict_yaml.dotted((path,))}"
     place: Any = content
     for key in keys[:-1]:
@@ -392,93 +390,3 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
         raise RecipeError(f"{where}: {strict_yaml.dotted((path.rpartition('.')[0],))} holds a value, not a section")
     place[keys[-1]] = strict_yaml.read(value, where)[0] if value.strip() else None
     return tuple(keys)
-
-
-# --- messages ----------------------------------------------------------------------------------------------
-
-
-def _rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - pydantic's error, untyped here
-    """The error to show first: a misspelt key, then the deepest, then one about a value rather than its type.
-
-    pydantic reports every branch of a union; the branch that was meant is the one that got furthest.
-    """
-    kind = error["type"]
-    mismatch = kind.endswith("_type") or kind in {"literal_error", "int_parsing", "int_from_float"}
-    return kind != "extra_forbidden", -len(_own_path(error, content)), mismatch
-
-
-def _explain(error: Any, content: Any, lines: strict_yaml.Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
-    """One line for one fault: file, line, key, what was got, what was expected."""
-    path = _own_path(error, content)
-    got = error.get("input")
-    if error["type"] == "value_error":  # ours, with its own path
-        named, _, message = str(error["ctx"]["error"]).partition(": ")
-        path = (*path, *named.split("."))
-    elif error["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1], content)
-        near = difflib.get_close_matches(str(path[-1]), known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        message = f"unknown key; {hint}"
-    elif error["type"] == "missing":
-        message = "missing; it has no default"
-    elif error["type"].startswith("union_tag"):
-        path = (*path, "kind")
-        expected = error["ctx"].get("expected_tags", "the known kinds")
-        section = got if isinstance(got, dict) else {}
-        message = (
-            f"got {_short(section['kind'])}, expected one of {expected}"
-            if "kind" in section
-            else "missing; it chooses the component"
-        )
-    else:
-        message = f"got {_short(got)}, {_expectation(error['msg'])}"
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    if line == 0:
-        where, line = f"{where}, --set", None
-    place = f"{where}:{line}" if line else where
-    return f"{place}: {strict_yaml.dotted(path)}: {message}"
-
-
-def _short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _expectation(message: str) -> str:
-    if "valid dictionary" in message:
-        return "expected a section, a mapping of keys to values"
-    return re.sub(r"^(Input|Value) should (be )?", "expected ", message)
-
-
-def _own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401 - pydantic's error, as read
-    """pydantic's location without the names of union branches, which are not keys of the file."""
-    path: list[str | int] = []
-    place = content
-    loc = error["loc"]
-    for number, part in enumerate(loc):
-        absent = error["type"] == "missing" and number == len(loc) - 1
-        if absent or (isinstance(place, dict) and part in place):
-            path.append(part)
-            place = place.get(part) if isinstance(place, dict) else None
-        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
-            path.append(part)
-            place = place[part]
-    return tuple(path)
-
-
-def _known_keys(path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
-    model: Any = schema()
-    place = content
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        place = place[part]
-        kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
-        model = next(
-            (
-                m
-                for m in kinds
-                if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)
-            ),
-            kinds[0],
-        )
-    return list(model.model_fields)

@@ -7,17 +7,16 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from annotated_types import Ge, Le, MaxLen, MinLen
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
 from rhotrace.models.network import Block
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile import format2
+from rhotrace.runfile.stored_layout import FORMAT2_CHECKS, StoredLayout
 
 FORMAT = "rhotrace-run"
 FORMAT_VERSION = 3
@@ -144,7 +143,7 @@ class Layout:
                 state=self.state,
             )
         content = {name: value for name, value in asdict(self).items() if name not in ("members", "version", "dtype")}
-        return {"dtype": self.dtype, "planned_steps": str(self.steps), "layout": json.dumps(content)}
+        return {"dtype": self.dtype, "layout": json.dumps(content)}
 
     @staticmethod
     def from_attributes(attributes: Mapping[str, Any], members: int) -> Layout:
@@ -160,13 +159,13 @@ class Layout:
         name = "layout"
         try:
             if version == 2:
-                for name, check in _FORMAT2_CHECKS.items():  # so that an error names the attribute
+                for name, check in FORMAT2_CHECKS.items():  # so that an error names the attribute
                     check.model_validate({"it": json.loads(attributes[name])})
                 name = "layer_shapes"
                 content = format2.content(attributes)
             else:
                 content = json.loads(attributes[name])
-            stored = _Stored.model_validate(content)
+            stored = StoredLayout.model_validate(content)
         except (ValidationError, RecursionError, json.JSONDecodeError):
             raise ValueError(f"attribute {name}: got {str(attributes[name])[:60]!r}, which no run has") from None
         return Layout(
@@ -183,115 +182,6 @@ class Layout:
             facts=Facts(**stored.facts.model_dump()),
             version=version,
         )
-
-
-# --- what a layout may be in a file that anybody may have written -------------------------------------------
-
-
-def _ascending(steps: list[int]) -> list[int]:
-    if any(b <= a for a, b in pairwise(steps)):
-        raise ValueError("not ascending")
-    return steps
-
-
-def _identifier(name: str) -> str:
-    if not name.isidentifier() or not name.isascii():
-        raise ValueError("no name of a dataset")
-    return name
-
-
-def _distinct(names: Iterable[str]) -> None:
-    listed = list(names)
-    if len(set(listed)) != len(listed):
-        raise ValueError("a name stands twice")
-
-
-Count = Annotated[int, Ge(1), Le(10**9 + 1)]
-Name = Annotated[str, MinLen(1), MaxLen(100), AfterValidator(_identifier)]
-Words = Annotated[str, MaxLen(1000)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class _StoredBlock(_Strict):
-    name: Name
-    shape: Annotated[tuple[Count, ...], MinLen(1), MaxLen(8)]
-    role: Literal["weight", "scale", "shift", "buffer"]
-    degree: float | None
-    start: float
-
-
-class _StoredQuantity(_Strict):
-    name: Name
-    symbol: Words
-    axes: Annotated[tuple[Name, ...], MinLen(1), MaxLen(6)]
-    units: Words
-    equation: Words | None
-    cadence: Name
-    says: Words
-
-
-class _StoredFacts(_Strict):
-    loss: Words
-    equilibrium: bool
-    optimizer: Words
-    law: Words | None
-    minibatches: bool
-
-
-class _Stored(_Strict):
-    steps: Count
-    blocks: Annotated[list[_StoredBlock], MinLen(1), MaxLen(10_000)]
-    strides: dict[Name, Count]
-    snapshots: Annotated[list[Annotated[int, Ge(0), Le(10**9)]], AfterValidator(_ascending)]
-    quantities: Annotated[list[_StoredQuantity], MinLen(1), MaxLen(1000)]
-    axes: dict[Name, Annotated[list[float], MaxLen(100_000)]]
-    state: dict[Name, list[tuple[Count, ...]]]
-    per_member: dict[Name, Words]
-    facts: _StoredFacts
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Stored:
-        _distinct(block.name for block in self.blocks)
-        _distinct([quantity.name for quantity in self.quantities] + list(self.axes) + ["step", "member", "layer"])
-        known = {"member", "layer", *self.axes}
-        odd = [q.name for q in self.quantities if q.cadence not in self.strides or not set(q.axes) <= known]
-        if odd or "step" not in self.strides or self.snapshots[-1:] > [self.steps]:
-            raise ValueError("contradicts itself")
-        if not any(block.role == "weight" for block in self.blocks):
-            raise ValueError("no weights")
-        return self
-
-
-class _Steps(_Strict):
-    it: Count
-
-
-class _Strides(_Strict):
-    it: dict[Literal["free", "forward", "test"], Count]
-
-
-class _Snapshots(_Strict):
-    it: Annotated[list[Annotated[int, Ge(0), Le(10**9)]], AfterValidator(_ascending)]
-
-
-class _Shapes(_Strict):
-    it: Annotated[list[tuple[Count, Count]], MinLen(1)]
-
-
-class _State(_Strict):
-    it: dict[Name, list[tuple[Count, ...]]]
-
-
-_FORMAT2_CHECKS: dict[str, type[_Strict]] = {
-    "planned_steps": _Steps,
-    "strides": _Strides,
-    "planned_snapshots": _Snapshots,
-    "layer_shapes": _Shapes,
-    "state_shapes": _State,
-}
 
 
 @dataclass(frozen=True)

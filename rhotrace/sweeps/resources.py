@@ -6,8 +6,8 @@ import math
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.runfile.layout import Layout
+from rhotrace.training.plan import plan_layout
 from rhotrace.training.recorder import BLOCK_STEPS
-from rhotrace.training.train import plan_layout
 
 PROCESS = 1e9  # the interpreter with torch, and the data while it is read
 SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte

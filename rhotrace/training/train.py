@@ -23,14 +23,14 @@ from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.datasets import load as load_dataset
 from rhotrace.models.device import find_device
-from rhotrace.models.network import Block, Network
+from rhotrace.models.network import Network
 from rhotrace.recording.moment import Evaluation, Moment
-from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity, Traced, traced_quantities
+from rhotrace.recording.quantity import QUANTITIES, Quantity
 from rhotrace.runfile import provenance
-from rhotrace.runfile.layout import Facts, Layout, snapshot_steps
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training.distributed import Team
+from rhotrace.training.plan import constant, initial_parameters, plan_layout
 from rhotrace.training.recorder import BLOCK_STEPS, Recorder
 from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
@@ -181,56 +181,6 @@ def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
     return _Run(recipe, dataset, network, device, team)
 
 
-def initial_parameters(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
-    """The parameters before the first step, one (M, out, fan_in) array per trained block, in float64."""
-    each = [
-        initialiser.weights(network.layers, seed)
-        for seed, initialiser in zip(recipe.seeds, recipe.initialisers, strict=True)
-    ]
-    weights = iter([np.stack(layer) for layer in zip(*each, strict=True)])
-    members = len(recipe.seeds)
-    return [next(weights) if block.role == "weight" else _constant(block, members) for block in network.parameters]
-
-
-def _constant(block: Block, members: int) -> NDArray[np.float64]:
-    return np.full((members, *block.matrix), block.start)
-
-
-def plan_layout(
-    recipe: Recipe, network: Network, outputs: int, state: Mapping[str, tuple[torch.Tensor, ...]]
-) -> Layout:
-    """What the run file of a recipe holds.
-
-    Args:
-        recipe: of the run.
-        network: built for its data.
-        outputs: C.
-        state: of the optimizer before the first step.
-    """
-    traced = Traced(network, recipe.loss, frozenset(state), outputs)
-    quantities = traced_quantities(traced)
-    due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
-    return Layout(
-        steps=recipe.steps,
-        members=len(recipe.seeds),
-        blocks=network.blocks,
-        dtype=recipe.network.dtype,
-        strides={name: recipe.stride(cadence) for name, cadence in CADENCES.items() if name in due},
-        snapshots=snapshot_steps(recipe.steps, recipe.record.snapshots),
-        quantities=tuple(quantity.describe(recipe.loss) for quantity in quantities),
-        axes={axis.name: axis.coordinates(traced) for quantity in quantities for axis in quantity.own_axes},
-        state={key: [tuple(t.shape[1:]) for t in tensors] for key, tensors in state.items()},
-        per_member=recipe.per_member_symbols,
-        facts=Facts(
-            loss=recipe.loss.kind,
-            equilibrium=recipe.loss.equilibrium,
-            optimizer=recipe.optimizer.kind,
-            law=recipe.optimizer.law,
-            minibatches=recipe.optimizer.minibatches is not None,
-        ),
-    )
-
-
 class _Run:
     """The tensors of one training run on its device."""
 
@@ -257,7 +207,7 @@ class _Run:
         self.state: State = self.optimizer.init(tuple(send(W) for W in initial_parameters(recipe, network)))
         if network.buffers:
             members = len(recipe.seeds)
-            self.state["buffers"] = tuple(send(_constant(block, members)) for block in network.buffers)
+            self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state)
         self.seconds_full = 0.0
 

@@ -149,7 +149,7 @@ FAULTS = {
     "fixed axis":
         ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its content", True),
     "fixed axis of a live file":
-        ("live", entry("weights/units_0", 9, lambda number: number - 1), "axes", "dataset weights/units_0: ", True),
+        ("live", entry("weights/W1_in", 9, lambda number: number - 1), "axes", "dataset weights/W1_in: ", True),
     "a forgotten snapshot":
         ("live", entry("weights/snapshot_step", 1, lambda step: step - 9), "axes", "weights/snapshot_step: got", True),
     "derived":

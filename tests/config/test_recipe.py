@@ -13,7 +13,8 @@ import yaml
 from rhotrace.config import recipe, strict_yaml
 from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
-from rhotrace.models.networks import INITS, NETWORKS
+from rhotrace.models.initial_weights import INITIALISERS
+from rhotrace.models.network import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -56,7 +57,7 @@ def test_members_expand_to_one_value_each(small):
     read = parse(small, ["members.seeds=[5, 7]", "members.lr=[0.1, 1]", "members.rho_k=[2, 3.5]"])
     assert read.seeds == read.batch_seeds == [5, 7]
     assert read.lr == [0.1, 1.0]
-    assert read.init_options == [{"rho_k": 2.0}, {"rho_k": 3.5}]
+    assert [one.rho_k for one in read.initialisers] == [2.0, 3.5]
     assert parse(small, ["members.batch_seeds=[9, 9, 9]"]).batch_seeds == [9, 9, 9]
     assert parse(small).seeds == [0, 1, 2]
 
@@ -417,7 +418,7 @@ def test_digest_changes_with_everything_else(small, override):
 def test_the_json_schema_is_json_and_lists_every_kind():
     text = json.dumps(Recipe.model_json_schema(), allow_nan=False)
     assert json.loads(text)["additionalProperties"] is False
-    for kind in (*OPTIMIZERS, *NETWORKS, *INITS, "mnist", "fashion-mnist", "cifar-10"):
+    for kind in (*OPTIMIZERS, *NETWORKS, *INITIALISERS, "mnist", "fashion-mnist", "cifar-10"):
         assert f'"{kind}"' in text
     for key in ("seeds", "label_noise", "test_every", "depth", "lr"):
         assert f'"{key}"' in text

@@ -18,7 +18,8 @@ from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import SOURCES
-from rhotrace.models.networks import INITS, NETWORKS
+from rhotrace.models.initial_weights import INITIALISERS
+from rhotrace.models.network import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
 
 QUIET = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -175,7 +176,7 @@ def test_a_valid_recipe_round_trips_and_its_digest_tells_it_from_its_neighbours(
     check()
     assert met["recipes"] >= 500
     assert met["neighbours"] >= 500
-    assert all(met[kind] >= 50 for kind in (*SOURCES, *OPTIMIZERS, *INITS, *NETWORKS)), met
+    assert all(met[kind] >= 50 for kind in (*SOURCES, *OPTIMIZERS, *INITIALISERS, *NETWORKS)), met
 
 
 def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data(small):

@@ -6,8 +6,10 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from components import equal_norms, mlp
 
-from rhotrace.models.networks import autograd_tangent_kernel, equal_norms, mlp
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Network
 
 ROUNDING = 1e-12
 SAMPLES, INPUTS = 7, 5
@@ -20,7 +22,7 @@ depths = pytest.mark.parametrize("depth", [1, 2, 4])
 def problem(depth, outputs):
     """A network, weights of three members, inputs, and factors that differ by layer and member."""
     network = mlp(INPUTS, outputs, depth=depth, width=[6, 4, 5][: depth - 1])
-    members = [equal_norms(network.shapes, seed, rho_k=1.5) for seed in SEEDS]
+    members = [equal_norms(network, seed, rho_k=1.5) for seed in SEEDS]
     weights = tuple(torch.as_tensor(np.stack(layer)) for layer in zip(*members, strict=True))
     rng = np.random.default_rng([depth, outputs])
     x = torch.as_tensor(rng.standard_normal((SAMPLES, INPUTS)))
@@ -65,7 +67,7 @@ def test_the_tangent_kernel_is_the_inner_product_of_derivatives_along_the_imagin
 def test_automatic_differentiation_gives_the_same_tangent_kernel(depth, outputs):
     network, weights, x, factors = problem(depth, outputs)
     before = [W.clone() for W in weights], x.clone(), factors.clone()
-    automatic = autograd_tangent_kernel(network.forward)(weights, x, factors)
+    automatic = Network.tangent_kernel(network, weights, x, factors)
     by_layers = network.tangent_kernel(weights, x, factors)
     assert close(automatic, by_layers.numpy())
     assert all(torch.equal(W, old) for W, old in zip(weights, before[0], strict=True))
@@ -112,7 +114,7 @@ def test_the_squared_gradient_of_the_loss_is_the_tangent_kernel_between_residual
     network, weights, x, _ = problem(depth, 1)
     y = torch.as_tensor(np.random.default_rng(5).choice([-1.0, 1.0], (SAMPLES, 1)))
     kernel = network.tangent_kernel(weights, x, torch.ones(len(SEEDS), depth, dtype=torch.float64))
-    g, gradients = network.gradients(weights, x, y)
+    g, gradients, _ = network.gradients(weights, x, y, Square())
     squares = sum(G.square().sum((1, 2)) for G in gradients)
     r = (g - y.T)[:, 0] * (2 / SAMPLES)
     assert close(squares, torch.einsum("mi,mij,mj->m", r, kernel, r).numpy())

@@ -15,9 +15,11 @@ import xarray as xr
 from rhotrace.config import recipe
 from rhotrace.errors import TraceError
 from rhotrace.models import datasets
-from rhotrace.recording.quantities import QUANTITIES, traced
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Block
+from rhotrace.recording.quantities import QUANTILES, QUANTITIES
 from rhotrace.runfile import writer as trace_writer
-from rhotrace.runfile.layout import FORMAT_VERSION, Layout, columns, dimension_sizes, snapshot_steps
+from rhotrace.runfile.layout import FORMAT_VERSION, Facts, Layout, columns, dimension_sizes, snapshot_steps
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.sealing import seal
 from rhotrace.training.train import train as train_recipe
@@ -89,17 +91,22 @@ def test_a_run_that_xarray_has_open_in_the_same_process_opens_too(runs):
 def test_xarray_names_every_dimension_of_the_weights(runs, kind):
     with xr.open_dataset(runs[kind], engine="h5netcdf", group="weights") as weights:
         for k in (1, 2, 3):
-            assert weights[f"W{k}"].dims == ("snapshot", "member", f"units_{k}", f"units_{k - 1}")
+            assert weights[f"W{k}"].dims == ("snapshot", "member", f"W{k}_out", f"W{k}_in")
             assert weights[f"W{k}"].attrs["units"] == "1"
-            assert weights[f"W{k}"].attrs["long_name"] == f"weights of layer {k}"
+            assert (
+                weights[f"W{k}"].attrs["long_name"]
+                == f"weight W{k}, flattened from {weights[f'W{k}'].shape[2]}x{weights[f'W{k}'].shape[3]}"
+            )
         assert weights["snapshot_step"].dims == ("snapshot",)
         assert dict(weights.sizes) == {
             "snapshot": 6,
             "member": 3,
-            "units_0": 784,
-            "units_1": 8,
-            "units_2": 8,
-            "units_3": 1,
+            "W1_in": 784,
+            "W1_out": 8,
+            "W2_in": 8,
+            "W2_out": 8,
+            "W3_in": 8,
+            "W3_out": 1,
         }
 
 
@@ -122,7 +129,7 @@ def test_h5py_alone_reads_plain_arrays(runs, kind):
 
 @pytest.mark.parametrize("kind", ["gd", "sgd", "weight-norm"])
 def test_the_file_holds_the_quantities_table_and_nothing_else(runs, kind):
-    expected = {q.name for q in traced({"weights": (), **({"v": ()} if kind == "weight-norm" else {})})}
+    expected = set(QUANTITIES) - ({"v_norm"} if kind != "weight-norm" else set())
     axes = {"step", "member", "layer", "quantile", "test_step"} | ({"full_step"} if kind == "sgd" else set())
     with h5py.File(runs[kind]) as file:
         assert set(file) == expected | axes | {"seed", "batch_seed", "lr", "init_rho_k", "weights", "checkpoint"}
@@ -137,7 +144,7 @@ def test_every_committed_dataset_has_a_checksum_when_sealed(runs):
                 file["weights"].values()
             )
             names = {d.name for d in timed if d.fletcher32}
-            expected = {f"/{q.name}" for q in QUANTITIES if q.name in file} | {
+            expected = {f"/{name}" for name in QUANTITIES if name in file} | {
                 "/step",
                 "/test_step",
                 "/weights/snapshot_step",
@@ -241,12 +248,15 @@ def live_layout() -> Layout:
     return Layout(
         steps=STEPS,
         members=MEMBERS,
-        shapes=SHAPES,
+        blocks=tuple(Block(f"W{k}", shape) for k, shape in enumerate(SHAPES, 1)),
         dtype="float64",
-        strides={"free": 1, "forward": 4, "test": 10},
+        strides={"step": 1, "full": 4, "test": 10},
         snapshots=[0, 5, STEPS],
-        quantities=traced({"weights": ()}),
+        quantities=tuple(q.describe(Square()) for q in QUANTITIES.values() if q.name != "v_norm"),
+        axes={"quantile": QUANTILES},
         state={"weights": list(SHAPES)},
+        per_member={"lr": "lr", "init_rho_k": "rho_k(0)"},
+        facts=Facts("square", equilibrium=True, optimizer="gd", law="descent", minibatches=True),
     )
 
 
@@ -255,7 +265,7 @@ def values(layout: Layout, first: int, last: int) -> dict[str, np.ndarray]:
     sizes = dimension_sizes(layout)
     block = {}
     for number, quantity in enumerate(layout.quantities):
-        start, stop = layout.rows(quantity.cost, first), layout.rows(quantity.cost, last)
+        start, stop = layout.rows(quantity.cadence, first), layout.rows(quantity.cadence, last)
         shape = [sizes[a] for a in quantity.axes]
         inside = np.arange(np.prod(shape)).reshape(shape) / 100
         block[quantity.name] = 1000 * number + np.arange(start, stop).reshape(-1, *[1] * len(shape)) + inside
@@ -295,7 +305,7 @@ def check_cut(path: Path, steps: int) -> None:
         assert trace.depth == 2
         for name, expected in values(layout, 0, steps).items():
             np.testing.assert_array_equal(trace[name], expected, err_msg=name)
-        for cost, axis in (("free", "step"), ("forward", "full_step"), ("test", "test_step")):
+        for cost, axis in (("step", "step"), ("full", "full_step"), ("test", "test_step")):
             np.testing.assert_array_equal(trace[axis], np.arange(layout.rows(cost, steps)) * layout.strides[cost])
 
 
@@ -501,7 +511,7 @@ def test_a_missing_dataset_is_named(run, name):
     assert f"{name} are missing" in fault(run) or f"{name} is missing" in fault(run)
 
 
-@pytest.mark.parametrize("name", ["strides", "status", "format_version"])
+@pytest.mark.parametrize("name", ["layout", "status", "format_version"])
 def test_a_missing_attribute_is_named(run, name):
     with h5py.File(run, "r+") as file:
         del file.attrs[name]

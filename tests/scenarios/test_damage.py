@@ -224,7 +224,7 @@ BEYOND_THE_ROWS = {
     "a copy of the weights": flipped("weights/W1", 0.2),
     "all copies of the weights": header("weights/W2"),
     "the group of the copies": header("weights"),
-    "an axis of the weights": header("weights/units_1"),
+    "an axis of the weights": header("weights/W1_out"),
     "the axis of the layers": header("layer"),
     "the axis of the members": header("member"),
     "the seeds": header("seed"),

@@ -158,7 +158,7 @@ def test_a_run_looked_at_while_it_grows_shows_what_the_file_holds(tmp_path, name
                 assert (T > 0) == (passed.outcome is Outcome.LEFT)
                 assert (T == 0) == (passed.outcome is Outcome.NONE)
                 if T > 0:
-                    assert T - trace.strides["forward"] < passed.T <= T
+                    assert T - trace.strides["full"] < passed.T <= T
 
     trained(path, *RUNS[name], watch=look)
     steps = recipe.parse(SMALL, RUNS[name]).steps

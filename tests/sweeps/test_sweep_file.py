@@ -205,7 +205,7 @@ def test_the_runs_cover_every_point_and_seed_once_with_its_own_values(tmp_path_f
     assert len({run.name for run in cut}) == len(cut)
     for run in cut:
         assert 1 <= len(run.points) <= most
-        starts = [how["rho_k"] for how in run.recipe.init_options]
+        starts = [one.rho_k for one in run.recipe.initialisers]
         for number, start, rate in zip(run.points, starts, run.recipe.lr, strict=True):
             point = found.points[number]
             assert start == point.get("init.rho_k", 1.0)

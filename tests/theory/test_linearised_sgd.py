@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from components import batch_indices, equal_norms, mlp
 from scipy.linalg import solve_discrete_lyapunov
 
-from rhotrace.models.networks import equal_norms, mlp
-from rhotrace.models.optimizers import batch_indices, gd, sgd, weight_norm
+from rhotrace.models.losses import Square
+from rhotrace.models.optimizers import GD, SGD, WeightNorm
 from rhotrace.theory.linearised_sgd import frozen_std, replay, sharpness, tangent_factors, whole_kernel
 
 # --- the kernel --------------------------------------------------------------------------------------------
@@ -19,7 +20,7 @@ def network_problem(depth, outputs, samples=9):
     network = mlp(6, outputs, depth=depth, width=[7, 5, 6][: depth - 1])
     rng = np.random.default_rng([depth, outputs, 1])
     sizes = rng.uniform(0.8, 2.5, depth)
-    start = equal_norms(network.shapes, 4, rho_k=1.0)
+    start = equal_norms(network, 4, rho_k=1.0)
     weights = tuple(torch.as_tensor(W * size)[None] for W, size in zip(start, sizes, strict=True))
     x = torch.as_tensor(rng.standard_normal((samples, 6)))
     y = torch.as_tensor(rng.choice([-1.0, 1.0], (samples, outputs)))
@@ -80,8 +81,8 @@ def one_step(optimizer, outputs, lr, batch, stretched):
         for v, factor in zip(state["v"], STRETCHED, strict=True):
             v.mul_(factor)
         v_norm = norms(state["v"])
-    g, gradients = network.gradients(weights, x[batch], y[batch])
-    optimizer.step(state, gradients, torch.full((1, 1, 1), lr, dtype=torch.float64))
+    g, gradients, _ = network.gradients(weights, x[batch], y[batch], Square())
+    optimizer.step(state, gradients, lr=torch.full((1, 1, 1), lr, dtype=torch.float64))
     g = network.forward(weights, x)[0].numpy()
     real = network.forward(state["weights"], x)[0].numpy() - g
     factors = tangent_factors(norms(weights), v_norm)
@@ -96,10 +97,10 @@ def one_step(optimizer, outputs, lr, batch, stretched):
 @pytest.mark.parametrize(
     ("optimizer", "batch", "stretched"),
     [
-        pytest.param(gd(), list(range(9)), False, id="gd"),
-        pytest.param(sgd(batch_size=4), [2, 5, 5, 7], False, id="sgd"),
-        pytest.param(weight_norm(), list(range(9)), True, id="weight-norm"),
-        pytest.param(weight_norm(batch_size=3), [0, 8, 3], True, id="weight-norm-batches"),
+        pytest.param(GD(lr=1.0), list(range(9)), False, id="gd"),
+        pytest.param(SGD(lr=1.0, batch_size=4), [2, 5, 5, 7], False, id="sgd"),
+        pytest.param(WeightNorm(lr=1.0), list(range(9)), True, id="weight-norm"),
+        pytest.param(WeightNorm(lr=1.0, batch_size=3), [0, 8, 3], True, id="weight-norm-batches"),
     ],
 )
 def test_a_real_step_changes_the_outputs_by_the_linearised_formula_to_first_order(optimizer, batch, stretched, outputs):
@@ -113,8 +114,8 @@ def test_a_real_step_changes_the_outputs_by_the_linearised_formula_to_first_orde
 
 
 def test_a_real_step_of_weight_normalisation_is_not_that_of_descent():
-    real, _ = one_step(weight_norm(), 1, 1e-7, list(range(9)), True)
-    _, descent = one_step(gd(), 1, 1e-7, list(range(9)), False)
+    real, _ = one_step(WeightNorm(lr=1.0), 1, 1e-7, list(range(9)), True)
+    _, descent = one_step(GD(lr=1.0), 1, 1e-7, list(range(9)), False)
     assert np.linalg.norm(real - descent) > 0.1 * np.linalg.norm(descent)
 
 
@@ -186,7 +187,7 @@ def toy_std(norms_at_start, lr, batch_size, steps, *, members=64):
     depth = len(norms_at_start)
     network = mlp(1, 1, depth=depth, width=1)
     weights = tuple(torch.full((members, 1, 1), w, dtype=torch.float64) for w in norms_at_start)
-    optimizer = sgd(batch_size=batch_size, sampling="with-replacement")
+    optimizer = SGD(lr=1.0, batch_size=batch_size, sampling="with-replacement")
     state, eta = optimizer.init(weights), torch.full((members, 1, 1), lr, dtype=torch.float64)
     drawn = batch_indices(
         range(members), 0, steps, samples=len(LABELS), batch_size=batch_size, sampling="with-replacement"
@@ -196,10 +197,10 @@ def toy_std(norms_at_start, lr, batch_size, steps, *, members=64):
     seen, S = [], []
     with torch.no_grad():
         for step in range(steps):
-            outputs, gradients = network.gradients(state["weights"], x, y[step])
+            outputs, gradients, _ = network.gradients(state["weights"], x, y[step], Square())
             seen.append(outputs[:, 0, 0].clone())
             S.append(sum(W.square().reciprocal().mean() for W in state["weights"]))
-            optimizer.step(state, gradients, eta)
+            optimizer.step(state, gradients, lr=eta)
     settled = steps // 5
     delta = np.log(torch.stack(seen[settled:]).numpy() / MEAN)
     return float(delta.std()), float(torch.stack(S[settled:]).mean())

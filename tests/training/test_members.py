@@ -160,5 +160,5 @@ def test_the_disk_that_a_sweep_foretells_is_what_a_run_takes_while_it_trains(sma
     with pytest.raises(KeyboardInterrupt):
         train_recipe(given, tmp_path / "run.h5", device="cpu")
     taken = (tmp_path / "run.h5").stat().st_size
-    foretold = len(given.seeds) * (resources.row_bytes(given) + resources.copies_bytes(given, 784, 1))
+    foretold = len(given.seeds) * (resources.row_bytes(given, 784, 1) + resources.copies_bytes(given, 784, 1))
     assert 0.7 < foretold / taken < 1.4

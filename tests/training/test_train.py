@@ -9,14 +9,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from components import batch_indices, mlp
 
 from rhotrace.analysis.run_analysis import fit_transient
 from rhotrace.analysis.transient.transient_time import Outcome as Transient
 from rhotrace.config import recipe
 from rhotrace.config.recipe import options
 from rhotrace.models import datasets as data
-from rhotrace.models import networks
-from rhotrace.models.optimizers import batch_indices
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Network
 from rhotrace.runfile.reader import open_trace
 from rhotrace.training.train import train as train_recipe
 
@@ -297,20 +298,20 @@ def test_balance_drift_of_gd_over_a_fixed_time_is_first_order_in_the_step_size(t
 @pytest.mark.parametrize(("depth", "width"), [(1, 8), (2, 8), (3, [7, 3]), (6, 5)])
 def test_gradients_by_hand_equal_automatic_ones_and_the_oracle(depth, width, outputs, shared):
     members, samples, inputs = 3, 11, 9
-    network = networks.mlp(inputs, outputs, depth=depth, width=width)
+    network = mlp(inputs, outputs, depth=depth, width=width)
     random = torch.Generator().manual_seed(depth)
 
     def normal(*shape):
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
-    weights = tuple(normal(members, *shape) for shape in network.shapes)
+    weights = tuple(normal(members, *shape) for shape in (block.matrix for block in network.blocks))
     if depth > 1:
         weights[0][:, 0] = 0  # a unit that stands exactly at the kink for every sample
     x = normal(samples, inputs) if shared else normal(members, samples, inputs)
     y = normal(samples, outputs) if shared else normal(members, samples, outputs)
     kept = [t.clone() for t in (*weights, x, y)]
-    g, by_hand = network.gradients(weights, x, y)
-    g_automatic, automatic = networks.autograd_gradients(network.forward)(weights, x, y)
+    g, by_hand, _ = network.gradients(weights, x, y, Square())
+    g_automatic, automatic, _ = Network.gradients(network, weights, x, y, Square())
     assert all(torch.equal(t, before) for t, before in zip((*weights, x, y), kept, strict=True))
     assert torch.equal(g, network.forward(weights, x))
     assert_close(g.numpy(), g_automatic.numpy(), "g", floor=1.0, close=1e-12)
@@ -357,12 +358,12 @@ def test_strided_quantities_are_those_rows_of_the_run_that_records_every_step(tr
     every = train(*shared, "record.full_every=1", "record.test_every=1")
     some = train(*shared, "record.full_every=7", "record.test_every=10")
     with open_trace(every) as dense, open_trace(some) as sparse:
-        expected = {"free": np.arange(1100), "forward": np.arange(0, 1100, 7), "test": np.arange(0, 1100, 10)}
+        expected = {"step": np.arange(1100), "full": np.arange(0, 1100, 7), "test": np.arange(0, 1100, 10)}
         assert {q.name for q in sparse.quantities} == {q.name for q in dense.quantities}
-        assert {q.cost for q in sparse.quantities} == set(expected)
+        assert {q.cadence for q in sparse.quantities} == set(expected)
         for quantity in sparse.quantities:
             steps = sparse.step_of(quantity.name)
-            assert np.array_equal(steps, expected[quantity.cost]), quantity.name
+            assert np.array_equal(steps, expected[quantity.cadence]), quantity.name
             assert np.array_equal(dense.step_of(quantity.name), np.arange(1100)), quantity.name
             rows = sparse[quantity.name]
             assert len(rows) == len(steps)

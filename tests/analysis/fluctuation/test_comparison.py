@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_fluctuation import ar1
+from series import ar1
 
 from rhotrace.analysis.fluctuation.comparison import Comparison, chosen_window, compare
 from rhotrace.analysis.fluctuation.one_run import examine
@@ -68,7 +68,7 @@ def planted(template, tmp_path_factory):
         **changed: object,
     ) -> None:
         rows, members = delta.shape
-        strides = {"free": 1, "forward": 1, "test": 1}
+        strides = {"step": 1, "full": 1, "test": 1}
         layout = Layout(rows, members, ((8, 784), (8, 8), (1, 8)), "float64", strides, [], quantities, {})
         block = {n: np.broadcast_to(v[:, :1], (rows, members, *v.shape[2:])).copy() for n, v in first.items()}
         full = np.where(np.arange(rows)[:, None] < crossing, np.log(0.01), delta)

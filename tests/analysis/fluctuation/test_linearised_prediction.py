@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from components import batch_indices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL
@@ -18,7 +19,7 @@ from rhotrace.analysis.run_analysis import delta
 from rhotrace.config import recipe
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import AnalysisError, DataError
-from rhotrace.models.optimizers import batch_indices
+from rhotrace.models.minibatches import Minibatches
 from rhotrace.runfile.reader import open_trace
 from rhotrace.theory.linearised_sgd import replay, whole_kernel
 from rhotrace.training.train import train as train_recipe
@@ -167,11 +168,13 @@ def test_every_member_is_predicted_from_batches_of_its_own_that_no_run_saw(runs,
     asked = {0: set(), 1: set()}
     whose = []
 
-    def remembered(seeds, *steps, **how):
-        asked[whose[-1]].update(seeds)
-        return batch_indices(seeds, *steps, **how)
+    drawn = Minibatches.indices
 
-    monkeypatch.setattr(linearised_prediction, "batch_indices", remembered)
+    def remembered(self, seeds, *steps, **how):
+        asked[whose[-1]].update(seeds)
+        return drawn(self, seeds, *steps, **how)
+
+    monkeypatch.setattr(Minibatches, "indices", remembered)
     with open_trace(runs("sgd")) as trace:
         for member in asked:
             whose.append(member)

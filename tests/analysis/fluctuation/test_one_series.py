@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.signal import lfilter
+from series import ar1
 
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.fluctuation.one_series import LEVELS, Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.statistics.intervals import Interval
-
-
-def ar1(n: int, phi: float, std: float, rng: np.random.Generator) -> np.ndarray:
-    """A stationary first-order autoregression; its integrated time is (1 + phi)/(1 - phi)."""
-    noise = rng.standard_normal(n) * std * np.sqrt(1 - phi**2)
-    noise[0] = rng.standard_normal() * std
-    return lfilter([1.0], [1.0, -phi], noise)
 
 
 def measured(delta: np.ndarray, *, stride: int = 1, after: float = 0, **options: object) -> Fluctuation:

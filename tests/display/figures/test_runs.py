@@ -199,7 +199,7 @@ def test_a_fluctuation_that_is_not_there_is_refused_with_the_reason(train, tmp_p
 def test_symbols_of_the_table_are_valid_mathematics():
     from matplotlib.mathtext import MathTextParser
 
-    for quantity in QUANTITIES:
+    for quantity in QUANTITIES.values():
         for decimal in (False, True):
             MathTextParser("path").parse(plot_style.symbol(quantity.name, decimal=decimal))
     assert plot_style.symbol("log_rho_eq", decimal=True) == "$\\log_{10} \\rho_\\mathrm{eq}$"

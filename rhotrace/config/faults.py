@@ -1,0 +1,98 @@
+"""One line for one fault of a recipe: file, line, key, what was got, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from rhotrace.config import strict_yaml
+
+
+def rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - pydantic's error, untyped here
+    """The error to show first: a misspelt key, then the deepest, then one about a value rather than its type.
+
+    pydantic reports every branch of a union; the branch that was meant is the one that got furthest.
+    """
+    kind = error["type"]
+    mismatch = kind.endswith("_type") or kind in {"literal_error", "int_parsing", "int_from_float"}
+    return kind != "extra_forbidden", -len(own_path(error, content)), mismatch
+
+
+def explain(error: Any, model: type[BaseModel], content: Any, lines: strict_yaml.Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
+    """One line for one fault: file, line, key, what was got, what was expected."""
+    path = own_path(error, content)
+    got = error.get("input")
+    if error["type"] == "value_error":  # ours, with its own path
+        named, _, message = str(error["ctx"]["error"]).partition(": ")
+        path = (*path, *named.split("."))
+    elif error["type"] == "extra_forbidden":
+        known = _known_keys(model, path[:-1], content)
+        near = difflib.get_close_matches(str(path[-1]), known, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        message = f"unknown key; {hint}"
+    elif error["type"] == "missing":
+        message = "missing; it has no default"
+    elif error["type"].startswith("union_tag"):
+        path = (*path, "kind")
+        expected = error["ctx"].get("expected_tags", "the known kinds")
+        section = got if isinstance(got, dict) else {}
+        message = (
+            f"got {short(section['kind'])}, expected one of {expected}"
+            if "kind" in section
+            else "missing; it chooses the component"
+        )
+    else:
+        message = f"got {short(got)}, {_expectation(error['msg'])}"
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    if line == 0:
+        where, line = f"{where}, --set", None
+    place = f"{where}:{line}" if line else where
+    return f"{place}: {strict_yaml.dotted(path)}: {message}"
+
+
+def short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
+    """A value, cut to a bearable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expectation(message: str) -> str:
+    if "valid dictionary" in message:
+        return "expected a section, a mapping of keys to values"
+    return re.sub(r"^(Input|Value) should (be )?", "expected ", message)
+
+
+def own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401 - pydantic's error, as read
+    """pydantic's location without the names of union branches, which are not keys of the file."""
+    path: list[str | int] = []
+    place = content
+    loc = error["loc"]
+    for number, part in enumerate(loc):
+        absent = error["type"] == "missing" and number == len(loc) - 1
+        if absent or (isinstance(place, dict) and part in place):
+            path.append(part)
+            place = place.get(part) if isinstance(place, dict) else None
+        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+            path.append(part)
+            place = place[part]
+    return tuple(path)
+
+
+def _known_keys(model: Any, path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
+    place = content
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        place = place[part]
+        kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
+        model = next(
+            (
+                m
+                for m in kinds
+                if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)
+            ),
+            kinds[0],
+        )
+    return list(model.model_fields)

@@ -1,0 +1,68 @@
+"""What follows from a recipe before the first step: the parameters at the start, and the layout of the run file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.config.recipe import Recipe
+from rhotrace.models.network import Block, Network
+from rhotrace.recording.quantity import CADENCES, Traced, traced_quantities
+from rhotrace.runfile.layout import Facts, Layout, snapshot_steps
+
+if TYPE_CHECKING:
+    import torch
+
+
+def initial_parameters(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
+    """The parameters before the first step, one (M, out, fan_in) array per trained block, in float64."""
+    each = [
+        initialiser.weights(network.layers, seed)
+        for seed, initialiser in zip(recipe.seeds, recipe.initialisers, strict=True)
+    ]
+    weights = iter([np.stack(layer) for layer in zip(*each, strict=True)])
+    members = len(recipe.seeds)
+    return [next(weights) if block.role == "weight" else constant(block, members) for block in network.parameters]
+
+
+def constant(block: Block, members: int) -> NDArray[np.float64]:
+    """A block that no initialiser fills, (M, out, fan_in)."""
+    return np.full((members, *block.matrix), block.start)
+
+
+def plan_layout(
+    recipe: Recipe, network: Network, outputs: int, state: Mapping[str, tuple[torch.Tensor, ...]]
+) -> Layout:
+    """What the run file of a recipe holds.
+
+    Args:
+        recipe: of the run.
+        network: built for its data.
+        outputs: C.
+        state: of the optimizer before the first step.
+    """
+    traced = Traced(network, recipe.loss, frozenset(state), outputs)
+    quantities = traced_quantities(traced)
+    due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
+    return Layout(
+        steps=recipe.steps,
+        members=len(recipe.seeds),
+        blocks=network.blocks,
+        dtype=recipe.network.dtype,
+        strides={name: recipe.stride(cadence) for name, cadence in CADENCES.items() if name in due},
+        snapshots=snapshot_steps(recipe.steps, recipe.record.snapshots),
+        quantities=tuple(quantity.describe(recipe.loss) for quantity in quantities),
+        axes={axis.name: axis.coordinates(traced) for quantity in quantities for axis in quantity.own_axes},
+        state={key: [tuple(t.shape[1:]) for t in tensors] for key, tensors in state.items()},
+        per_member=recipe.per_member_symbols,
+        facts=Facts(
+            loss=recipe.loss.kind,
+            equilibrium=recipe.loss.equilibrium,
+            optimizer=recipe.optimizer.kind,
+            law=recipe.optimizer.law,
+            minibatches=recipe.optimizer.minibatches is not None,
+        ),
+    )
