@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse, as_plain
 from rhotrace.display.formatting import number, say, to_json
+from rhotrace.training.stop_signal import StopRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
         KeyboardInterrupt: Ctrl-C.
         TraceError: the run cannot be read.
     """
-    glimpse, shown = follower.look(), ("", -1)
+    glimpse, shown = _look(follower), ("", -1)
     live = console.is_terminal and not console.is_dumb_terminal and not once and not as_json
     with Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
         while True:
@@ -62,7 +63,16 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
             if once or glimpse.state != TRAINING:
                 return glimpse
             time.sleep(every)
-            glimpse = follower.look()
+            glimpse = _look(follower)
+
+
+def _look(follower: Follower) -> Glimpse:
+    """A look that Ctrl-C ends only when it is done: inside h5py's callbacks, Python drops a KeyboardInterrupt."""
+    with StopRequest() as stop:
+        glimpse = follower.look()
+    if stop.requested:
+        raise KeyboardInterrupt
+    return glimpse
 
 
 def wait_for(console: Console, path: Path) -> None:
