@@ -14,6 +14,7 @@ from collections import Counter
 from functools import partial
 
 import h5py
+import inside
 import numpy as np
 import pytest
 import xarray as xr
@@ -31,6 +32,7 @@ from crashing import (
     pause,
     send_signal,
 )
+from inside import Killed
 from powercut import Disk, History
 
 from rhotrace.analysis.run_analysis import analyze
@@ -45,7 +47,7 @@ DTYPES = ("float32", "float64")
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    return lambda *overrides: Bench(tmp_path, monkeypatch.setattr, overrides)
+    return lambda *overrides: Bench(tmp_path, monkeypatch, overrides)
 
 
 # --- kills at random moments -------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def test_hundreds_of_kills_lose_nothing(tmp_path, monkeypatch, capsys):
     for number, (optimizer, dtype) in enumerate(configurations):
         (tmp_path / str(number)).mkdir()
         with monkeypatch.context() as patch:
-            at = Bench(tmp_path / str(number), patch.setattr, [optimizer, f"network.dtype={dtype}", "steps=400"])
+            at = Bench(tmp_path / str(number), patch, [optimizer, f"network.dtype={dtype}", "steps=400"])
             share = SOAK_KILLS * (number + 1) // len(configurations) - SOAK_KILLS * number // len(configurations)
             tally += kill_again_and_again(at, share, np.random.default_rng())
     with capsys.disabled():
@@ -215,7 +217,7 @@ def test_a_divergence_at_any_place_in_a_block_leaves_the_same_bits(bench, monkey
     with open_trace(at.whole) as whole:
         assert at.outcome.steps == 28
         assert whole.snapshot_steps() == [0, 1, 28]  # with a copy of the weights at the very step
-    monkeypatch.setattr("rhotrace.training.recorder.BLOCK_STEPS", block)
+    inside.small_blocks(monkeypatch.setattr, block)
     at.finish()
     assert at.spoilt() == []
 
@@ -223,13 +225,9 @@ def test_a_divergence_at_any_place_in_a_block_leaves_the_same_bits(bench, monkey
 # --- power cuts --------------------------------------------------------------------------------------------
 
 
-class KilledError(BaseException):
-    """Stands for a SIGKILL within this process: nothing is written after it."""
-
-
 def record(bench: Bench, patch: pytest.MonkeyPatch, kills: list[tuple[str, int]]) -> History:
     """The history of a run file that processes train in short blocks, each but the last killed before a call."""
-    patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", 8)
+    inside.small_blocks(patch.setattr, 8)
     with pytest.MonkeyPatch.context() as recording:
         disk = Disk(recording)
         for kill in kills:
@@ -238,11 +236,11 @@ def record(bench: Bench, patch: pytest.MonkeyPatch, kills: list[tuple[str, int]]
             def die(name, _, calls=calls, kill=kill):
                 calls[name] += 1
                 if (name, calls[name]) == kill:
-                    raise KilledError
+                    raise Killed
 
             with pytest.MonkeyPatch.context() as killing:
                 count_calls(die, killing.setattr)
-                with pytest.raises(KilledError):
+                with pytest.raises(Killed):
                     bench.finish()
         bench.finish()
     assert bench.spoilt() == []
@@ -313,11 +311,11 @@ def test_a_process_that_died_while_it_noted_its_session_hides_no_other(bench, mo
         if b"from_step" not in bytes(data):
             return pwrite(descriptor, data, place)
         pwrite(descriptor, data[: len(data) // 2], place)
-        raise KilledError
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", torn)
-        with pytest.raises(KilledError):
+        with pytest.raises(Killed):
             at.finish()
     at.finish()
     with open_trace(at.run) as trace:

@@ -9,6 +9,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import inside
 import pytest
 from crashing import (
     BLOCK,
@@ -25,10 +26,12 @@ from crashing import (
 
 from rhotrace.errors import TraceError
 
+MOUNT, UMOUNT = shutil.which("mount"), shutil.which("umount")  # before a bench hides all programs
+
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    return Bench(tmp_path, monkeypatch.setattr)
+    return Bench(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def small_disk():
     mounted: list[Path] = []
 
     def mount(folder: Path, options: str) -> None:
-        words = ["mount", "-t", "tmpfs", "-o", options, "rhotrace", folder]
+        words = [MOUNT or "mount", "-t", "tmpfs", "-o", options, "rhotrace", folder]
         try:
             subprocess.run(words, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as problem:
@@ -47,7 +50,7 @@ def small_disk():
 
     yield mount
     for folder in mounted:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run([UMOUNT or "umount", "--lazy", folder], check=True)
 
 
 def refusal(worker) -> str:
@@ -122,7 +125,7 @@ def test_writes_that_fail_leave_what_was_committed_and_the_run_goes_on_later(ben
         return real(descriptor, data, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", BLOCK)
+        inside.small_blocks(patch.setattr, BLOCK)
         patch.setattr(os, "pwrite", failing)
         with pytest.raises(TraceError, match=r"No space left on device\. Its first (16|32|48) steps are safe"):
             bench.finish()

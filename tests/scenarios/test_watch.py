@@ -29,10 +29,11 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
+import inside
 import numpy as np
 import pytest
 from browser import open_page
-from crashing import contents, stand_ins
+from crashing import contents
 from rich.cells import cell_len
 from rich.console import Console
 from small import SMALL
@@ -50,7 +51,6 @@ from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.writer import TraceWriter
-from rhotrace.training import recorder
 from rhotrace.training import train as training
 
 BLOCK = 16  # steps between two commits
@@ -73,10 +73,8 @@ def _quick():
     content = recipe.parse(SMALL)
     data = training.load_dataset(**recipe.options(content.data), dtype="float64")
     with pytest.MonkeyPatch.context() as patch:
-        for where, name, stand_in in stand_ins(data):
-            patch.setattr(where, name, stand_in)
-        patch.setattr(recorder, "BLOCK_STEPS", BLOCK)
-        patch.setattr(training, "BLOCK_SECONDS", 1e9)
+        inside.data_at_hand(patch.setattr, data)
+        inside.small_blocks(patch.setattr, BLOCK)
         yield
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import inside
 import numpy as np
 import pytest
 from small import SMALL
@@ -52,9 +53,9 @@ def train_plain(content: recipe.Recipe, path: Path, until: int | None = None, **
             signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", BLOCK)
-        patch.setattr("rhotrace.runfile.sealing._CHUNK_ROWS", CHUNK_ROWS)
-        patch.setattr("rhotrace.runfile.provenance._git", lambda *_: "0" * 40)
+        inside.small_blocks(patch.setattr, BLOCK)
+        inside.small_chunks(patch.setattr, CHUNK_ROWS)
+        inside.without_git(patch)
         train(content, path, device="cpu", watch=watch, **how)
 
 
