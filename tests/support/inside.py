@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from rhotrace.models.datasets import Dataset
 from rhotrace.runfile import hdf5_io, sealing, writer
-from rhotrace.training import recorder
+from rhotrace.training import distributed, recorder
 from rhotrace.training import train as training
 
 Put = Callable[[Any, str, Any], None]
@@ -52,6 +53,11 @@ def without_waiting_for_the_disk(put: Put) -> None:
     """Nobody cuts the power of these tests; whatever waits for the disk itself slows all others down."""
     for name in {"fsync", "fdatasync"} & {*dir(os)}:
         put(os, name, lambda _: None)
+
+
+def patience_with_others(put: Put, seconds: float) -> None:
+    """How long a process waits at a step for one that fell silent: two minutes, of which no test should wait one."""
+    put(distributed, "_AT_A_STEP", datetime.timedelta(seconds=seconds))
 
 
 # --- where faults are planted -------------------------------------------------------------------------------------
@@ -96,3 +102,17 @@ def kill_before(put: Put, part: str, call: int = 1) -> None:
         return real(*words, **options)
 
     put(where, name, dying)
+
+
+def before_each_reduction(put: Put, strike: Callable[[int], object]) -> None:
+    """Calls ``strike`` with the step before processes that train together sum its gradients, in each of them.
+
+    Only process 0 calls ``begin`` and ``watch``, and only between blocks; faults come to any, at any step.
+    """
+    reduce = distributed.Team._reduce
+
+    def reducing(team: distributed.Team, flat: Any) -> None:
+        strike(team._reductions)
+        reduce(team, flat)
+
+    put(distributed.Team, "_reduce", reducing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import pickle
 import signal
@@ -11,9 +10,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
+import inside
 import numpy as np
 import psutil
 import pytest
@@ -26,9 +26,8 @@ from rhotrace.cli import app as cli
 from rhotrace.config import recipe
 from rhotrace.errors import DeviceError, TraceError
 from rhotrace.models.datasets import Dataset
-from rhotrace.runfile import provenance
 from rhotrace.runfile.reader import open_trace
-from rhotrace.training import distributed, recorder
+from rhotrace.training import distributed
 from rhotrace.training import train as training
 from rhotrace.training.distributed import Team
 
@@ -116,28 +115,22 @@ def work(part: Part) -> None:
         os.dup2(said.fileno(), 2)
     source = part.path.with_name(f"recipe{rank}.yaml")
     source.write_text(part.text)
-    training.load_dataset = lambda **_: part.data
-    provenance._git_state = lambda *_: {}
-    distributed._AT_A_STEP = datetime.timedelta(seconds=part.patience)
-    recorder.BLOCK_STEPS, training.BLOCK_SECONDS = BLOCK, 1e9
+    inside.without_git(pytest.MonkeyPatch())  # for good: the process ends with its test
+    inside.data_at_hand(setattr, part.data)
+    inside.small_blocks(setattr, BLOCK)
+    inside.patience_with_others(setattr, part.patience)
     if part.deed:
-        strike(part.deed, part.path)
+        inside.before_each_reduction(setattr, partial(strike, part.deed, part.path))
     sys.argv = ["rhotrace", "train", str(source), "-o", str(part.path), "--device", "cpu"]
     cli.main()
 
 
-def strike(deed: Deed, path: Path) -> None:
-    reduce = Team._reduce
-
-    def reducing(self, flat):
-        if self._reductions == deed.step:
-            if deed.number:
-                os.kill(os.getpid(), deed.number)
-            else:
-                path.unlink()
-        reduce(self, flat)
-
-    Team._reduce = reducing
+def strike(deed: Deed, path: Path, step: int) -> None:
+    if step == deed.step:
+        if deed.number:
+            os.kill(os.getpid(), deed.number)
+        else:
+            path.unlink()
 
 
 def text_of(*overrides: str) -> str:
@@ -320,16 +313,13 @@ def test_each_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch):
 
 # ``python -m rhotrace``, with the data at hand and time to look on: torchrun's processes import all anew.
 SLOWED = """\
-import pickle, runpy, time
-from rhotrace.training import distributed
-from rhotrace.training import recorder
-from rhotrace.training import train
+import pickle, runpy, sys, time
+sys.path.append(SUPPORT)
+import inside
 
-recorder.BLOCK_STEPS = 16
-data = pickle.load(open("data", "rb"))
-train.load_dataset = lambda **_: data
-reduce = distributed.Team._reduce
-distributed.Team._reduce = lambda self, flat: (time.sleep(0.004), reduce(self, flat))
+inside.small_blocks(setattr, 16)
+inside.data_at_hand(setattr, pickle.load(open("data", "rb")))
+inside.before_each_reduction(setattr, lambda _: time.sleep(0.004))
 runpy.run_module("rhotrace", run_name="__main__", alter_sys=True)
 """
 
@@ -340,7 +330,7 @@ class Torchrun:
     def __init__(self, folder: Path, text: str) -> None:
         self.run, self.log = folder / "run.h5", folder / "log"
         (folder / "recipe.yaml").write_text(text)
-        (folder / "slowed.py").write_text(SLOWED)
+        (folder / "slowed.py").write_text(SLOWED.replace("SUPPORT", repr(str(Path(inside.__file__).parent))))
         (folder / "data").write_bytes(pickle.dumps(dataset(text)))
         torchrun = [*(sys.executable, "-m", "torch.distributed.run"), *("--standalone", "--nproc-per-node", "2")]
         words = ["--max-restarts", "1", "slowed.py", "train", "recipe.yaml", "-o", "run.h5", "--device", "cpu"]

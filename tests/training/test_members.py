@@ -11,7 +11,6 @@ import pytest
 
 from rhotrace.config import recipe
 from rhotrace.runfile.reader import open_trace
-from rhotrace.runfile.writer import TraceWriter
 from rhotrace.sweeps import resources, sweep_file
 from rhotrace.training.train import train as train_recipe
 
@@ -151,14 +150,13 @@ def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_pat
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_disk_that_a_sweep_foretells_is_what_a_run_takes_while_it_trains(small, tmp_path, monkeypatch, optimizer):
-    def stopped(*_):
+def test_the_disk_that_a_sweep_foretells_is_what_a_run_takes_while_it_trains(small, tmp_path, optimizer):
+    def leave(_: int) -> None:
         raise KeyboardInterrupt
 
     given = recipe.parse(small, ["steps=3000", "network.width=32", f"optimizer={OPTIMIZERS[optimizer]}"])
-    monkeypatch.setattr(TraceWriter, "commit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(given, tmp_path / "run.h5", device="cpu")
+        train_recipe(given, tmp_path / "run.h5", device="cpu", begin=leave)
     taken = (tmp_path / "run.h5").stat().st_size
     foretold = len(given.seeds) * (resources.row_bytes(given) + resources.copies_bytes(given, 784, 1))
     assert 0.7 < foretold / taken < 1.4

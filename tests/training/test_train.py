@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import h5py
+import inside
 import numpy as np
 import oracle
 import pytest
@@ -340,7 +341,7 @@ def test_the_same_recipe_twice_gives_the_same_bits(train, optimizer, dtype):
 def test_when_blocks_are_committed_changes_no_bit(train, monkeypatch):
     overrides = ("steps=75", SHUFFLED, "record.full_every=7", "record.test_every=10")
     one_block = datasets(train(*overrides))
-    monkeypatch.setattr("rhotrace.training.train.BLOCK_SECONDS", -1.0)  # every step is a block
+    inside.small_blocks(monkeypatch.setattr, 1)
     assert_same_bits(one_block, datasets(train(*overrides)))
 
 

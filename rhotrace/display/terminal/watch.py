@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _AXIS = 8  # columns of the numbers beside a plot
 _BAR = 20
-_PATIENCE = 30.0  # seconds
 _PER_DECADE = float(np.log(10))
 
 
@@ -75,11 +74,11 @@ def _look(follower: Follower) -> Glimpse:
     return glimpse
 
 
-def wait_for(console: Console, path: Path) -> None:
-    """Waits a while for the file of a training that is about to begin."""
+def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:
+    """Waits at most ``patience`` seconds for the file of a training that is about to begin."""
     if path.exists() or not console.is_terminal:
         return
-    ends = time.monotonic() + _PATIENCE
+    ends = time.monotonic() + patience
     spinner = "line" if console.options.ascii_only else "dots"
     with console.status(Text(_writable(console, f"waiting for {path}")), spinner=spinner):
         while not path.exists() and time.monotonic() < ends:
