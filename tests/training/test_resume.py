@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import re
@@ -20,13 +19,9 @@ import pytest
 import torch
 from crashing import OPTIMIZERS
 from damaging import attribute
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from inside import Killed
 from small import SMALL
 
-from rhotrace.analysis.transient.live_follower import TransientWatch
-from rhotrace.analysis.transient.transient_time import first_lasting, geometric_mean
 from rhotrace.analysis.verification import verify
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError, TraceError
@@ -74,12 +69,12 @@ def interrupt(content: recipe.Recipe, path: Path, step: int, **how: bool) -> Non
     assert training.train(content, path, device="cpu", watch=watch, **how).ended == "interrupted"
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """The raw bytes of every dataset but the copies of the weights, and their shape and type."""
+def contents(path: Path, leave_out: str = "weights/") -> dict[str, bytes]:
+    """The raw bytes, shape and type of every dataset but the snapshots, or whatever else is to be left out."""
     found: dict[str, bytes] = {}
 
     def keep(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("weights/"):
+        if isinstance(item, h5py.Dataset) and not (leave_out and name.startswith(leave_out)):
             found[name] = repr((item.shape, item.dtype)).encode() + item[()].tobytes()
 
     with h5py.File(path, "r") as file:
@@ -174,6 +169,34 @@ def planned(first: int, steps: int, last: int = LAST, count: int = 6) -> list[in
     """Snapshots of a plan for ``first`` steps up to ``steps``, and those of the plan for ``last`` from there on."""
     before = [s for s in snapshot_steps(first, count) if s <= steps]
     return sorted({*before, *(s for s in snapshot_steps(last, count) if s >= steps)})
+
+
+# --- continued -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_stopped_twice_and_resumed_has_the_bits_of_one_never_stopped(tmp_path, optimizer, dtype):
+    content = plan(optimizer, f"network.dtype={dtype}", "record.full_every=4", steps=100)
+    whole, parts, began = tmp_path / "whole.h5", tmp_path / "parts.h5", []
+    go(content, whole)
+    interrupt(content, parts, 20)
+    with open_trace(parts) as trace:
+        assert trace.steps == 27  # the end of the block of nine steps
+    interrupt(content, parts, 60)
+    assert training.train(content, parts, device="cpu", begin=began.append).ended == "finished"
+    assert began == [63]
+    assert contents(parts, "") == contents(whole, "")
+
+
+def test_a_reworded_claim_is_no_other_recipe(interrupted):
+    assert go(plan("claim=other words"), interrupted).ended == "finished"
+
+
+def test_force_starts_an_interrupted_run_again(interrupted):
+    began = []
+    training.train(plan(), interrupted, device="cpu", force=True, begin=began.append)
+    assert began == [0]
 
 
 # --- taken further -------------------------------------------------------------------------------------------
@@ -638,132 +661,3 @@ def test_leftovers_of_this_run_are_removed_and_those_of_others_are_not(tmp_path,
         (tmp_path / left).write_text("left")
     go(plan(steps=1), tmp_path / name)
     assert {p.name for p in tmp_path.iterdir()} == {name, *(others - own)}
-
-
-# --- the transient that is shown -------------------------------------------------------------------------------
-
-REACHED = [0.3, 1.0, 2.0, 5e-324]
-NOT_REACHED = [2.0000001, -1.0, 0.0, np.nan, np.inf, -np.inf]
-MEMBER = st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 11)), min_size=1, max_size=12)
-
-
-def ratios(runs: list[tuple[bool, int, int]], rows: int) -> np.ndarray:
-    """Values of rho_eq/rho that are within the condition or not, for some rows in turn."""
-    values = [v for on, length, kind in runs for v in [REACHED[kind % 4] if on else NOT_REACHED[kind % 6]] * length]
-    return np.resize(values, rows)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(MEMBER, min_size=1, max_size=3),
-    st.integers(0, 400),
-    st.sampled_from([1, 1, 2, 7, 50]),
-    st.lists(st.integers(0, 400), max_size=12),
-)
-def test_the_transient_followed_in_any_blocks_is_that_of_the_whole_series(members, rows, stride, cuts):
-    ratio = np.stack([ratios(runs, rows) for runs in members], axis=1)
-    steps = np.arange(rows) * stride
-    watch = TransientWatch()
-    edges = sorted([0, *(cut for cut in cuts if cut < rows), rows])  # some blocks are empty
-    for first, last in itertools.pairwise(edges):
-        watch.update(steps[first:last], ratio[first:last])
-        for member, T in enumerate(watch.T):
-            reached = (ratio[:last, member] > 0) & (ratio[:last, member] <= 2)
-            row, _ = first_lasting(reached, steps[:last])
-            expected = steps[row] if row >= 0 else np.nan
-            assert np.array_equal(T, expected, equal_nan=True)
-
-
-@pytest.mark.parametrize(
-    ("T", "words"),
-    [
-        (None, "T not yet reached"),
-        ([np.nan, np.nan], "T not yet reached"),
-        ([40.0], "T about 40 steps"),
-        ([20.0, 80.0, np.nan], "T about 40 steps (2 of 3 members)"),
-        ([0.0, 20.0, 80.0, np.nan], "T about 40 steps (2 of 4 members, 1 of 4 had no transient)"),
-        ([0.0, np.nan], "T not yet reached (1 of 2 had no transient)"),
-        ([0.0, 0.0], "no transient: rho started at or above rho_eq/2"),
-    ],
-)
-def test_the_transient_in_words(T, words):
-    watch = TransientWatch()
-    watch.T = T if T is None else np.array(T)
-    assert watch.words() == words
-
-
-@pytest.mark.parametrize(
-    ("members", "shown"),
-    [
-        (
-            "{seeds: [5, 0], rho_k: [8, 4], lr: [0.0001, 0.01]}",
-            r"T about \d+ steps \(1 of 2 members, 1 of 2 had no tra",
-        ),
-        ("{seeds: [5], rho_k: [8], lr: [0.0001]}", "no transient: rho started at or above rho_eq/2"),
-    ],
-    ids=["one of two", "the only one"],
-)
-def test_members_that_start_beyond_their_transient_have_no_T(command, small_file, members, shown):
-    code, _, err = command("train", small_file, "--set", f"members={members}", "-o", "run.h5", "--device", "cpu")
-    assert code == 0
-    assert re.search(rf"done: {FIRST} steps in \S+ s; {shown}", err)
-    each = json.loads(command("analyze", "run.h5", "--json")[1])["transient"]["each"]
-    assert [member["T"] is None for member in each] == [True, False][: len(each)]
-
-
-@pytest.fixture(scope="module")
-def stopped_everywhere(tmp_path_factory):
-    """Recipes that pass their T before step 60 of 90, and their run files as they are after every block, by step."""
-    folder = tmp_path_factory.mktemp("everywhere")
-
-    @functools.lru_cache
-    def train(stride: int, optimizer: str) -> tuple[Path, dict[int, Path]]:
-        text = SMALL.replace("{kind: gd, lr: 0.05}", optimizer).replace(
-            "{test_every", f"{{full_every: {stride}, test_every"
-        )
-        source = folder / f"{stride}.yaml"
-        source.write_text(text.replace("steps: 60", "steps: 90"), encoding="utf-8")
-        path, copies = folder / f"{stride}.h5", {}
-
-        def keep(block):
-            copies[block.last] = Path(shutil.copy(path, folder / f"{stride}-{block.last}.h5"))
-
-        training.train(recipe.load(source), path, device="cpu", watch=keep)
-        return source, {**copies, 90: path}
-
-    return train
-
-
-def true_T(path: Path) -> np.ndarray:
-    """Each member's T as the whole record has it, without interpolation."""
-    with open_trace(path) as trace:
-        ratio, steps = trace["rho_eq_over_rho"], trace.step_of("rho_eq_over_rho")
-    rows = [first_lasting((r > 0) & (r <= 2), steps)[0] for r in ratio.T]
-    assert -1 not in rows
-    return steps[rows]
-
-
-@pytest.mark.parametrize("step", [9, 45, 90])
-@pytest.mark.parametrize(
-    ("stride", "optimizer", "slab"),
-    [(1, "{kind: gd, lr: 0.1}", 1 << 25), (7, "{kind: sgd, lr: 0.1, batch_size: 8}", 1)],
-    ids=["gd", "sgd"],
-)
-def test_the_transient_shown_of_a_run_that_goes_on_is_that_of_the_whole_run(
-    command, tmp_path, stopped_everywhere, monkeypatch, stride, optimizer, slab, step
-):
-    monkeypatch.setattr("rhotrace.display.terminal.training.SLAB_BYTES", slab)  # read a row at a time, or all at once
-    source, copies = stopped_everywhere(stride, optimizer)
-    shutil.copy(copies[step], tmp_path / "run.h5")
-    steps = [] if step < 90 else ["--steps", 93]
-    code, out, err = command("train", source, "-o", "run.h5", "--device", "cpu", *steps)
-    assert (code, out) == (0, "")
-    assert f"going on at step {step} " in err
-    T = true_T(tmp_path / "run.h5")
-    assert (T < 60).all()
-    words, last = f"T about {geometric_mean(T).value:.0f} steps (3 of 3 members)", 90 if step < 90 else 93
-    told = [line for line in err.splitlines() if line.startswith((f"step {last}/{last} ", "done: "))]
-    assert [words in line for line in told] == [True, True]  # on a slow machine there are lines before
-    with open_trace(tmp_path / "run.h5") as trace:
-        assert trace.complete
-        assert trace.steps == last
