@@ -1,4 +1,4 @@
-"""Files made to do harm, or made by something else: refused in a line, quickly, in little memory, whatever is asked."""
+"""Files made to do harm, or made by something else: refused in one line and in little memory, by every command."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_what_is_no_file_is_refused_at_once(command, tmp_path):
         ("repair", "a long attribute"),
     ],
 )
-def test_a_process_refuses_a_hostile_file_soon_and_in_little_memory(copies, words, case):
+def test_a_process_refuses_a_hostile_file_in_little_memory(copies, words, case):
     kind, make = REFUSED[case]
     make(copies[kind])
     code, out, err = measured(words, copies[kind].name, folder=copies[kind].parent)

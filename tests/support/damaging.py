@@ -337,7 +337,7 @@ def unnamed(file: h5py.File) -> None:
 # --- processes ---------------------------------------------------------------------------------------------
 
 MEMORY = 200e6  # bytes
-SECONDS = 20
+SECONDS = 120  # until a command that does not end counts as hanging; nothing else depends on it
 # Between this process and the command, whose memory would else count as what this one had when it was forked.
 MEASURE = f"""
 import resource, subprocess, sys
@@ -349,7 +349,7 @@ sys.exit(done.returncode)
 
 
 def measured(*words: str, folder: Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command in a process of its own, which must be quick and small."""
+    """Exit code, stdout and stderr of a command in a process of its own, which must end, and need little memory."""
     command = [sys.executable, "-c", MEASURE, *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=2 * SECONDS, check=False)
     memory = int((folder / "memory").read_text())
