@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on, held by reading the code itself."""
+"""The house rules that a reader relies on, checked by reading the code itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: what validates, and what every mistake is answered with."""
+"""Recipes: what validates, and the answer to every mistake."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rhotrace.models.networks import INITS, NETWORKS
 
 from rhotrace.config import recipe, strict_yaml
 from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
-from rhotrace.models.networks import INITS, NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
 
 def fault(text: str, *overrides: str) -> str:
-    """The message that a bad recipe is answered with: one or two short lines without control characters."""
+    """The message for a bad recipe: one or two short lines without control characters."""
     with pytest.raises(RecipeError) as caught:
         parse(text, list(overrides), where="bad.yaml")
     message = str(caught.value)

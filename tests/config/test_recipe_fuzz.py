@@ -11,13 +11,13 @@ import pytest
 from damaging import measured
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rhotrace.models.networks import INITS, NETWORKS
 from small import SMALL
 
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import SOURCES
-from rhotrace.models.networks import INITS, NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
 
 QUIET = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

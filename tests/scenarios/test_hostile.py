@@ -82,7 +82,7 @@ def sparse(file: h5py.File) -> None:
 
 
 def long_attribute(file: h5py.File) -> None:
-    """One that no text heap holds: 40 MB, in the file itself."""
+    """One too large for a text heap: 40 MB, in the file itself."""
     file.attrs.create("note", np.zeros(5_000_000))
 
 
@@ -92,7 +92,7 @@ def many_attributes(file: h5py.File) -> None:
 
 
 def more_steps_than_rows(file: h5py.File) -> None:
-    """A commit record whose checksum holds."""
+    """A commit record with a valid checksum."""
     file.attrs["planned_steps"] = "1000"
     numbers = np.array([1000, 3, 0, 0, 1, 1, 0], "<i8")
     numbers[6] = zlib.crc32(numbers[:6].tobytes())
@@ -306,7 +306,7 @@ def test_a_process_refuses_a_hostile_file_in_little_memory(copies, words, case):
     assert err.startswith(f"error: {copies[kind].name}: ")
 
 
-def test_a_process_refuses_text_that_hdf5_would_read_for_ever(copies):
+def test_a_process_refuses_text_on_which_hdf5_would_hang(copies):
     path = copies["sealed"]
     whole = bytearray(path.read_bytes())
     heap = whole.rindex(b"GCOL\1\0\0\0")

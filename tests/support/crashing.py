@@ -80,7 +80,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 class Board(ctypes.Structure):
-    """What a child tells of itself, in memory that outlives it: a pipe would lose the last words of a killed one."""
+    """What a child reports about itself, in memory that outlives it: a pipe would lose the last words of a killed one."""
 
     _fields_ = [
         ("phase", ctypes.c_int64),
@@ -153,7 +153,7 @@ class Bench:
             return file.attrs["status"] == "complete"
 
     def faults_when_finished(self) -> list[str]:
-        """What is wrong when this process goes on with a copy of what a killed one left, lock and leftovers included."""
+        """What is wrong when this process resumes a copy of what a killed one left, lock and leftovers included."""
         if not self.run.exists():
             return []
         folder = self.run.parent.with_name("copy")
@@ -178,7 +178,7 @@ class Job:
         text: of the recipe.
         path: of the run file.
         data: of the recipe; a child would read all of MNIST for it.
-        aside: a folder for what the child tells.
+        aside: a folder for what the child reports.
         block_seconds: longest time between two commits.
         dies: the number of the call that changes the disk at which the child kills itself, and whether half of
             the bytes are written before, where it writes any.
@@ -259,7 +259,7 @@ def work(job: Job) -> None:
     except RhoTraceError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except Exception:  # multiprocessing would print it after its own buffers, where nobody looks
+    except Exception:  # multiprocessing would print it after its own buffers, and the test would not see it
         traceback.print_exc()
         sys.stderr.flush()
         sys.exit(1)
@@ -313,7 +313,7 @@ def patch_child(job: Job, board: Board) -> None:
 
 
 def count_calls(at: Callable[[str, Callable[[], object]], None], put: Callable[[Any, str, Any], None]) -> None:
-    """Has ``at`` called with the name of each call that changes the disk, before it, and with what does half of it."""
+    """Calls ``at`` before each call that changes the disk, with its name and a function that does half of it."""
 
     def before(where: Any, name: str) -> None:
         real = getattr(where, name)
@@ -382,7 +382,7 @@ def out_of_quota(*_: object) -> None:
 
 
 def remove(path: Path, *_: object) -> None:
-    """Removes a file, or a folder with all that it holds."""
+    """Removes a file, or a folder with its contents."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -451,7 +451,7 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
             weight_norm="v_norm" in trace,
         )
         if not checked or not checked.holds:
-            found.append(f"the step identity does not hold: {checked}")
+            found.append(f"the step identity is violated: {checked}")
     if not trace.complete:
         found += [f"{block}" for block in [trace.damaged_block()] if block]
         if trace.steps not in {0, *(block.last for block in trace.blocks())}:

@@ -29,34 +29,34 @@ class Killed(BaseException):
 
 
 def small_blocks(put: Put, steps: int, seconds: float = 1e9) -> None:
-    """Commits after so many steps, or seconds: users have no setting for that, and the clock would decide it."""
+    """Commits after a number of steps or seconds: users cannot set them, and otherwise the clock would decide."""
     put(recorder, "BLOCK_STEPS", steps)
     put(training, "BLOCK_SECONDS", seconds)
 
 
 def small_chunks(put: Put, rows: int) -> None:
-    """Sealed files in chunks of a few rows: a file of many of today's chunks would take minutes to damage and read."""
+    """Sealed files in chunks of a few rows: a file of many chunks of the normal size would take minutes to damage and read."""
     put(sealing, "_CHUNK_ROWS", rows)
 
 
 def data_at_hand(put: Put, data: Dataset) -> None:
-    """Training starts with this data: hundreds of processes would each unpack all of MNIST for 20 samples of it."""
+    """Training starts with this data: otherwise hundreds of processes would each unpack all of MNIST for 20 samples."""
     put(training, "load_dataset", lambda **_: data)
 
 
 def without_git(patch: pytest.MonkeyPatch) -> None:
-    """As on a machine without git, which is asked twice for each run otherwise; nothing else is found by name either."""
+    """As on a machine without git, which every new run would start otherwise. No other program is found by name either."""
     patch.setenv("PATH", os.devnull)
 
 
 def without_waiting_for_the_disk(put: Put) -> None:
-    """Nobody cuts the power of these tests; whatever waits for the disk itself slows all others down."""
+    """No power cut comes in these tests, and waiting for the disk itself would slow them all down."""
     for name in {"fsync", "fdatasync"} & {*dir(os)}:
         put(os, name, lambda _: None)
 
 
 def patience_with_others(put: Put, seconds: float) -> None:
-    """How long a process waits at a step for one that fell silent: two minutes, of which no test should wait one."""
+    """How long a process waits at a step for one that fell silent; normally two minutes, too long for a test."""
     put(distributed, "_AT_A_STEP", datetime.timedelta(seconds=seconds))
 
 
@@ -90,7 +90,7 @@ PARTS: dict[str, tuple[Any, str]] = {
 
 
 def kill_before(put: Put, part: str, call: int = 1) -> None:
-    """Has this process killed, as it were, where a part of the training would begin for the ``call``-th time."""
+    """Raises ``Killed`` where a part of the training would begin for the ``call``-th time."""
     where, name = PARTS[part]
     real, calls = getattr(where, name), 0
 

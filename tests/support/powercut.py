@@ -22,7 +22,7 @@ class History:
     Attributes:
         image: its bytes then.
         events: ``(place, bytes)`` of each write since, or None for a sync that has ended.
-        named: how many events there were when it took its name; nobody can see it before.
+        named: how many events there were when it took its name; it is invisible before.
     """
 
     image: bytes
@@ -53,7 +53,7 @@ class History:
         )
 
 
-def torn(held: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Generator) -> bytearray:
+def torn(kept: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Generator) -> bytearray:
     """The bytes with any of the sectors of the writes, in any order."""
     sectors = []
     for place, data in writes:
@@ -63,8 +63,8 @@ def torn(held: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Genera
     for number in rng.permutation(len(sectors)):
         if rng.random() < share:
             place, data = sectors[number]
-            held[place : place + len(data)] = data
-    return held
+            kept[place : place + len(data)] = data
+    return kept
 
 
 class Disk:

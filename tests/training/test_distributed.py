@@ -1,4 +1,4 @@
-"""One run across several processes: the numbers of one process, one file, and no harm when one of them is lost."""
+"""One run across several processes: the numbers of one process, one file, and nothing lost when one of them dies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LOST = "ended or cannot be reached"
 
 @dataclass(frozen=True)
 class Deed:
-    """What happens to one process: a signal, or the loss of the file, after so many steps."""
+    """What happens to one process after ``step`` steps: a signal, or the loss of the file."""
 
     rank: int
     step: int
@@ -85,7 +85,7 @@ def dataset(text: str) -> Dataset:
 
 
 def together(path: Path, size: int, *texts: str, deed: Deed | None = None, patience: float = 60) -> End:
-    """Trains a recipe (or one for each process) in so many processes, as torchrun would start them."""
+    """Trains a recipe (or one for each process) in ``size`` processes, as torchrun would start them."""
     texts = texts or (TEXT,)
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     parts = []
@@ -139,7 +139,7 @@ def text_of(*overrides: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The contents of the undisturbed run of so many processes."""
+    """The contents of the undisturbed run of ``size`` processes."""
 
     @lru_cache
     def run(size: int, text: str = TEXT) -> dict[str, bytes]:
@@ -193,7 +193,7 @@ def test_a_run_that_diverges_ends_in_all_processes(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path, whole, lost):
+def test_a_lost_process_ends_the_run_and_the_same_command_resumes_it(tmp_path, whole, lost):
     path = tmp_path / "run.h5"
     end = together(path, 3, deed=Deed(lost, 40, KILL), patience=NEVER)  # a lost process is noticed, not waited for
     assert end.codes == [-KILL if rank == lost else 2 for rank in range(3)], end.said
@@ -214,7 +214,7 @@ def test_a_signal_to_any_process_stops_all_at_one_step(tmp_path, whole, number):
     path = tmp_path / "run.h5"
     end = together(path, 3, deed=Deed(1, 25, number))
     assert end.codes == [130, 0, 0], end.said
-    assert "stopped: 27 steps" in end.said[0]  # asked for in step 25, counted from 0; told to all in the next
+    assert "stopped: 27 steps" in end.said[0]  # requested in step 25, counted from 0; known to all in the next
     assert end.said[1:] == ["", ""]
     assert faults(path, 27, 27) == []
     assert together(path, 3).codes == [0, 0, 0]
@@ -359,7 +359,7 @@ class Torchrun:
         return found
 
     def reach(self, steps: int) -> dict[int, psutil.Process]:
-        """Waits until more than so many steps are committed; returns the processes by rank."""
+        """Waits until more than ``steps`` steps are committed; returns the processes by rank."""
         ends = time.monotonic() + 60
         while not self.run.exists() or self.committed() <= steps:
             assert self.process.poll() is None, self.log.read_text()
@@ -377,7 +377,7 @@ class Torchrun:
         return code
 
 
-def test_torchrun_goes_on_after_a_kill_and_stops_when_interrupted(tmp_path, whole):
+def test_torchrun_resumes_after_a_kill_and_stops_when_interrupted(tmp_path, whole):
     text = text_of("steps=600")
     with Torchrun(tmp_path, text) as torchrun:
         workers = torchrun.reach(0)
@@ -386,7 +386,7 @@ def test_torchrun_goes_on_after_a_kill_and_stops_when_interrupted(tmp_path, whol
         assert not any(worker.is_running() for worker in workers.values())
         torchrun.reach(torchrun.committed())  # torchrun has started both again
         torchrun.process.send_signal(signal.SIGINT)
-        assert torchrun.end() != 0  # torchrun's own code, whatever those of its processes
+        assert torchrun.end() != 0  # torchrun's own code, not that of its processes
     log = torchrun.log.read_text()
     assert log.count("error: ") == log.count(f"error: one of the 2 processes {LOST}") == 1
     assert log.count("going on at step") == log.count("stopped: ") == 1

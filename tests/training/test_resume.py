@@ -1,4 +1,4 @@
-"""What ``train`` does about a run that is there: go on, take it further, refuse; and what it shows of it."""
+"""What ``train`` does with an existing run: resume it, extend it, or refuse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rhotrace.runfile.reader import open_trace, whole_commits
 from rhotrace.runfile.repair import repair
 from rhotrace.training import train as training
 
-FIRST, STOPPED, LAST = 45, 27, 110  # steps of a run, where it is interrupted, and to which it is taken further
+FIRST, STOPPED, LAST = 45, 27, 110  # steps of a run, where it is interrupted, and to which it is extended
 STRIDES = {
     "no divisors": ["record.full_every=7", "record.test_every=13"],
     "longer than the first run": ["record.full_every=70", "record.test_every=100"],
@@ -70,7 +70,7 @@ def interrupt(content: recipe.Recipe, path: Path, step: int, **how: bool) -> Non
 
 
 def contents(path: Path, leave_out: str = "weights/") -> dict[str, bytes]:
-    """The raw bytes, shape and type of every dataset but the snapshots, or whatever else is to be left out."""
+    """The raw bytes, shape and type of every dataset; those whose name begins with ``leave_out`` are left out."""
     found: dict[str, bytes] = {}
 
     def keep(name: str, item: object) -> None:
@@ -139,14 +139,14 @@ def never_stopped(tmp_path_factory):
 
 
 def check_extended(path: Path, whole: Whole, snapshots: list[int]) -> None:
-    """The file of a run that was taken further: sound, and with the bits of one that was never stopped."""
+    """The file of an extended run is sound, and has the bits of one that was never stopped."""
     check_bits(path, whole, snapshots)
     with open_trace(path) as trace:
         check_sound(trace)
 
 
 def check_bits(path: Path, whole: Whole, snapshots: list[int]) -> None:
-    """The file of a run that was taken further, held against that of one that was never stopped."""
+    """Compares the file of an extended run with that of one that was never stopped."""
     assert contents(path) == contents(whole.path)
     with open_trace(path) as trace, open_trace(whole.path) as reference:
         assert trace.complete
@@ -171,7 +171,7 @@ def planned(first: int, steps: int, last: int = LAST, count: int = 6) -> list[in
     return sorted({*before, *(s for s in snapshot_steps(last, count) if s >= steps)})
 
 
-# --- continued -----------------------------------------------------------------------------------------------
+# --- resumed -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -199,12 +199,12 @@ def test_force_starts_an_interrupted_run_again(interrupted):
     assert began == [0]
 
 
-# --- taken further -------------------------------------------------------------------------------------------
+# --- extended -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "strides"), [("float32", "no divisors"), ("float64", "longer than the first run")])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_finished_run_taken_further_has_the_bits_of_one_never_stopped(
+def test_a_finished_run_that_is_extended_has_the_bits_of_one_never_stopped(
     tmp_path, never_stopped, optimizer, dtype, strides
 ):
     overrides, path = [optimizer, f"network.dtype={dtype}", *STRIDES[strides]], tmp_path / "run.h5"
@@ -217,7 +217,7 @@ def test_a_finished_run_taken_further_has_the_bits_of_one_never_stopped(
     ("optimizer", "dtype", "strides"),
     list(zip(OPTIMIZERS, ["float32", "float64"] * 2, [*STRIDES] * 2, strict=True)),
 )
-def test_an_interrupted_run_taken_further_has_the_bits_of_one_never_stopped(
+def test_an_interrupted_run_that_is_extended_has_the_bits_of_one_never_stopped(
     tmp_path, never_stopped, optimizer, dtype, strides
 ):
     overrides, path = [OPTIMIZERS[optimizer], f"network.dtype={dtype}", *STRIDES[strides]], tmp_path / "run.h5"
@@ -229,9 +229,7 @@ def test_an_interrupted_run_taken_further_has_the_bits_of_one_never_stopped(
 
 
 @pytest.mark.parametrize("optimizer", ["shuffled", "weight norm"])
-def test_a_run_taken_further_twice_with_interruptions_has_the_bits_of_one_never_stopped(
-    tmp_path, never_stopped, optimizer
-):
+def test_a_run_extended_twice_with_interruptions_has_the_bits_of_one_never_stopped(tmp_path, never_stopped, optimizer):
     overrides, path = [OPTIMIZERS[optimizer], "network.dtype=float32", *STRIDES["no divisors"]], tmp_path / "run.h5"
     go(plan(*overrides, steps=20), path)
     interrupt(plan(*overrides, steps=60), path, 30, extend_run=True)
@@ -253,7 +251,7 @@ def test_a_run_taken_further_twice_with_interruptions_has_the_bits_of_one_never_
 
 
 @pytest.mark.parametrize(("count", "stopped"), [(0, FIRST), (0, STOPPED), (1, STOPPED), (2, STOPPED), (2, FIRST)])
-def test_runs_with_few_or_no_copies_of_the_weights_are_taken_further(tmp_path, never_stopped, count, stopped):
+def test_runs_with_few_or_no_snapshots_are_extended(tmp_path, never_stopped, count, stopped):
     path, few = tmp_path / "run.h5", f"record.snapshots={count}"
     if stopped == FIRST:
         go(plan(few), path)
@@ -265,7 +263,7 @@ def test_runs_with_few_or_no_copies_of_the_weights_are_taken_further(tmp_path, n
     check_extended(path, never_stopped(), planned(FIRST, stopped, count=count))
 
 
-def test_a_run_of_a_single_step_is_taken_further(tmp_path, never_stopped):
+def test_a_run_of_a_single_step_is_extended(tmp_path, never_stopped):
     """At one step every stride is one, and the time axes have other names than later."""
     overrides = [OPTIMIZERS["shuffled"], "network.dtype=float32", *STRIDES["no divisors"]]
     go(plan(*overrides, steps=1), tmp_path / "run.h5")
@@ -273,7 +271,7 @@ def test_a_run_of_a_single_step_is_taken_further(tmp_path, never_stopped):
     check_extended(tmp_path / "run.h5", never_stopped(*overrides), planned(1, 1))
 
 
-def test_a_copy_of_the_weights_due_at_the_very_step_of_the_interruption_is_taken(tmp_path, never_stopped):
+def test_a_snapshot_due_at_the_very_step_of_the_interruption_is_taken(tmp_path, never_stopped):
     assert 18 in snapshot_steps(LAST, 15)
     assert 18 not in snapshot_steps(FIRST, 15)
     path = tmp_path / "run.h5"
@@ -298,7 +296,7 @@ def test_steps_of_a_new_run_are_just_its_steps(tmp_path):
     assert go(plan(steps=12), tmp_path / "run.h5", extend_run=True).steps == 12
 
 
-def test_the_record_of_the_beginning_stays_with_a_run_taken_further(tmp_path, monkeypatch):
+def test_the_record_of_the_beginning_stays_with_an_extended_run(tmp_path, monkeypatch):
     path = tmp_path / "run.h5"
     monkeypatch.setattr(sys, "argv", ["rhotrace", "train", "first"])
     go(plan(), path)
@@ -315,7 +313,7 @@ def test_the_record_of_the_beginning_stays_with_a_run_taken_further(tmp_path, mo
         assert [(s["from_step"], s["command"]) for s in trace.sessions] == [(FIRST, "rhotrace train second")]
 
 
-def test_a_file_of_repaired_steps_is_taken_to_the_steps_it_should_have_had(tmp_path, never_stopped):
+def test_a_repaired_file_is_extended_to_the_steps_it_should_have_had(tmp_path, never_stopped):
     path, saved = tmp_path / "run.h5", tmp_path / "saved.h5"
     interrupt(plan(steps=LAST), path, STOPPED)
     with open_trace(path) as trace:
@@ -419,13 +417,13 @@ def test_more_steps_without_asking_are_refused_with_the_way_to_ask(finished, bas
         go(plan(steps=LAST), bases["interrupted"])
 
 
-def test_an_interrupted_extension_asked_for_the_old_steps_says_how_to_go_on(finished):
+def test_an_interrupted_extension_asked_for_the_old_steps_says_how_to_resume(finished):
     interrupt(plan(steps=LAST), finished, 50, extend_run=True)
     with pytest.raises(RecipeError, match=rf"steps: {LAST} there, {FIRST} now\); .* --steps {LAST} goes on with it"):
         go(plan(), finished)
 
 
-def test_another_recipe_or_other_data_is_not_taken_further(finished):
+def test_a_run_of_another_recipe_or_other_data_is_not_extended(finished):
     before = finished.read_bytes()
     with pytest.raises(RecipeError, match=r"another recipe is there \(optimizer\.lr: 0\.05 there, 0\.1 now\)"):
         go(plan("optimizer.lr=0.1", steps=LAST), finished, extend_run=True)
@@ -443,7 +441,7 @@ def test_of_many_differences_the_first_are_shown_and_the_rest_counted(interrupte
         go(plan(*changes, "members.seeds=1"), interrupted)
 
 
-def test_a_diverged_run_is_not_taken_further(tmp_path):
+def test_a_diverged_run_is_not_extended(tmp_path):
     path = tmp_path / "run.h5"
     assert go(plan(*WILD), path).ended == "diverged"
     before = path.read_bytes()
@@ -477,7 +475,7 @@ def damage(path: Path, name: str, row: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def test_a_file_without_the_optimizer_s_state_is_not_taken_further(interrupted, tmp_path):
+def test_a_file_without_the_optimizer_s_state_is_not_extended(interrupted, tmp_path):
     for slot in (0, 1):
         damage(interrupted, "checkpoint/weights1", slot)
     with pytest.raises(TraceError, match="both of its checkpoints are damaged; `rhotrace repair"):
@@ -491,7 +489,7 @@ def test_a_file_without_the_optimizer_s_state_is_not_taken_further(interrupted, 
 
 
 @pytest.mark.parametrize("steps", [FIRST, LAST])
-def test_where_the_newest_state_is_damaged_training_goes_on_from_the_one_before(interrupted, tmp_path, steps):
+def test_where_the_newest_state_is_damaged_training_resumes_from_the_one_before(interrupted, tmp_path, steps):
     whole, began = tmp_path / "whole.h5", []
     with open_trace(interrupted) as trace:
         newest, before = whole_commits(trace)
@@ -507,7 +505,7 @@ def test_where_the_newest_state_is_damaged_training_goes_on_from_the_one_before(
 @pytest.mark.parametrize(
     ("name", "row", "what"), [("loss", 20, "steps 18 to 26 are"), ("weights/W2", 2, r"the weights at step \d+ are")]
 )
-def test_a_damaged_run_is_not_taken_further(interrupted, name, row, what):
+def test_a_damaged_run_is_not_extended(interrupted, name, row, what):
     damage(interrupted, name, row)
     with pytest.raises(TraceError, match=rf"{what} damaged on the disk; `rhotrace repair"):
         go(plan(steps=LAST), interrupted, extend_run=True)
@@ -534,7 +532,7 @@ def other_version(path: Path, package: str) -> str:
     ("changed", "extend_run"),
     [("rhotrace", False), ("torch", True), ("numpy", False), ("device", True), ("device", False), ("threads", True)],
 )
-def test_a_run_begun_under_other_conditions_goes_on_only_when_told_to(interrupted, changed, extend_run):
+def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupted, changed, extend_run):
     there = "77" if changed == "threads" else "99.1"
     with open_trace(interrupted) as trace:
         now = trace.attributes
@@ -575,7 +573,7 @@ def test_another_number_of_threads_is_seen(interrupted, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["h5py", "scipy", "torchvision"])
-def test_other_versions_of_what_decides_no_bit_hold_nobody_up(interrupted, package):
+def test_other_versions_of_packages_that_decide_no_bit_do_not_matter(interrupted, package):
     begun_with(interrupted, versions=other_version(interrupted, package))
     assert go(plan(), interrupted).ended == "finished"
     with open_trace(interrupted) as trace:
@@ -583,7 +581,7 @@ def test_other_versions_of_what_decides_no_bit_hold_nobody_up(interrupted, packa
         assert f"{package} {provenance.version(package)}" in trace.sessions[0]["versions"]
 
 
-def test_a_repository_that_moved_on_is_noted_and_holds_nobody_up(interrupted):
+def test_a_repository_that_moved_on_is_noted_and_does_not_matter(interrupted):
     begun_with(interrupted, git_revision="f" * 40)
     go(plan(), interrupted)
     with open_trace(interrupted) as trace:

@@ -1,4 +1,4 @@
-"""The numbers of a run: held to an independent oracle, to exact identities, and to the same run done otherwise."""
+"""The numbers of a run, compared with an independent oracle, exact identities, and the same run done otherwise."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_gradients_by_hand_equal_automatic_ones_and_the_oracle(depth, width, out
 
     weights = tuple(normal(members, *shape) for shape in network.shapes)
     if depth > 1:
-        weights[0][:, 0] = 0  # a unit that stands exactly at the kink for every sample
+        weights[0][:, 0] = 0  # a unit exactly at the kink for every sample
     x = normal(samples, inputs) if shared else normal(members, samples, inputs)
     y = normal(samples, outputs) if shared else normal(members, samples, outputs)
     kept = [t.clone() for t in (*weights, x, y)]
@@ -353,7 +353,7 @@ def test_a_longer_run_begins_with_the_shorter_one(train):
 
 
 def test_strided_quantities_are_those_rows_of_the_run_that_records_every_step(train):
-    # More steps than a block of the recorder holds, and 7 does not divide a block.
+    # More steps than fit into a block of the recorder, and 7 does not divide a block.
     shared = ("steps=1100", "data.train=20", "members.seeds=2", "network.width=4", "record.snapshots=3", SHUFFLED)
     every = train(*shared, "record.full_every=1", "record.test_every=1")
     some = train(*shared, "record.full_every=7", "record.test_every=10")
@@ -373,7 +373,7 @@ def test_strided_quantities_are_those_rows_of_the_run_that_records_every_step(tr
             assert all(np.array_equal(W, own) for W, own in zip(weights, weights_dense, strict=True))
 
 
-def test_full_batch_runs_have_the_training_set_at_every_step_whatever_the_stride(train):
+def test_full_batch_runs_have_the_training_set_at_every_step_at_any_stride(train):
     with open_trace(train("record.full_every=7")) as trace:
         assert np.array_equal(trace.step_of("a"), np.arange(60))
         assert np.array_equal(trace["a"], trace["batch_a"])

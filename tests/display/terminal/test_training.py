@@ -86,7 +86,7 @@ def true_T(path: Path) -> np.ndarray:
     [(1, "{kind: gd, lr: 0.1}", 1 << 25), (7, "{kind: sgd, lr: 0.1, batch_size: 8}", 1)],
     ids=["gd", "sgd"],
 )
-def test_the_transient_shown_of_a_run_that_goes_on_is_that_of_the_whole_run(
+def test_the_transient_shown_of_a_resumed_run_is_that_of_the_whole_run(
     command, tmp_path, stopped_everywhere, monkeypatch, stride, optimizer, slab, step
 ):
     monkeypatch.setattr("rhotrace.display.terminal.training.SLAB_BYTES", slab)  # read a row at a time, or all at once
@@ -99,8 +99,8 @@ def test_the_transient_shown_of_a_run_that_goes_on_is_that_of_the_whole_run(
     T = true_T(tmp_path / "run.h5")
     assert (T < 60).all()
     words, last = f"T about {geometric_mean(T).value:.0f} steps (3 of 3 members)", 90 if step < 90 else 93
-    told = [line for line in err.splitlines() if line.startswith((f"step {last}/{last} ", "done: "))]
-    assert [words in line for line in told] == [True, True]  # on a slow machine there are lines before
+    shown = [line for line in err.splitlines() if line.startswith((f"step {last}/{last} ", "done: "))]
+    assert [words in line for line in shown] == [True, True]  # on a slow machine there are more lines before these
     with open_trace(tmp_path / "run.h5") as trace:
         assert trace.complete
         assert trace.steps == last
