@@ -17,7 +17,7 @@ from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO:ResourceWarning")
-QUANTITY_NAMES = {quantity.name for quantity in QUANTITIES}
+QUANTITY_NAMES = {*QUANTITIES}
 
 
 class Bomb:
