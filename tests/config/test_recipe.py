@@ -1,10 +1,9 @@
-"""Recipes: what validates, and what every mistake is answered with."""
+"""Recipes: what validates, and the answer to every mistake."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"
 
 
 def fault(text: str, *overrides: str) -> str:
-    """The message that a bad recipe is answered with: one or two short lines without control characters."""
+    """The message for a bad recipe: one or two short lines without control characters."""
     with pytest.raises(RecipeError) as caught:
         parse(text, list(overrides), where="bad.yaml")
     message = str(caught.value)
@@ -227,22 +226,19 @@ def test_a_second_document_is_refused(small):
     assert fault(f"{small}---\n{small}").startswith("bad.yaml:8: ")
 
 
-def test_a_yaml_bomb_is_refused_at_once():
+def test_a_yaml_bomb_is_refused_at_its_first_anchor_and_read_no_further():
     bomb = "a: &a [x, x]\n" + "".join(
         f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    began = time.perf_counter()
-    assert "anchor" in fault(bomb)
-    assert time.perf_counter() - began < 1
+    assert fault(f"{bomb}]").startswith("bad.yaml:1: got an anchor")  # and not as the text that ends with no YAML
 
 
 @pytest.mark.parametrize(
     "text", ["a: " + "[" * 5000, "a: " + "{b: " * 5000, "- " * 500 + "x", "a: " + "[" * 400 + "]" * 400]
 )
-def test_deep_nesting_is_refused_at_once(text):
-    began = time.perf_counter()
-    assert "nested" in fault(text)
-    assert time.perf_counter() - began < 2
+def test_deep_nesting_is_refused_where_it_is_too_deep_and_read_no_further(text):
+    message = fault(f"{text}\n]}}")  # which is no YAML, and not what is reported
+    assert message.startswith("bad.yaml:1: nested more than")
 
 
 # --- files -------------------------------------------------------------------------------------------------

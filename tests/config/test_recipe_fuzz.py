@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from typing import Any
 
@@ -376,22 +375,22 @@ def test_any_override_is_taken_or_refused_in_words_that_can_be_printed(key, valu
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
-HEAVY = {
-    "brackets": "a: " + "[" * 10_000_000,
-    "braces": "{a: " * 2_500_000,
-    "dashes": "- " * 5_000_000,
-    "questions": "? " * 5_000_000,
-    "numbers": "a: [" + "1," * 5_000_000 + "]",
-    "keys": "".join(f"k{number}: 1\n" for number in range(1_000_000)),
-    "laughs": LAUGHS,
+HEAVY = {  # ten megabytes, most of them, and what of it is refused
+    "brackets": ("a: " + "[" * 10_000_000, "nested more than"),
+    "braces": ("{a: " * 2_500_000, "nested more than"),
+    "dashes": ("- " * 5_000_000, "nested more than"),
+    "questions": ("? " * 5_000_000, "nested more than"),
+    "numbers": ("a: [" + "1," * 5_000_000 + "]", "more than 20000 keys, values and brackets"),
+    "keys": ("".join(f"k{number}: 1\n" for number in range(1_000_000)), "more than 20000 keys, values and brackets"),
+    "laughs": (LAUGHS, "got an anchor, alias or tag"),
 }
 
 
 @pytest.mark.parametrize("case", HEAVY)
-def test_ten_megabytes_of_mischief_are_refused_within_a_second(case):
-    began = time.process_time()
-    assert met_with(HEAVY[case]) == "refused"
-    assert time.process_time() - began < 1
+def test_megabytes_of_mischief_are_refused_before_their_end_is_read(case):
+    text, refused = HEAVY[case]
+    with pytest.raises(RecipeError, match=refused):  # and not as the text that ends with no YAML
+        parse(f"{text}\n]}}")
 
 
 def test_a_process_refuses_a_billion_laughs_in_little_memory(tmp_path):

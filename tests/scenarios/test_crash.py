@@ -1,4 +1,4 @@
-"""Kills and power cuts at any moment: every file is whole, nothing committed is lost, and no bit differs in the end."""
+"""Kills and power cuts at any moment: every file is intact, no committed step is lost, and the finished run has the same bits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections import Counter
 from functools import partial
 
 import h5py
+import inside
 import numpy as np
 import pytest
 import xarray as xr
@@ -31,6 +32,7 @@ from crashing import (
     pause,
     send_signal,
 )
+from inside import Killed
 from powercut import Disk, History
 
 from rhotrace.analysis.run_analysis import analyze
@@ -45,17 +47,17 @@ DTYPES = ("float32", "float64")
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    return lambda *overrides: Bench(tmp_path, monkeypatch.setattr, overrides)
+    return lambda *overrides: Bench(tmp_path, monkeypatch, overrides)
 
 
 # --- kills at random moments -------------------------------------------------------------------------------
 
 
-def kill_again_and_again(bench: Bench, kills: int, rng: np.random.Generator) -> Counter[str]:
-    """Kills the trainings of a run again and again, while they open, train and seal it.
+def kill_repeatedly(bench: Bench, kills: int, rng: np.random.Generator) -> Counter[str]:
+    """Kills the training of a run repeatedly, while it opens, trains and seals the file.
 
     Returns:
-        How many kills there were, in which phase, and after how many of them what was wrong.
+        The number of kills in each phase, and of each fault found after them.
     """
     with bench.worker(block_seconds=0.004) as calm:
         assert calm.code() == 0, calm.said()
@@ -75,7 +77,7 @@ def kill_again_and_again(bench: Bench, kills: int, rng: np.random.Generator) -> 
             found = faults(bench.run, committed, worker.board.trained) + bench.faults_when_finished()
         tally.update({fault.split(":")[0] for fault in found})
         tally.update(f"({fault})" for fault in found)
-        if committed == bench.content.steps:  # another run, or else most kills would meet its sealing
+        if committed == bench.content.steps:  # start another run: otherwise most kills would hit the sealing
             bench.run.unlink()
             committed = 0
     return tally
@@ -91,9 +93,9 @@ def wrong(tally: Counter[str]) -> dict[str, int]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_run_killed_at_any_moment_keeps_its_commits_and_comes_to_the_same_bits(bench, optimizer, dtype):
+def test_a_run_killed_at_any_moment_keeps_its_commits_and_ends_with_the_same_bits(bench, optimizer, dtype):
     at = bench(optimizer, f"network.dtype={dtype}", "steps=130")
-    tally = kill_again_and_again(at, 5, np.random.default_rng())
+    tally = kill_repeatedly(at, 5, np.random.default_rng())
     assert tally["kills"] >= 5
     assert not wrong(tally)
 
@@ -105,15 +107,15 @@ def test_hundreds_of_kills_lose_nothing(tmp_path, monkeypatch, capsys):
     for number, (optimizer, dtype) in enumerate(configurations):
         (tmp_path / str(number)).mkdir()
         with monkeypatch.context() as patch:
-            at = Bench(tmp_path / str(number), patch.setattr, [optimizer, f"network.dtype={dtype}", "steps=400"])
+            at = Bench(tmp_path / str(number), patch, [optimizer, f"network.dtype={dtype}", "steps=400"])
             share = SOAK_KILLS * (number + 1) // len(configurations) - SOAK_KILLS * number // len(configurations)
-            tally += kill_again_and_again(at, share, np.random.default_rng())
+            tally += kill_repeatedly(at, share, np.random.default_rng())
     with capsys.disabled():
         print(
             f"\n{tally['kills']} kills ({tally['opening']} while opening, {tally['training']} training, "
             f"{tally['sealing']} sealing, {tally['sealed']} just after): {tally['unreadable']} unreadable files, "
             f"{tally['torn']} torn blocks, {tally['lost']} losses beyond a block, {tally['differing']} with differing "
-            f"bits after going on; {time.monotonic() - began:.0f} s"
+            f"bits after resuming; {time.monotonic() - began:.0f} s"
         )
     assert tally["kills"] >= SOAK_KILLS
     assert not wrong(tally)
@@ -122,9 +124,9 @@ def test_hundreds_of_kills_lose_nothing(tmp_path, monkeypatch, capsys):
 # --- a kill at every call that changes the disk ------------------------------------------------------------
 
 DIVERGES = ("network.depth=1", "optimizer.lr=1.0e+6")  # after 28 steps
-SCENARIOS = {  # overrides, how a process before was killed, calls of os.pwrite to go on by in the quick test
+SCENARIOS = {  # overrides, how an earlier process was killed, and every how many calls of os.pwrite the quick test kills
     "a new run": ([OPTIMIZERS["weight norm"]], None, 10),
-    "a run that goes on": ([OPTIMIZERS["shuffled"]], {"dies": (250, False)}, 19),
+    "a resumed run": ([OPTIMIZERS["shuffled"]], {"dies": (250, False)}, 19),
     "a run that diverges": ([OPTIMIZERS["gd"], *DIVERGES], None, 19),
 }
 
@@ -135,7 +137,7 @@ def killed_at_calls(bench: Bench, before: dict | None, stride: dict[str, int]) -
     Args:
         bench: with the run.
         before: how a first process is killed; nothing for a new run.
-        stride: how many calls of a name to go on by; 1 where none is given.
+        stride: every how many calls of a name to kill; 1 where none is given.
 
     Returns:
         The kills by name of the call.
@@ -182,7 +184,7 @@ def committed(bench: Bench) -> int:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_kill_at_any_call_leaves_a_whole_file_that_comes_to_the_same_bits(bench, scenario):
+def test_a_kill_at_any_call_leaves_an_intact_file_that_ends_with_the_same_bits(bench, scenario):
     overrides, before, stride = SCENARIOS[scenario]
     kills = killed_at_calls(bench(*overrides), before, {"pwrite": stride, "write": 80, "sync": stride // 9})
     assert {"pwrite", "write", "sync", "replace", "fsync", "unlink"} <= {*kills}
@@ -190,7 +192,7 @@ def test_a_kill_at_any_call_leaves_a_whole_file_that_comes_to_the_same_bits(benc
 
 @pytest.mark.soak
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_kill_at_every_single_call_leaves_a_whole_file_that_comes_to_the_same_bits(bench, scenario):
+def test_a_kill_at_every_single_call_leaves_an_intact_file_that_ends_with_the_same_bits(bench, scenario):
     overrides, before, _ = SCENARIOS[scenario]
     killed_at_calls(bench(*overrides), before, {})
 
@@ -214,8 +216,8 @@ def test_a_divergence_at_any_place_in_a_block_leaves_the_same_bits(bench, monkey
     at = bench(*DIVERGES, "steps=784", "record.snapshots=4")
     with open_trace(at.whole) as whole:
         assert at.outcome.steps == 28
-        assert whole.snapshot_steps() == [0, 1, 28]  # with a copy of the weights at the very step
-    monkeypatch.setattr("rhotrace.training.recorder.BLOCK_STEPS", block)
+        assert whole.snapshot_steps() == [0, 1, 28]  # with a snapshot at that very step
+    inside.small_blocks(monkeypatch.setattr, block)
     at.finish()
     assert at.spoilt() == []
 
@@ -223,13 +225,9 @@ def test_a_divergence_at_any_place_in_a_block_leaves_the_same_bits(bench, monkey
 # --- power cuts --------------------------------------------------------------------------------------------
 
 
-class KilledError(BaseException):
-    """Stands for a SIGKILL within this process: nothing is written after it."""
-
-
 def record(bench: Bench, patch: pytest.MonkeyPatch, kills: list[tuple[str, int]]) -> History:
     """The history of a run file that processes train in short blocks, each but the last killed before a call."""
-    patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", 8)
+    inside.small_blocks(patch.setattr, 8)
     with pytest.MonkeyPatch.context() as recording:
         disk = Disk(recording)
         for kill in kills:
@@ -238,11 +236,11 @@ def record(bench: Bench, patch: pytest.MonkeyPatch, kills: list[tuple[str, int]]
             def die(name, _, calls=calls, kill=kill):
                 calls[name] += 1
                 if (name, calls[name]) == kill:
-                    raise KilledError
+                    raise Killed
 
             with pytest.MonkeyPatch.context() as killing:
                 count_calls(die, killing.setattr)
-                with pytest.raises(KilledError):
+                with pytest.raises(Killed):
                     bench.finish()
         bench.finish()
     assert bench.spoilt() == []
@@ -263,7 +261,7 @@ def record(bench: Bench, patch: pytest.MonkeyPatch, kills: list[tuple[str, int]]
     ids=str,
 )
 @pytest.mark.parametrize("cuts", [40, pytest.param(400, marks=pytest.mark.soak)])
-def test_whatever_a_power_cut_leaves_on_the_disk_is_a_whole_run(bench, monkeypatch, optimizer, kills, cuts):
+def test_any_file_that_a_power_cut_leaves_is_an_intact_run(bench, monkeypatch, optimizer, kills, cuts):
     at, rng = bench(OPTIMIZERS[optimizer]), np.random.default_rng(cuts)
     history = record(at, monkeypatch, kills)
     at.run.write_bytes(history.image)
@@ -313,11 +311,11 @@ def test_a_process_that_died_while_it_noted_its_session_hides_no_other(bench, mo
         if b"from_step" not in bytes(data):
             return pwrite(descriptor, data, place)
         pwrite(descriptor, data[: len(data) // 2], place)
-        raise KilledError
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", torn)
-        with pytest.raises(KilledError):
+        with pytest.raises(Killed):
             at.finish()
     at.finish()
     with open_trace(at.run) as trace:
@@ -347,7 +345,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_not_after_it_was_
         assert second.kill()
 
 
-def test_those_who_look_whether_a_run_is_locked_do_not_keep_a_process_from_training(bench):
+def test_asking_whether_a_run_is_locked_does_not_keep_a_process_from_training(bench):
     at = bench()
     looking = os.open(lock_path(at.run), os.O_RDONLY | os.O_CREAT)
     fcntl.flock(looking, fcntl.LOCK_SH)  # as is_locked does, for an instant

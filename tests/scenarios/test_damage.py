@@ -1,4 +1,4 @@
-"""Damaged run files: no flipped bit goes unnoticed, and ``repair`` saves all that is before the damage."""
+"""Damaged run files: no flipped bit goes unnoticed, and ``repair`` saves every step before the damage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUIET = settings(deadline=None, derandomize=True, database=None, suppress_health
 
 @pytest.fixture(scope="module", autouse=True)
 def no_hang():
-    """Ends the process with a traceback where HDF5 does not come back: nothing else can."""
+    """Ends the process with a traceback if HDF5 hangs: nothing else can."""
     faulthandler.dump_traceback_later(600, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -79,7 +79,7 @@ pages = st.builds(
 
 
 def outcome(original: Undamaged, path: Path, *, thorough: bool = True) -> str:
-    """How a damaged file is met: refused, found wrong by a check (perhaps only the first), or sound.
+    """What becomes of a damaged file: refused, found wrong by a check (perhaps only the first), or sound.
 
     Nothing else may happen to a reader.
     """
@@ -119,7 +119,7 @@ def test_damage_is_refused_or_reported_or_of_no_consequence(files, tmp_path, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_that_hdf5_would_read_for_ever_is_refused(files, tmp_path, kind):
+def test_text_on_which_hdf5_would_hang_is_refused(files, tmp_path, kind):
     """In the last heap are references of 8 bytes; HDF5 takes the zeros behind one of no bytes for the next, of no size."""
     whole, path, refused = files[kind].whole, tmp_path / "heap.h5", 0
     heap = whole.rindex(b"GCOL\1\0\0\0")
@@ -130,7 +130,7 @@ def test_text_that_hdf5_would_read_for_ever_is_refused(files, tmp_path, kind):
             path.write_bytes(turned(whole, [(at + 8, 3)]))
             refused += f"the text at byte {heap} is not whole" in (refusal(lambda: open_trace(path), path) or "")
         at += 16 + -(-size // 8) * 8
-    assert refused > 10  # how many there are depends on the text that the heaps hold
+    assert refused > 10  # the number depends on the text in the heaps
 
 
 # --- repair ------------------------------------------------------------------------------------------------
@@ -221,9 +221,9 @@ def attributes_remain(path: Path) -> bool:
 
 
 BEYOND_THE_ROWS = {
-    "a copy of the weights": flipped("weights/W1", 0.2),
-    "all copies of the weights": header("weights/W2"),
-    "the group of the copies": header("weights"),
+    "a snapshot": flipped("weights/W1", 0.2),
+    "all snapshots": header("weights/W2"),
+    "the group of the snapshots": header("weights"),
     "an axis of the weights": header("weights/W1_out"),
     "the axis of the layers": header("layer"),
     "the axis of the members": header("member"),
@@ -253,7 +253,7 @@ def test_what_is_lost_beside_the_rows_costs_no_step_and_training_can_go_on(files
             == (case.startswith("the recipe") or case == "the command")
         )
         assert result.snapshots == tuple(trace.snapshot_steps())
-        lost = {"a copy of the weights": 1, "all copies of the weights": 5, "the group of the copies": 5}
+        lost = {"a snapshot": 1, "all snapshots": 5, "the group of the snapshots": 5}
         assert result.snapshots_lost == len(original.snapshots) - len(result.snapshots)
         assert result.snapshots_lost == min(lost.get(case, 0), len(original.snapshots))
 

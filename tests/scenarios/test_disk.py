@@ -1,4 +1,4 @@
-"""Disks that are full, limited, read-only or gone: one clear line, nothing left behind, and the run goes on later."""
+"""Disks that are full, limited, read-only or gone: one clear line, nothing left behind, and the run can be resumed later."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import inside
 import pytest
 from crashing import (
     BLOCK,
@@ -25,10 +26,12 @@ from crashing import (
 
 from rhotrace.errors import TraceError
 
+MOUNT, UMOUNT = shutil.which("mount"), shutil.which("umount")  # before a bench hides all programs
+
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    return Bench(tmp_path, monkeypatch.setattr)
+    return Bench(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def small_disk():
     mounted: list[Path] = []
 
     def mount(folder: Path, options: str) -> None:
-        words = ["mount", "-t", "tmpfs", "-o", options, "rhotrace", folder]
+        words = [MOUNT or "mount", "-t", "tmpfs", "-o", options, "rhotrace", folder]
         try:
             subprocess.run(words, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as problem:
@@ -47,7 +50,7 @@ def small_disk():
 
     yield mount
     for folder in mounted:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run([UMOUNT or "umount", "--lazy", folder], check=True)
 
 
 def refusal(worker) -> str:
@@ -71,7 +74,7 @@ def test_a_disk_too_small_for_the_run_is_refused_before_the_first_step(bench, sm
     assert not list(bench.run.parent.iterdir())
 
 
-def test_the_whole_run_s_space_is_taken_before_its_first_step(bench):
+def test_the_space_for_the_whole_run_is_reserved_before_its_first_step(bench):
     seen = []
     bench.finish(begin=lambda _: seen.append(bench.run.stat()), watch=lambda _: seen.append(bench.run.stat()))
     assert len(seen) == 2
@@ -80,7 +83,7 @@ def test_the_whole_run_s_space_is_taken_before_its_first_step(bench):
         assert about.st_blocks * 512 >= about.st_size
 
 
-def test_a_disk_that_fills_up_holds_up_nothing_but_the_sealing(bench, small_disk):
+def test_a_disk_that_fills_up_delays_only_the_sealing(bench, small_disk):
     small_disk(bench.run.parent, "size=2m")
     filler = bench.run.parent / "filler"
     with bench.worker(hooks={"begin": partial(fill_disk, filler)}) as worker:
@@ -92,14 +95,14 @@ def test_a_disk_that_fills_up_holds_up_nothing_but_the_sealing(bench, small_disk
     assert faults(bench.run, 64, 64) == []
     fill_disk(filler.with_name("more"))  # the room that the lock had had
     with bench.worker() as worker:
-        assert refusal(worker) == line  # and not for want of room for a lock
+        assert refusal(worker) == line  # and not because there is no room for a lock
     filler.unlink()
     with bench.worker() as worker:
         assert worker.code() == 0
     assert bench.spoilt() == []
 
 
-def test_a_run_goes_on_though_the_disk_is_full(bench, small_disk):
+def test_a_run_resumes_though_the_disk_is_full(bench, small_disk):
     small_disk(bench.run.parent, "size=2m")
     with bench.worker(hooks={"commit": kill_self}) as worker:
         worker.code()
@@ -111,8 +114,8 @@ def test_a_run_goes_on_though_the_disk_is_full(bench, small_disk):
     assert faults(bench.run, 64, 64) == []
 
 
-def test_writes_that_fail_leave_what_was_committed_and_the_run_goes_on_later(bench, monkeypatch):
-    """As on disks that cannot keep space for a file, because they write changes elsewhere."""
+def test_writes_that_fail_leave_what_was_committed_and_the_run_resumes_later(bench, monkeypatch):
+    """As on copy-on-write disks, which cannot reserve space for a file."""
     real, calls = os.pwrite, []
 
     def failing(descriptor, data, place):
@@ -122,7 +125,7 @@ def test_writes_that_fail_leave_what_was_committed_and_the_run_goes_on_later(ben
         return real(descriptor, data, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", BLOCK)
+        inside.small_blocks(patch.setattr, BLOCK)
         patch.setattr(os, "pwrite", failing)
         with pytest.raises(TraceError, match=r"No space left on device\. Its first (16|32|48) steps are safe"):
             bench.finish()

@@ -1,4 +1,4 @@
-"""Files made to do harm, or made by something else: refused in a line, quickly, in little memory, whatever is asked."""
+"""Files made to do harm, or made by something else: refused in one line and in little memory, by every command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO:ResourceWarning")
-QUANTITY_NAMES = set(QUANTITIES)
+QUANTITY_NAMES = {*QUANTITIES}
 
 
 class Bomb:
@@ -82,7 +82,7 @@ def sparse(file: h5py.File) -> None:
 
 
 def long_attribute(file: h5py.File) -> None:
-    """One that no text heap holds: 40 MB, in the file itself."""
+    """One too large for a text heap: 40 MB, in the file itself."""
     file.attrs.create("note", np.zeros(5_000_000))
 
 
@@ -92,7 +92,7 @@ def many_attributes(file: h5py.File) -> None:
 
 
 def more_steps_than_rows(file: h5py.File) -> None:
-    """A commit record whose checksum holds."""
+    """A commit record with a valid checksum."""
     file.attrs["planned_steps"] = "1000"
     numbers = np.array([1000, 3, 0, 0, 1, 1, 0], "<i8")
     numbers[6] = zlib.crc32(numbers[:6].tobytes())
@@ -297,7 +297,7 @@ def test_what_is_no_file_is_refused_at_once(command, tmp_path):
         ("repair", "a long attribute"),
     ],
 )
-def test_a_process_refuses_a_hostile_file_soon_and_in_little_memory(copies, words, case):
+def test_a_process_refuses_a_hostile_file_in_little_memory(copies, words, case):
     kind, make = REFUSED[case]
     make(copies[kind])
     code, out, err = measured(words, copies[kind].name, folder=copies[kind].parent)
@@ -306,7 +306,7 @@ def test_a_process_refuses_a_hostile_file_soon_and_in_little_memory(copies, word
     assert err.startswith(f"error: {copies[kind].name}: ")
 
 
-def test_a_process_refuses_text_that_hdf5_would_read_for_ever(copies):
+def test_a_process_refuses_text_on_which_hdf5_would_hang(copies):
     path = copies["sealed"]
     whole = bytearray(path.read_bytes())
     heap = whole.rindex(b"GCOL\1\0\0\0")

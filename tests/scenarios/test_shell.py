@@ -63,9 +63,9 @@ def test_every_command_speaks_json(words):
 def test_train_and_recipes_give_json_and_nothing_else_on_stdout(command, small, tmp_path):
     (tmp_path / "small.yaml").write_text(small, encoding="utf-8")
     code, out, _ = command("train", "small.yaml", "--device", "cpu", "--json")
-    told = json.loads(out)
+    found = json.loads(out)
     assert code == 0
-    assert (told["path"], told["ended"], told["steps"], len(told["T"])) == ("runs/small.h5", "finished", 60, 3)
+    assert (found["path"], found["ended"], found["steps"], len(found["T"])) == ("runs/small.h5", "finished", 60, 3)
     code, out, err = command("recipe", "check", "small.yaml", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["optimizer"]["lr"] == 0.05
@@ -150,7 +150,7 @@ def test_a_table_that_does_not_fit_becomes_a_list_with_every_cell():
     ids=" ".join,
 )
 @pytest.mark.parametrize("target", ["A", "B"])
-def test_no_run_is_ever_replaced_by_what_is_made_of_one(command, train, words, target):
+def test_no_run_is_ever_replaced_by_an_export_or_a_report(command, train, words, target):
     runs = {"A": train("steps=20"), "B": train("steps=21")}
     before = {name: path.read_bytes() for name, path in runs.items()}
     code, out, err = command(
@@ -161,14 +161,14 @@ def test_no_run_is_ever_replaced_by_what_is_made_of_one(command, train, words, t
     assert {name: path.read_bytes() for name, path in runs.items()} == before
 
 
-def test_nobody_reading_is_no_error(tmp_path):
+def test_a_closed_pipe_is_no_error(tmp_path):
     line = f"{sys.executable} -m rhotrace quantities | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 @pytest.mark.parametrize("no_colour", [False, True])
-def test_colours_are_only_there_where_they_are_wanted(train, no_colour):
+def test_colours_appear_only_where_they_are_wanted(train, no_colour):
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color", "COLUMNS": "80"}
     environment |= {"NO_COLOR": "1"} if no_colour else {}
     ours, theirs = pty.openpty()
@@ -199,14 +199,14 @@ def test_where_only_ascii_can_be_written_signs_are_replaced(rhotrace, train, wor
     assert done.stdout.isascii()
 
 
-def test_completion_is_to_be_had(rhotrace):
+def test_shell_completion_is_available(rhotrace):
     done = rhotrace("--show-completion", "bash")
     if done.returncode:  # older Typer asks the shell that it runs in
         pytest.skip("this Typer knows the shell only from its parent process")
     assert "complete_bash" in done.stdout
 
 
-def test_the_package_is_imported_in_no_time_and_gives_its_functions_when_asked(tmp_path):
+def test_importing_the_package_imports_nothing_heavy_and_its_functions_are_there_when_asked_for(tmp_path):
     code = (
         "import sys, rhotrace\n"
         "assert not {'numpy', 'h5py', 'torch', 'pydantic'} & set(sys.modules)\n"

@@ -22,17 +22,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import h5py
+import inside
 import numpy as np
+import pytest
 
 from rhotrace.config import recipe
 from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.models.datasets import Dataset
-from rhotrace.runfile import hdf5_io as hdf5_files
-from rhotrace.runfile import provenance
-from rhotrace.runfile import writer as trace_writer
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.theory.step_identity import audit
-from rhotrace.training import recorder
 from rhotrace.training import train as training
 
 # Children are forked from a server that has imported everything: each costs milliseconds, not the seconds of torch.
@@ -82,7 +80,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 class Board(ctypes.Structure):
-    """What a child tells of itself, in memory that outlives it: a pipe would lose the last words of a killed one."""
+    """What a child reports about itself, in memory that outlives it: a pipe would lose the last words of a killed one."""
 
     _fields_ = [
         ("phase", ctypes.c_int64),
@@ -109,19 +107,18 @@ class Bench:
 
     Args:
         folder: for all of it.
-        put: replaces an attribute of a module or class while the test lasts.
+        patch: undone when the test ends.
         overrides: of the recipe.
     """
 
-    def __init__(self, folder: Path, put: Callable[[Any, str, Any], None], overrides: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, overrides: Sequence[str] = ()) -> None:
         self.folder, self.overrides = folder, overrides
         self.content = recipe.parse(RECIPE, list(overrides))
         self.text = self.content.to_yaml()
         self.data = training.load_dataset(**recipe.options(self.content.data), dtype=self.content.network.dtype)
-        for where, name, stand_in in stand_ins(self.data):
-            put(where, name, stand_in)
-        for name in {"fsync", "fdatasync"} & {*dir(os)}:  # nobody kills this process; the others wait for the disk
-            put(os, name, lambda _: None)
+        inside.data_at_hand(patch.setattr, self.data)
+        inside.without_waiting_for_the_disk(patch.setattr)
+        inside.without_git(patch)
         self.run, self.whole = folder / "run" / "run.h5", folder / "whole.h5"
         self.run.parent.mkdir()
         if self.text not in UNDISTURBED:
@@ -156,7 +153,7 @@ class Bench:
             return file.attrs["status"] == "complete"
 
     def faults_when_finished(self) -> list[str]:
-        """What is wrong when this process goes on with a copy of what a killed one left, lock and leftovers included."""
+        """What is wrong when this process resumes a copy of what a killed one left, lock and leftovers included."""
         if not self.run.exists():
             return []
         folder = self.run.parent.with_name("copy")
@@ -181,7 +178,7 @@ class Job:
         text: of the recipe.
         path: of the run file.
         data: of the recipe; a child would read all of MNIST for it.
-        aside: a folder for what the child tells.
+        aside: a folder for what the child reports.
         block_seconds: longest time between two commits.
         dies: the number of the call that changes the disk at which the child kills itself, and whether half of
             the bytes are written before, where it writes any.
@@ -262,7 +259,7 @@ def work(job: Job) -> None:
     except RhoTraceError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except Exception:  # multiprocessing would print it after its own buffers, where nobody looks
+    except Exception:  # multiprocessing would print it after its own buffers, and the test would not see it
         traceback.print_exc()
         sys.stderr.flush()
         sys.exit(1)
@@ -270,11 +267,11 @@ def work(job: Job) -> None:
 
 def patch_child(job: Job, board: Board) -> None:
     """Small blocks, and a note of what is done on the board."""
-    for target, name, value in stand_ins(job.data):
-        setattr(target, name, value)
-    training.BLOCK_SECONDS, recorder.BLOCK_STEPS = job.block_seconds, BLOCK
-    open_run, seal = training.open_run, training.seal
-    record, commit = recorder.Recorder.record, trace_writer.TraceWriter.commit
+    patch = pytest.MonkeyPatch()  # never undone: the process ends with it
+    inside.without_git(patch)
+    inside.data_at_hand(setattr, job.data)
+    inside.small_blocks(setattr, BLOCK, job.block_seconds)
+    open_run, record, commit, seal = (getattr(*inside.PARTS[part]) for part in ("open", "record", "commit", "seal"))
 
     def hook(name: str, call: Callable[[], object] = lambda: None) -> None:
         if name in job.hooks:
@@ -294,17 +291,17 @@ def patch_child(job: Job, board: Board) -> None:
         hook("seal", lambda: seal(*words, **options))
         seal(*words, **options)
 
-    def recording(self: recorder.Recorder, step: int, moment: Any) -> None:
+    def recording(self: Any, step: int, moment: Any) -> None:
         board.trained = step + 1
         record(self, step, moment)
 
-    def committing(self: trace_writer.TraceWriter, steps: int, state: Any) -> None:
+    def committing(self: Any, steps: int, state: Any) -> None:
         commit(self, steps, state)
         board.committed = steps
         hook("commit")
 
-    training.open_run, training.seal = opening, sealing
-    recorder.Recorder.record, trace_writer.TraceWriter.commit = recording, committing
+    for part, call in {"open": opening, "record": recording, "commit": committing, "seal": sealing}.items():
+        setattr(*inside.PARTS[part], call)
     if job.dies:
         count_calls(partial(die_at, board, *job.dies), setattr)
     if job.logs:
@@ -312,47 +309,26 @@ def patch_child(job: Job, board: Board) -> None:
         count_calls(lambda name, _: print(name, file=log), setattr)
 
 
-def stand_ins(data: Dataset) -> list[tuple[Any, str, Any]]:
-    """What takes the place of slow things that have nothing to do with run files: (where, name, stand-in)."""
-    return [
-        (training, "load_dataset", lambda **_: data),
-        (provenance, "_git_state", lambda *_: {}),
-        (provenance, "versions", lambda: "rhotrace 0, torch 0, numpy 0"),
-    ]
-
-
 # --- calls that change the disk ----------------------------------------------------------------------------
 
 
 def count_calls(at: Callable[[str, Callable[[], object]], None], put: Callable[[Any, str, Any], None]) -> None:
-    """Has ``at`` called with the name of each call that changes the disk, before it, and with what does half of it."""
-    pwrite, write = os.pwrite, hdf5_files._Forgiving.write
-
-    def half_pwrite(descriptor: int, data: Any, place: int) -> int:
-        at("pwrite", lambda: pwrite(descriptor, data[: len(data) // 2], place))
-        return pwrite(descriptor, data, place)
-
-    def half_write(self: Any, data: Any) -> int:
-        at("write", lambda: write(self, bytes(data)[: len(data) // 2]))
-        return write(self, data)
+    """Calls ``at`` before each call that changes the disk, with its name and a function that does half of it."""
 
     def before(where: Any, name: str) -> None:
         real = getattr(where, name)
 
+        def half(target: Any, data: Any, *place: int) -> None:
+            real(target, bytes(data)[: len(data) // 2], *place)
+
         def call(*words: Any, **options: Any) -> Any:
-            at(name, lambda: None)
+            at(name, partial(half, *words) if name in {"pwrite", "write"} else lambda: None)
             return real(*words, **options)
 
         put(where, name, call)
 
-    put(os, "pwrite", half_pwrite)
-    put(hdf5_files._Forgiving, "write", half_write)
-    for where, name in [
-        (trace_writer, "sync"), (hdf5_files, "sync"), (os, "fsync"), (os, "posix_fallocate"), (Path, "replace"),
-        (Path, "unlink"),
-    ]:  # fmt: skip
-        if hasattr(where, name):  # macOS has no posix_fallocate
-            before(where, name)
+    for where, name in inside.DISK_CALLS:
+        before(where, name)
 
 
 def die_at(board: Board, number: int, half: bool, _name: str, do_half: Callable[[], object]) -> None:
@@ -406,7 +382,7 @@ def out_of_quota(*_: object) -> None:
 
 
 def remove(path: Path, *_: object) -> None:
-    """Removes a file, or a folder with all that it holds."""
+    """Removes a file, or a folder with its contents."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -475,7 +451,7 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
             weight_norm="v_norm" in trace,
         )
         if not checked or not checked.holds:
-            found.append(f"the step identity does not hold: {checked}")
+            found.append(f"the step identity is violated: {checked}")
     if not trace.complete:
         found += [f"{block}" for block in [trace.damaged_block()] if block]
         if trace.steps not in {0, *(block.last for block in trace.blocks())}:

@@ -1,4 +1,4 @@
-"""One network trained the slow way: what a run file must hold, worked out again from the equations.
+"""One network trained the slow way: what a run file must contain, computed again from the equations.
 
 Plain float64 numpy, one network, no member axis, nothing of the package but the fractions of its margin
 quantiles. Samples are rows here: x is (N, d), y and g(x) are (N, C). The loss is L = mean_n ||g(x_n) - y_n||^2.

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import inside
 import numpy as np
 import pytest
-
-from rhotrace.runfile import hdf5_io as hdf5_files
-from rhotrace.runfile import writer as trace_writer
 
 SECTOR = 512  # what a disk writes whole or not at all
 
@@ -24,7 +22,7 @@ class History:
     Attributes:
         image: its bytes then.
         events: ``(place, bytes)`` of each write since, or None for a sync that has ended.
-        named: how many events there were when it took its name; nobody can see it before.
+        named: how many events there were when it took its name; it is invisible before.
     """
 
     image: bytes
@@ -55,7 +53,7 @@ class History:
         )
 
 
-def torn(held: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Generator) -> bytearray:
+def torn(kept: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Generator) -> bytearray:
     """The bytes with any of the sectors of the writes, in any order."""
     sectors = []
     for place, data in writes:
@@ -65,8 +63,8 @@ def torn(held: bytearray, writes: list[tuple[int, bytes]], rng: np.random.Genera
     for number in rng.permutation(len(sectors)):
         if rng.random() < share:
             place, data = sectors[number]
-            held[place : place + len(data)] = data
-    return held
+            kept[place : place + len(data)] = data
+    return kept
 
 
 class Disk:
@@ -76,34 +74,35 @@ class Disk:
         self.histories: dict[int, History] = {}
         self.unsynced: set[int] = set()
         self.log: list[str] = []  # of names given and folders synced
-        real_pwrite, real_replace, real_fsync = os.pwrite, Path.replace, os.fsync
-        real_write = hdf5_files._Forgiving.write
+        real = {name: getattr(where, name) for where, name in inside.DISK_CALLS}
 
         def pwrite(descriptor: int, data: Any, place: int) -> int:
             self.write(descriptor, place, bytes(data))
-            return real_pwrite(descriptor, data, place)
+            return real["pwrite"](descriptor, data, place)
 
         def write(raw: Any, data: Any) -> int:
             self.unsynced.add(os.fstat(raw.fileno()).st_ino)
-            return real_write(raw, data)
+            return real["write"](raw, data)
 
         def replace(path: Path, target: Path) -> Path:
             inode = path.stat().st_ino
             self.log.append(f"{target.name} named, {'not ' * (inode in self.unsynced)}on the disk")
             if inode in self.histories:
                 self.histories[inode].named = len(self.histories[inode].events)
-            return real_replace(path, target)
+            return real["replace"](path, target)
 
         def fsync(descriptor: int) -> None:
             self.log.append("folder synced")
-            real_fsync(descriptor)
+            real["fsync"](descriptor)
 
-        for module in (trace_writer, hdf5_files):
-            patch.setattr(module, "sync", lambda descriptor, real=module.sync: self.sync(descriptor, real))
-        patch.setattr(os, "pwrite", pwrite)
-        patch.setattr(os, "fsync", fsync)
-        patch.setattr(Path, "replace", replace)
-        patch.setattr(hdf5_files._Forgiving, "write", write)
+        def sync(descriptor: int) -> None:
+            real["sync"](descriptor)
+            self.sync(descriptor)
+
+        instead = {"pwrite": pwrite, "write": write, "sync": sync, "fsync": fsync, "replace": replace}
+        for where, name in inside.DISK_CALLS:
+            if name in instead:
+                patch.setattr(where, name, instead[name])
 
     def write(self, descriptor: int, place: int, data: bytes) -> None:
         inode = os.fstat(descriptor).st_ino
@@ -111,8 +110,7 @@ class Disk:
         if inode in self.histories:
             self.histories[inode].events.append((place, data))
 
-    def sync(self, descriptor: int, real: Any) -> None:
-        real(descriptor)
+    def sync(self, descriptor: int) -> None:
         about = os.fstat(descriptor)
         self.unsynced.discard(about.st_ino)
         known = self.histories.get(about.st_ino)

@@ -215,11 +215,10 @@ def test_where_no_cluster_is_the_sweep_is_refused_at_once(command, tmp_path, sma
     if address == "auto" and rays():
         pytest.skip("Ray runs on this machine")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    began = time.monotonic()
     code, out, errors = command("sweep", files_of(tmp_path, small), "--ray", address)
     assert (code, out) == (2, "")
-    assert time.monotonic() - began < 20
     said = errors[errors.index("error:") :]
+    assert ("Connection refused" in said) == (address == "127.0.0.1:9")  # and not Ray's own words, after minutes
     assert f"--ray {address}: no cluster" in said
     assert "ray start --head" in said
     assert said.count("\n") <= 2

@@ -199,9 +199,7 @@ def test_a_sweep_whose_files_are_gone_says_so_and_shows_the_rest(copy):
 
 def test_a_second_call_trains_nothing_and_touches_nothing(copy):
     before = stamps(copy / "out")
-    began = time.perf_counter()
     assert said(go(copy / "sweep.yaml", copy / "out", nowhere)) == ["finished", "finished"]
-    assert time.perf_counter() - began < 5
     assert stamps(copy / "out") == before
 
 
@@ -553,7 +551,8 @@ def test_a_sweep_survives_the_kill_of_a_worker_and_then_that_of_all_of_it(tmp_pa
         wait_for(lambda: steps_of(path) > 0, process)
         (worker,) = [p for p in psutil.Process(process.pid).children() if any("spawn_main" in w for w in p.cmdline())]
         worker.kill()
-        time.sleep(0.1)
+        _, alive = psutil.wait_procs([worker], timeout=60)
+        assert not alive
         at_kill = steps_of(path)
         assert 0 < at_kill < steps
         wait_for(lambda: steps_of(path) > at_kill, process)

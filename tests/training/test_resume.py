@@ -1,10 +1,9 @@
-"""What ``train`` does about a run that is there: go on, take it further, refuse; and what it shows of it."""
+"""What ``train`` does with an existing run: resume it, extend it, or refuse."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import re
@@ -14,33 +13,25 @@ import sys
 from pathlib import Path
 
 import h5py
+import inside
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from crashing import OPTIMIZERS
+from damaging import attribute
+from inside import Killed
 from small import SMALL
 
-from rhotrace.analysis.transient.live_follower import TransientWatch
-from rhotrace.analysis.transient.transient_time import first_lasting, geometric_mean
 from rhotrace.analysis.verification import verify
-from rhotrace.cli import app as cli
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.layout import snapshot_steps
 from rhotrace.runfile.reader import open_trace, whole_commits
 from rhotrace.runfile.repair import repair
-from rhotrace.runfile.writer import TraceWriter
 from rhotrace.training import train as training
 
-FIRST, STOPPED, LAST = 45, 27, 110  # steps of a run, where it is interrupted, and to which it is taken further
-OPTIMIZERS = {
-    "gd": "optimizer={kind: gd, lr: 0.05}",
-    "shuffled": "optimizer={kind: sgd, lr: 0.05, batch_size: 7}",
-    "replaced": "optimizer={kind: sgd, lr: 0.05, batch_size: 7, sampling: with-replacement}",
-    "weight norm": "optimizer={kind: weight-norm, lr: 0.05, batch_size: 7}",
-}
+FIRST, STOPPED, LAST = 45, 27, 110  # steps of a run, where it is interrupted, and to which it is extended
 STRIDES = {
     "no divisors": ["record.full_every=7", "record.test_every=13"],
     "longer than the first run": ["record.full_every=70", "record.test_every=100"],
@@ -48,42 +39,16 @@ STRIDES = {
 WILD = ["network.depth=1", "optimizer.lr=1e9"]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
 def in_blocks_of_nine(patch: pytest.MonkeyPatch) -> None:
-    """Whatever the clock says, so that an interruption always comes at the same step; and without waiting for disks."""
-    patch.setattr("rhotrace.training.recorder.BLOCK_STEPS", 9)
-    patch.setattr("rhotrace.training.train.BLOCK_SECONDS", 1e9)
-    patch.setattr(provenance, "_git", lambda *_: "")
-    for name in ("fsync", "fdatasync"):
-        patch.setattr(os, name, lambda _: None, raising=False)
+    """So that an interruption always comes at the same step; and without waiting for git or the disk."""
+    inside.small_blocks(patch.setattr, 9)
+    inside.without_git(patch)
+    inside.without_waiting_for_the_disk(patch.setattr)
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     in_blocks_of_nine(monkeypatch)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs the command line inside this process from ``tmp_path``; returns (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["rhotrace", *map(str, words)])
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        else:
-            code = 0
-        return int(code), *capsys.readouterr()
-
-    return run
 
 
 def plan(*overrides: str, steps: int = FIRST) -> recipe.Recipe:
@@ -104,12 +69,12 @@ def interrupt(content: recipe.Recipe, path: Path, step: int, **how: bool) -> Non
     assert training.train(content, path, device="cpu", watch=watch, **how).ended == "interrupted"
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """The raw bytes of every dataset but the copies of the weights, and their shape and type."""
+def contents(path: Path, leave_out: str = "weights/") -> dict[str, bytes]:
+    """The raw bytes, shape and type of every dataset; those whose name begins with ``leave_out`` are left out."""
     found: dict[str, bytes] = {}
 
     def keep(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("weights/"):
+        if isinstance(item, h5py.Dataset) and not (leave_out and name.startswith(leave_out)):
             found[name] = repr((item.shape, item.dtype)).encode() + item[()].tobytes()
 
     with h5py.File(path, "r") as file:
@@ -156,10 +121,16 @@ def never_stopped(tmp_path_factory):
     @functools.lru_cache
     def train(*overrides: str) -> Whole:
         path, weights = folder / f"{abs(hash(overrides))}.h5", {}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TraceWriter, "snapshot", lambda _, step, W: weights.update({step: [w.copy() for w in W]}))
-            patch.setattr(training, "seal", lambda *_, **__: None)
-            go(plan(*overrides, "record.snapshots=1000", steps=LAST), path)
+
+        def keep(block) -> None:
+            if block.last == LAST:
+                with open_trace(path) as trace:
+                    weights.update(trace.snapshots())
+                raise Killed  # to compress them all would take a while
+
+        every_step = plan(*overrides, "record.snapshots=1000", steps=LAST)
+        with pytest.raises(Killed):
+            training.train(every_step, path, device="cpu", watch=keep)
         go(plan(*overrides, steps=LAST), path, force=True)
         assert sorted(weights) == list(range(LAST + 1))
         return Whole(path, [weights[step] for step in sorted(weights)])
@@ -168,14 +139,14 @@ def never_stopped(tmp_path_factory):
 
 
 def check_extended(path: Path, whole: Whole, snapshots: list[int]) -> None:
-    """The file of a run that was taken further: sound, and with the bits of one that was never stopped."""
+    """The file of an extended run is sound, and has the bits of one that was never stopped."""
     check_bits(path, whole, snapshots)
     with open_trace(path) as trace:
         check_sound(trace)
 
 
 def check_bits(path: Path, whole: Whole, snapshots: list[int]) -> None:
-    """The file of a run that was taken further, held against that of one that was never stopped."""
+    """Compares the file of an extended run with that of one that was never stopped."""
     assert contents(path) == contents(whole.path)
     with open_trace(path) as trace, open_trace(whole.path) as reference:
         assert trace.complete
@@ -200,12 +171,40 @@ def planned(first: int, steps: int, last: int = LAST, count: int = 6) -> list[in
     return sorted({*before, *(s for s in snapshot_steps(last, count) if s >= steps)})
 
 
-# --- taken further -------------------------------------------------------------------------------------------
+# --- resumed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_stopped_twice_and_resumed_has_the_bits_of_one_never_stopped(tmp_path, optimizer, dtype):
+    content = plan(optimizer, f"network.dtype={dtype}", "record.full_every=4", steps=100)
+    whole, parts, began = tmp_path / "whole.h5", tmp_path / "parts.h5", []
+    go(content, whole)
+    interrupt(content, parts, 20)
+    with open_trace(parts) as trace:
+        assert trace.steps == 27  # the end of the block of nine steps
+    interrupt(content, parts, 60)
+    assert training.train(content, parts, device="cpu", begin=began.append).ended == "finished"
+    assert began == [63]
+    assert contents(parts, "") == contents(whole, "")
+
+
+def test_a_reworded_claim_is_no_other_recipe(interrupted):
+    assert go(plan("claim=other words"), interrupted).ended == "finished"
+
+
+def test_force_starts_an_interrupted_run_again(interrupted):
+    began = []
+    training.train(plan(), interrupted, device="cpu", force=True, begin=began.append)
+    assert began == [0]
+
+
+# --- extended -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "strides"), [("float32", "no divisors"), ("float64", "longer than the first run")])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_finished_run_taken_further_has_the_bits_of_one_never_stopped(
+def test_a_finished_run_that_is_extended_has_the_bits_of_one_never_stopped(
     tmp_path, never_stopped, optimizer, dtype, strides
 ):
     overrides, path = [optimizer, f"network.dtype={dtype}", *STRIDES[strides]], tmp_path / "run.h5"
@@ -218,7 +217,7 @@ def test_a_finished_run_taken_further_has_the_bits_of_one_never_stopped(
     ("optimizer", "dtype", "strides"),
     list(zip(OPTIMIZERS, ["float32", "float64"] * 2, [*STRIDES] * 2, strict=True)),
 )
-def test_an_interrupted_run_taken_further_has_the_bits_of_one_never_stopped(
+def test_an_interrupted_run_that_is_extended_has_the_bits_of_one_never_stopped(
     tmp_path, never_stopped, optimizer, dtype, strides
 ):
     overrides, path = [OPTIMIZERS[optimizer], f"network.dtype={dtype}", *STRIDES[strides]], tmp_path / "run.h5"
@@ -230,9 +229,7 @@ def test_an_interrupted_run_taken_further_has_the_bits_of_one_never_stopped(
 
 
 @pytest.mark.parametrize("optimizer", ["shuffled", "weight norm"])
-def test_a_run_taken_further_twice_with_interruptions_has_the_bits_of_one_never_stopped(
-    tmp_path, never_stopped, optimizer
-):
+def test_a_run_extended_twice_with_interruptions_has_the_bits_of_one_never_stopped(tmp_path, never_stopped, optimizer):
     overrides, path = [OPTIMIZERS[optimizer], "network.dtype=float32", *STRIDES["no divisors"]], tmp_path / "run.h5"
     go(plan(*overrides, steps=20), path)
     interrupt(plan(*overrides, steps=60), path, 30, extend_run=True)
@@ -254,7 +251,7 @@ def test_a_run_taken_further_twice_with_interruptions_has_the_bits_of_one_never_
 
 
 @pytest.mark.parametrize(("count", "stopped"), [(0, FIRST), (0, STOPPED), (1, STOPPED), (2, STOPPED), (2, FIRST)])
-def test_runs_with_few_or_no_copies_of_the_weights_are_taken_further(tmp_path, never_stopped, count, stopped):
+def test_runs_with_few_or_no_snapshots_are_extended(tmp_path, never_stopped, count, stopped):
     path, few = tmp_path / "run.h5", f"record.snapshots={count}"
     if stopped == FIRST:
         go(plan(few), path)
@@ -266,7 +263,7 @@ def test_runs_with_few_or_no_copies_of_the_weights_are_taken_further(tmp_path, n
     check_extended(path, never_stopped(), planned(FIRST, stopped, count=count))
 
 
-def test_a_run_of_a_single_step_is_taken_further(tmp_path, never_stopped):
+def test_a_run_of_a_single_step_is_extended(tmp_path, never_stopped):
     """At one step every stride is one, and the time axes have other names than later."""
     overrides = [OPTIMIZERS["shuffled"], "network.dtype=float32", *STRIDES["no divisors"]]
     go(plan(*overrides, steps=1), tmp_path / "run.h5")
@@ -274,7 +271,7 @@ def test_a_run_of_a_single_step_is_taken_further(tmp_path, never_stopped):
     check_extended(tmp_path / "run.h5", never_stopped(*overrides), planned(1, 1))
 
 
-def test_a_copy_of_the_weights_due_at_the_very_step_of_the_interruption_is_taken(tmp_path, never_stopped):
+def test_a_snapshot_due_at_the_very_step_of_the_interruption_is_taken(tmp_path, never_stopped):
     assert 18 in snapshot_steps(LAST, 15)
     assert 18 not in snapshot_steps(FIRST, 15)
     path = tmp_path / "run.h5"
@@ -283,16 +280,14 @@ def test_a_copy_of_the_weights_due_at_the_very_step_of_the_interruption_is_taken
     check_extended(path, never_stopped(), planned(FIRST, 18, count=15))
 
 
-def test_a_run_without_a_committed_step_begins_anew_with_the_longer_plan(tmp_path, never_stopped, monkeypatch):
+def test_a_run_without_a_committed_step_begins_anew_with_the_longer_plan(tmp_path, never_stopped):
     path = tmp_path / "run.h5"
 
-    def killed(*_):
+    def die(_: int) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(TraceWriter, "commit", killed)
-        with pytest.raises(Killed):
-            go(plan(), path)
+    with pytest.raises(Killed):
+        training.train(plan(), path, device="cpu", begin=die)
     go(plan(steps=LAST), path, extend_run=True)
     check_extended(path, never_stopped(), snapshot_steps(LAST, 6))
 
@@ -301,7 +296,7 @@ def test_steps_of_a_new_run_are_just_its_steps(tmp_path):
     assert go(plan(steps=12), tmp_path / "run.h5", extend_run=True).steps == 12
 
 
-def test_the_record_of_the_beginning_stays_with_a_run_taken_further(tmp_path, monkeypatch):
+def test_the_record_of_the_beginning_stays_with_an_extended_run(tmp_path, monkeypatch):
     path = tmp_path / "run.h5"
     monkeypatch.setattr(sys, "argv", ["rhotrace", "train", "first"])
     go(plan(), path)
@@ -318,7 +313,7 @@ def test_the_record_of_the_beginning_stays_with_a_run_taken_further(tmp_path, mo
         assert [(s["from_step"], s["command"]) for s in trace.sessions] == [(FIRST, "rhotrace train second")]
 
 
-def test_a_file_of_repaired_steps_is_taken_to_the_steps_it_should_have_had(tmp_path, never_stopped):
+def test_a_repaired_file_is_extended_to_the_steps_it_should_have_had(tmp_path, never_stopped):
     path, saved = tmp_path / "run.h5", tmp_path / "saved.h5"
     interrupt(plan(steps=LAST), path, STOPPED)
     with open_trace(path) as trace:
@@ -337,17 +332,16 @@ def test_a_file_of_repaired_steps_is_taken_to_the_steps_it_should_have_had(tmp_p
 # --- killed or refused on the way ----------------------------------------------------------------------------
 
 
-WRITER = "rhotrace.runfile.writer"
-KILLS = {  # what is killed, at which call, and what is there then: the old file, or the new one with steps more
-    "while it copies": (f"{WRITER}.TraceWriter.append", 1, "old", 0),
-    "before the copy is committed": (f"{WRITER}.TraceWriter.commit", 1, "old", 0),
-    "before the copy takes the place": ("pathlib.Path.replace", 1, "old", 0),
-    "just after that": (f"{WRITER}.sync_folder", 1, "new", 0),
-    "before the session is noted": (f"{WRITER}.TraceWriter.note_session", 1, "new", 0),
-    "in the first new step": ("rhotrace.training.recorder.Recorder.record", 1, "new", 0),
-    "before the first new commit": (f"{WRITER}.TraceWriter.commit", 2, "new", 0),
-    "before the second": (f"{WRITER}.TraceWriter.commit", 3, "new", 9),
-    "while it is sealed": ("rhotrace.runfile.sealing._write_sealed", 1, "new", LAST),
+KILLS = {  # before what, at which call, and what is there then: the old file, or the new one with steps more
+    "while it copies": ("append", 1, "old", 0),
+    "before the copy is committed": ("commit", 1, "old", 0),
+    "before the copy takes the place": ("take the place", 1, "old", 0),
+    "just after that": ("sync the folder", 1, "new", 0),
+    "before the session is noted": ("note the session", 1, "new", 0),
+    "in the first new step": ("record", 1, "new", 0),
+    "before the first new commit": ("commit", 2, "new", 0),
+    "before the second": ("commit", 3, "new", 9),
+    "before the sealed file takes the place": ("take the place", 2, "new", LAST),
 }
 
 
@@ -359,18 +353,8 @@ def test_an_extension_killed_on_the_way_leaves_a_sound_file_with_all_steps(
     tmp_path, never_stopped, monkeypatch, request, base, kill
 ):
     path, steps = request.getfixturevalue(base), FIRST if base == "finished" else STOPPED
-    before, calls = path.read_bytes(), []
-    place, call, there, more = KILLS[kill]
-    owner, _, name = place.rpartition(".")
-    real = getattr(resolve(owner), name)
-
-    def dying(*arguments):
-        calls.append(arguments)
-        if len(calls) == call:
-            raise Killed
-        return real(*arguments)
-
-    unlink = Path.unlink
+    before, unlink = path.read_bytes(), Path.unlink
+    part, call, there, more = KILLS[kill]
 
     def stays(file, **how):
         if file.suffix in (".new", ".seal"):
@@ -378,7 +362,7 @@ def test_an_extension_killed_on_the_way_leaves_a_sound_file_with_all_steps(
         unlink(file, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(place, dying)
+        inside.kill_before(patch.setattr, part, call)
         patch.setattr(Path, "unlink", stays)
         with pytest.raises(Killed):
             go(plan(steps=LAST), path, extend_run=True)
@@ -395,13 +379,6 @@ def test_an_extension_killed_on_the_way_leaves_a_sound_file_with_all_steps(
     go(plan(steps=LAST), path, extend_run=True)
     check_bits(path, never_stopped(), planned(FIRST, steps))
     assert [p.name for p in tmp_path.iterdir()] == ["run.h5"]
-
-
-def resolve(name: str) -> object:
-    """The module or class that a dotted name says."""
-    parts = name.split(".")
-    depth = next(k for k in range(len(parts), 0, -1) if ".".join(parts[:k]) in sys.modules)
-    return functools.reduce(getattr, parts[depth:], sys.modules[".".join(parts[:depth])])
 
 
 def test_an_extension_without_room_on_the_disk_leaves_the_old_file(finished, monkeypatch):
@@ -440,19 +417,20 @@ def test_more_steps_without_asking_are_refused_with_the_way_to_ask(finished, bas
         go(plan(steps=LAST), bases["interrupted"])
 
 
-def test_an_interrupted_extension_asked_for_the_old_steps_says_how_to_go_on(finished):
+def test_an_interrupted_extension_asked_for_the_old_steps_says_how_to_resume(finished):
     interrupt(plan(steps=LAST), finished, 50, extend_run=True)
     with pytest.raises(RecipeError, match=rf"steps: {LAST} there, {FIRST} now\); .* --steps {LAST} goes on with it"):
         go(plan(), finished)
 
 
-def test_another_recipe_or_other_data_is_not_taken_further(finished, monkeypatch):
+def test_a_run_of_another_recipe_or_other_data_is_not_extended(finished):
     before = finished.read_bytes()
     with pytest.raises(RecipeError, match=r"another recipe is there \(optimizer\.lr: 0\.05 there, 0\.1 now\)"):
         go(plan("optimizer.lr=0.1", steps=LAST), finished, extend_run=True)
-    real = training.load_dataset
-    monkeypatch.setattr(training, "load_dataset", lambda **o: dataclasses.replace(real(**o), digest="f" * 64))
-    with pytest.raises(RecipeError, match=r"other data is there \(digest [0-9a-f]{12} there, f{12} now\)"):
+    assert finished.read_bytes() == before
+    begun_with(finished, data_digest="f" * 64)
+    before = finished.read_bytes()
+    with pytest.raises(RecipeError, match=r"other data is there \(digest f{12} there, [0-9a-f]{12} now\)"):
         go(plan(steps=LAST), finished, extend_run=True)
     assert finished.read_bytes() == before
 
@@ -463,7 +441,7 @@ def test_of_many_differences_the_first_are_shown_and_the_rest_counted(interrupte
         go(plan(*changes, "members.seeds=1"), interrupted)
 
 
-def test_a_diverged_run_is_not_taken_further(tmp_path):
+def test_a_diverged_run_is_not_extended(tmp_path):
     path = tmp_path / "run.h5"
     assert go(plan(*WILD), path).ended == "diverged"
     before = path.read_bytes()
@@ -477,12 +455,8 @@ def test_a_diverged_run_is_not_taken_further(tmp_path):
 
 def test_a_run_that_diverged_and_was_killed_before_it_was_sealed_ends_where_it_diverged(tmp_path, monkeypatch):
     path, whole = tmp_path / "run.h5", tmp_path / "whole.h5"
-
-    def killed(*_, **__):
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(training, "seal", killed)
+        inside.kill_before(patch.setattr, "seal")
         with pytest.raises(Killed):
             go(plan(*WILD), path)
     assert go(plan(*WILD, steps=LAST), whole).ended == "diverged"
@@ -501,7 +475,7 @@ def damage(path: Path, name: str, row: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def test_a_file_without_the_optimizer_s_state_is_not_taken_further(interrupted, tmp_path):
+def test_a_file_without_the_optimizer_s_state_is_not_extended(interrupted, tmp_path):
     for slot in (0, 1):
         damage(interrupted, "checkpoint/weights1", slot)
     with pytest.raises(TraceError, match="both of its checkpoints are damaged; `rhotrace repair"):
@@ -515,7 +489,7 @@ def test_a_file_without_the_optimizer_s_state_is_not_taken_further(interrupted, 
 
 
 @pytest.mark.parametrize("steps", [FIRST, LAST])
-def test_where_the_newest_state_is_damaged_training_goes_on_from_the_one_before(interrupted, tmp_path, steps):
+def test_where_the_newest_state_is_damaged_training_resumes_from_the_one_before(interrupted, tmp_path, steps):
     whole, began = tmp_path / "whole.h5", []
     with open_trace(interrupted) as trace:
         newest, before = whole_commits(trace)
@@ -531,7 +505,7 @@ def test_where_the_newest_state_is_damaged_training_goes_on_from_the_one_before(
 @pytest.mark.parametrize(
     ("name", "row", "what"), [("loss", 20, "steps 18 to 26 are"), ("weights/W2", 2, r"the weights at step \d+ are")]
 )
-def test_a_damaged_run_is_not_taken_further(interrupted, name, row, what):
+def test_a_damaged_run_is_not_extended(interrupted, name, row, what):
     damage(interrupted, name, row)
     with pytest.raises(TraceError, match=rf"{what} damaged on the disk; `rhotrace repair"):
         go(plan(steps=LAST), interrupted, extend_run=True)
@@ -540,43 +514,50 @@ def test_a_damaged_run_is_not_taken_further(interrupted, name, row, what):
 # --- other conditions ----------------------------------------------------------------------------------------
 
 
-def under_other_version(patch: pytest.MonkeyPatch, package: str) -> None:
-    real = provenance.version
-    patch.setattr(provenance, "version", lambda name: "99.1" if name == package else real(name))
+def begun_with(path: Path, **attributes: str) -> None:
+    """Makes a run file say that it was begun with something else."""
+    with open_trace(path) as trace:
+        before, sealed = trace.attributes, trace.complete
+    for name, value in attributes.items():
+        attribute(name, type(before[name])(value), restamped=sealed)(path)
 
 
-def under_other_attribute(patch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    real = training._Run.attributes
-    patch.setattr(training._Run, "attributes", lambda run: {**real(run), name: value})
+def other_version(path: Path, package: str) -> str:
+    """The versions that a run file names, but for that of one package."""
+    with open_trace(path) as trace:
+        return re.sub(rf"(?<![^ ]){package} [^,]+", f"{package} 99.1", trace.attributes["versions"])
 
 
 @pytest.mark.parametrize(
     ("changed", "extend_run"),
     [("rhotrace", False), ("torch", True), ("numpy", False), ("device", True), ("device", False), ("threads", True)],
 )
-def test_a_run_begun_under_other_conditions_goes_on_only_when_told_to(interrupted, monkeypatch, changed, extend_run):
+def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupted, changed, extend_run):
+    there = "77" if changed == "threads" else "99.1"
+    with open_trace(interrupted) as trace:
+        now = trace.attributes
+    if changed in ("device", "threads"):
+        begun_with(interrupted, **{changed: there})
+    else:
+        begun_with(interrupted, versions=other_version(interrupted, changed))
     before, content = interrupted.read_bytes(), plan(steps=LAST if extend_run else FIRST)
-    now = "77" if changed == "threads" else "99.1"
-    with monkeypatch.context() as patch:
-        if changed in ("device", "threads"):
-            under_other_attribute(patch, changed, now)
-        else:
-            under_other_version(patch, changed)
-        with pytest.raises(TraceError) as refusal:
-            go(content, interrupted, extend_run=extend_run)
-        assert interrupted.read_bytes() == before
-        go(content, interrupted, extend_run=extend_run, despite_changes=True)
-    found = {"device": "cpu", "threads": str(torch.get_num_threads())}.get(changed) or provenance.version(changed)
+    with pytest.raises(TraceError) as refusal:
+        go(content, interrupted, extend_run=extend_run)
+    assert interrupted.read_bytes() == before
+    go(content, interrupted, extend_run=extend_run, despite_changes=True)
+    own = now[changed] if changed in ("device", "threads") else provenance.version(changed)
     message = str(refusal.value)
-    assert f"under other conditions ({changed}: {found} there, {now} now)" in message
+    assert f"under other conditions ({changed}: {there} there, {own} now)" in message
     assert "--despite-changes goes on all the same" in message
     assert "\n" not in message
     with open_trace(interrupted) as trace:
         assert trace.complete
         (session,) = trace.sessions
         assert session["from_step"] == STOPPED
-        assert session[changed] == now if changed in session else f"{changed} {now}" in session["versions"]
-        assert now not in trace.attributes["versions"]
+        assert session["versions"] == now["versions"]
+        assert (session["device"], session["threads"]) == (now["device"], now["threads"])
+        key = changed if changed in ("device", "threads") else "versions"
+        assert there in str(trace.attributes[key])  # how it began stays in the file
 
 
 def test_another_number_of_threads_is_seen(interrupted, monkeypatch):
@@ -592,20 +573,20 @@ def test_another_number_of_threads_is_seen(interrupted, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["h5py", "scipy", "torchvision"])
-def test_other_versions_of_what_decides_no_bit_hold_nobody_up(interrupted, monkeypatch, package):
-    under_other_version(monkeypatch, package)
+def test_other_versions_of_packages_that_decide_no_bit_do_not_matter(interrupted, package):
+    begun_with(interrupted, versions=other_version(interrupted, package))
     assert go(plan(), interrupted).ended == "finished"
     with open_trace(interrupted) as trace:
-        assert f"{package} 99.1" in trace.sessions[0]["versions"]
+        assert f"{package} 99.1" in trace.attributes["versions"]
+        assert f"{package} {provenance.version(package)}" in trace.sessions[0]["versions"]
 
 
-def test_a_repository_that_moved_on_is_noted_and_holds_nobody_up(interrupted, monkeypatch):
-    real = provenance.collect
-    monkeypatch.setattr(provenance, "collect", lambda file: {**real(file), "git_revision": "f" * 40})
+def test_a_repository_that_moved_on_is_noted_and_does_not_matter(interrupted):
+    begun_with(interrupted, git_revision="f" * 40)
     go(plan(), interrupted)
     with open_trace(interrupted) as trace:
-        assert trace.attributes["git_revision"] != "f" * 40
-        assert trace.sessions[0]["git_revision"] == "f" * 40
+        assert trace.attributes["git_revision"] == "f" * 40
+        assert trace.sessions[0]["git_revision"] == ""
 
 
 def test_data_in_another_folder_is_the_same_data(interrupted):
@@ -624,42 +605,42 @@ def small_file(tmp_path) -> Path:
     return path
 
 
-def test_refusals_take_a_line_or_two_and_exit_with_2(command, small_file, interrupted, monkeypatch):
+def test_refusals_take_a_line_or_two_and_exit_with_2(command, small_file, interrupted):
     words = ["train", small_file, "-o", "run.h5", "--device", "cpu"]
-    with monkeypatch.context() as patch:
-        under_other_version(patch, "torch")
-        for refused, says in {
-            (): f"(torch: {provenance.metadata.version('torch')} there, 99.1 now), so it may not come to the bits of",
-            ("--steps", LAST): "(torch: ",
-            ("--steps", 20): f"(steps: {FIRST} there, 20 now); --force starts again, --steps {FIRST} goes on with it",
-            ("--set", "optimizer.lr=0.3"): "(optimizer.lr: 0.05 there, 0.3 now)",
-        }.items():
-            code, out, err = command(*words, *refused)
-            assert (code, out) == (2, "")
-            assert len(err.splitlines()) == 1
-            assert err.startswith("error: run.h5: ")
-            assert says in err
-        assert command(*words, "--despite-changes")[0] == 0
+    begun_with(interrupted, versions=other_version(interrupted, "torch"))
+    for refused, says in {
+        (): f"(torch: 99.1 there, {provenance.version('torch')} now), so it may not come to the bits of",
+        ("--steps", LAST): "(torch: ",
+        ("--steps", 20): f"(steps: {FIRST} there, 20 now); --force starts again, --steps {FIRST} goes on with it",
+        ("--set", "optimizer.lr=0.3"): "(optimizer.lr: 0.05 there, 0.3 now)",
+    }.items():
+        code, out, err = command(*words, *refused)
+        assert (code, out) == (2, "")
+        assert len(err.splitlines()) == 1
+        assert err.startswith("error: run.h5: ")
+        assert says in err
+    assert command(*words, "--despite-changes")[0] == 0
     code, out, err = command(*words)
     assert (code, out) == (2, "")
     assert f"a finished run of {FIRST} steps is there already; --force replaces it, --steps N (above {FIRST})" in err
     assert interrupted.exists()
 
 
-def test_info_shows_the_sessions_and_what_they_ran_under(command, small_file, interrupted, monkeypatch):
-    words = ["train", small_file, "-o", interrupted, "--device", "cpu"]
-    with monkeypatch.context() as patch:
-        under_other_version(patch, "numpy")
-        command(*words, "--despite-changes")
+def test_info_shows_the_sessions_and_what_they_ran_under(command, small_file, interrupted):
+    words = ["train", small_file, "-o", interrupted, "--device", "cpu", "--despite-changes"]
+    begun_with(interrupted, versions=other_version(interrupted, "numpy"))
+    command(*words)
     command(*words, "--steps", 70)
     code, out, err = command("info", "run.h5")
     assert (code, err) == (0, "")
     assert re.search(rf"session 2 +from step {STOPPED}\b", out)
     assert re.search(rf"session 3 +from step {FIRST}\b", out)
-    first, second = json.loads(command("info", "run.h5", "--json")[1])["sessions"]
-    assert "numpy 99.1" in first["versions"]
-    assert "numpy 99.1" not in second["versions"]
-    assert "--despite-changes" in first["command"]
+    shown = json.loads(command("info", "run.h5", "--json")[1])
+    first, second = shown["sessions"]
+    for session in (first, second):
+        assert f"numpy {provenance.version('numpy')}" in session["versions"]
+        assert "--despite-changes" in session["command"]
+    assert "--steps" not in first["command"]
     assert second["command"].endswith("--steps 70")
     assert {"threads", "device", "started", "host", "folder", "python", "platform", "git_revision"} <= set(first)
 
@@ -678,132 +659,3 @@ def test_leftovers_of_this_run_are_removed_and_those_of_others_are_not(tmp_path,
         (tmp_path / left).write_text("left")
     go(plan(steps=1), tmp_path / name)
     assert {p.name for p in tmp_path.iterdir()} == {name, *(others - own)}
-
-
-# --- the transient that is shown -------------------------------------------------------------------------------
-
-REACHED = [0.3, 1.0, 2.0, 5e-324]
-NOT_REACHED = [2.0000001, -1.0, 0.0, np.nan, np.inf, -np.inf]
-MEMBER = st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 11)), min_size=1, max_size=12)
-
-
-def ratios(runs: list[tuple[bool, int, int]], rows: int) -> np.ndarray:
-    """Values of rho_eq/rho that are within the condition or not, for some rows in turn."""
-    values = [v for on, length, kind in runs for v in [REACHED[kind % 4] if on else NOT_REACHED[kind % 6]] * length]
-    return np.resize(values, rows)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(MEMBER, min_size=1, max_size=3),
-    st.integers(0, 400),
-    st.sampled_from([1, 1, 2, 7, 50]),
-    st.lists(st.integers(0, 400), max_size=12),
-)
-def test_the_transient_followed_in_any_blocks_is_that_of_the_whole_series(members, rows, stride, cuts):
-    ratio = np.stack([ratios(runs, rows) for runs in members], axis=1)
-    steps = np.arange(rows) * stride
-    watch = TransientWatch()
-    edges = sorted([0, *(cut for cut in cuts if cut < rows), rows])  # some blocks are empty
-    for first, last in itertools.pairwise(edges):
-        watch.update(steps[first:last], ratio[first:last])
-        for member, T in enumerate(watch.T):
-            reached = (ratio[:last, member] > 0) & (ratio[:last, member] <= 2)
-            row, _ = first_lasting(reached, steps[:last])
-            expected = steps[row] if row >= 0 else np.nan
-            assert np.array_equal(T, expected, equal_nan=True)
-
-
-@pytest.mark.parametrize(
-    ("T", "words"),
-    [
-        (None, "T not yet reached"),
-        ([np.nan, np.nan], "T not yet reached"),
-        ([40.0], "T about 40 steps"),
-        ([20.0, 80.0, np.nan], "T about 40 steps (2 of 3 members)"),
-        ([0.0, 20.0, 80.0, np.nan], "T about 40 steps (2 of 4 members, 1 of 4 had no transient)"),
-        ([0.0, np.nan], "T not yet reached (1 of 2 had no transient)"),
-        ([0.0, 0.0], "no transient: rho started at or above rho_eq/2"),
-    ],
-)
-def test_the_transient_in_words(T, words):
-    watch = TransientWatch()
-    watch.T = T if T is None else np.array(T)
-    assert watch.words() == words
-
-
-@pytest.mark.parametrize(
-    ("members", "shown"),
-    [
-        (
-            "{seeds: [5, 0], rho_k: [8, 4], lr: [0.0001, 0.01]}",
-            r"T about \d+ steps \(1 of 2 members, 1 of 2 had no tra",
-        ),
-        ("{seeds: [5], rho_k: [8], lr: [0.0001]}", "no transient: rho started at or above rho_eq/2"),
-    ],
-    ids=["one of two", "the only one"],
-)
-def test_members_that_start_beyond_their_transient_have_no_T(command, small_file, members, shown):
-    code, _, err = command("train", small_file, "--set", f"members={members}", "-o", "run.h5", "--device", "cpu")
-    assert code == 0
-    assert re.search(rf"done: {FIRST} steps in \S+ s; {shown}", err)
-    each = json.loads(command("analyze", "run.h5", "--json")[1])["transient"]["each"]
-    assert [member["T"] is None for member in each] == [True, False][: len(each)]
-
-
-@pytest.fixture(scope="module")
-def stopped_everywhere(tmp_path_factory):
-    """Recipes that pass their T before step 60 of 90, and their run files as they are after every block, by step."""
-    folder = tmp_path_factory.mktemp("everywhere")
-
-    @functools.lru_cache
-    def train(stride: int, optimizer: str) -> tuple[Path, dict[int, Path]]:
-        text = SMALL.replace("{kind: gd, lr: 0.05}", optimizer).replace(
-            "{test_every", f"{{full_every: {stride}, test_every"
-        )
-        source = folder / f"{stride}.yaml"
-        source.write_text(text.replace("steps: 60", "steps: 90"), encoding="utf-8")
-        path, copies = folder / f"{stride}.h5", {}
-
-        def keep(block):
-            copies[block.last] = Path(shutil.copy(path, folder / f"{stride}-{block.last}.h5"))
-
-        training.train(recipe.load(source), path, device="cpu", watch=keep)
-        return source, {**copies, 90: path}
-
-    return train
-
-
-def true_T(path: Path) -> np.ndarray:
-    """Each member's T as the whole record has it, without interpolation."""
-    with open_trace(path) as trace:
-        ratio, steps = trace["rho_eq_over_rho"], trace.step_of("rho_eq_over_rho")
-    rows = [first_lasting((r > 0) & (r <= 2), steps)[0] for r in ratio.T]
-    assert -1 not in rows
-    return steps[rows]
-
-
-@pytest.mark.parametrize("step", [9, 45, 90])
-@pytest.mark.parametrize(
-    ("stride", "optimizer", "slab"),
-    [(1, "{kind: gd, lr: 0.1}", 1 << 25), (7, "{kind: sgd, lr: 0.1, batch_size: 8}", 1)],
-    ids=["gd", "sgd"],
-)
-def test_the_transient_shown_of_a_run_that_goes_on_is_that_of_the_whole_run(
-    command, tmp_path, stopped_everywhere, monkeypatch, stride, optimizer, slab, step
-):
-    monkeypatch.setattr("rhotrace.display.terminal.training.SLAB_BYTES", slab)  # read a row at a time, or all at once
-    source, copies = stopped_everywhere(stride, optimizer)
-    shutil.copy(copies[step], tmp_path / "run.h5")
-    steps = [] if step < 90 else ["--steps", 93]
-    code, out, err = command("train", source, "-o", "run.h5", "--device", "cpu", *steps)
-    assert (code, out) == (0, "")
-    assert f"going on at step {step} " in err
-    T = true_T(tmp_path / "run.h5")
-    assert (T < 60).all()
-    words, last = f"T about {geometric_mean(T).value:.0f} steps (3 of 3 members)", 90 if step < 90 else 93
-    told = [line for line in err.splitlines() if line.startswith((f"step {last}/{last} ", "done: "))]
-    assert [words in line for line in told] == [True, True]  # on a slow machine there are lines before
-    with open_trace(tmp_path / "run.h5") as trace:
-        assert trace.complete
-        assert trace.steps == last

@@ -1,10 +1,11 @@
-"""The numbers of a run: held to an independent oracle, to exact identities, and to the same run done otherwise."""
+"""The numbers of a run, compared with an independent oracle, exact identities, and the same run done otherwise."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import h5py
+import inside
 import numpy as np
 import oracle
 import pytest
@@ -306,7 +307,7 @@ def test_gradients_by_hand_equal_automatic_ones_and_the_oracle(depth, width, out
 
     weights = tuple(normal(members, *shape) for shape in (block.matrix for block in network.blocks))
     if depth > 1:
-        weights[0][:, 0] = 0  # a unit that stands exactly at the kink for every sample
+        weights[0][:, 0] = 0  # a unit exactly at the kink for every sample
     x = normal(samples, inputs) if shared else normal(members, samples, inputs)
     y = normal(samples, outputs) if shared else normal(members, samples, outputs)
     kept = [t.clone() for t in (*weights, x, y)]
@@ -341,7 +342,7 @@ def test_the_same_recipe_twice_gives_the_same_bits(train, optimizer, dtype):
 def test_when_blocks_are_committed_changes_no_bit(train, monkeypatch):
     overrides = ("steps=75", SHUFFLED, "record.full_every=7", "record.test_every=10")
     one_block = datasets(train(*overrides))
-    monkeypatch.setattr("rhotrace.training.train.BLOCK_SECONDS", -1.0)  # every step is a block
+    inside.small_blocks(monkeypatch.setattr, 1)
     assert_same_bits(one_block, datasets(train(*overrides)))
 
 
@@ -353,7 +354,7 @@ def test_a_longer_run_begins_with_the_shorter_one(train):
 
 
 def test_strided_quantities_are_those_rows_of_the_run_that_records_every_step(train):
-    # More steps than a block of the recorder holds, and 7 does not divide a block.
+    # More steps than fit into a block of the recorder, and 7 does not divide a block.
     shared = ("steps=1100", "data.train=20", "members.seeds=2", "network.width=4", "record.snapshots=3", SHUFFLED)
     every = train(*shared, "record.full_every=1", "record.test_every=1")
     some = train(*shared, "record.full_every=7", "record.test_every=10")
@@ -373,7 +374,7 @@ def test_strided_quantities_are_those_rows_of_the_run_that_records_every_step(tr
             assert all(np.array_equal(W, own) for W, own in zip(weights, weights_dense, strict=True))
 
 
-def test_full_batch_runs_have_the_training_set_at_every_step_whatever_the_stride(train):
+def test_full_batch_runs_have_the_training_set_at_every_step_at_any_stride(train):
     with open_trace(train("record.full_every=7")) as trace:
         assert np.array_equal(trace.step_of("a"), np.arange(60))
         assert np.array_equal(trace["a"], trace["batch_a"])

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse, as_plain
 from rhotrace.display.formatting import number, say, to_json
+from rhotrace.training.stop_signal import StopRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _AXIS = 8  # columns of the numbers beside a plot
 _BAR = 20
-_PATIENCE = 30.0  # seconds
 _PER_DECADE = float(np.log(10))
 
 
@@ -45,7 +45,7 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
         KeyboardInterrupt: Ctrl-C.
         TraceError: the run cannot be read.
     """
-    glimpse, shown = follower.look(), ("", -1)
+    glimpse, shown = _look(follower), ("", -1)
     live = console.is_terminal and not console.is_dumb_terminal and not once and not as_json
     with Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
         while True:
@@ -62,14 +62,23 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
             if once or glimpse.state != TRAINING:
                 return glimpse
             time.sleep(every)
-            glimpse = follower.look()
+            glimpse = _look(follower)
 
 
-def wait_for(console: Console, path: Path) -> None:
-    """Waits a while for the file of a training that is about to begin."""
+def _look(follower: Follower) -> Glimpse:
+    """A look that Ctrl-C ends only when it is done: inside h5py's callbacks, Python drops a KeyboardInterrupt."""
+    with StopRequest() as stop:
+        glimpse = follower.look()
+    if stop.requested:
+        raise KeyboardInterrupt
+    return glimpse
+
+
+def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:
+    """Waits at most ``patience`` seconds for the file of a training that is about to begin."""
     if path.exists() or not console.is_terminal:
         return
-    ends = time.monotonic() + _PATIENCE
+    ends = time.monotonic() + patience
     spinner = "line" if console.options.ascii_only else "dots"
     with console.status(Text(_writable(console, f"waiting for {path}")), spinner=spinner):
         while not path.exists() and time.monotonic() < ends:

@@ -1,4 +1,4 @@
-"""Members of one run do not know of each other: each is the network that it would be alone."""
+"""Members of one run do not affect each other: each is the network that it would be alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from rhotrace.config import recipe
 from rhotrace.runfile.reader import open_trace
-from rhotrace.runfile.writer import TraceWriter
 from rhotrace.sweeps import resources, sweep_file
 from rhotrace.training.train import train as train_recipe
 
@@ -123,9 +122,9 @@ def test_1200_members_of_a_tiny_network_make_one_run_and_each_is_its_own(small, 
     np.testing.assert_allclose(found["rho_k"][0, 777], rows(tmp_path / "alone.h5")["rho_k"][0, 0], rtol=1e-14)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no way to forget the peak of reading the data")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of reading the data cannot be reset")
 def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_path):
-    # The data is read with a peak of its own, which would hide that of the training: the first run reads it.
+    # Reading the data has a peak of its own, which would hide that of training: the first run reads it.
     text = (
         "import sys\nfrom pathlib import Path\nfrom rhotrace.config import recipe\nfrom rhotrace.training.train import train\n"
         "for path in sys.argv[1:]:\n"
@@ -151,14 +150,13 @@ def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_pat
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_disk_that_a_sweep_foretells_is_what_a_run_takes_while_it_trains(small, tmp_path, monkeypatch, optimizer):
-    def stopped(*_):
+def test_the_predicted_disk_space_is_what_a_run_takes_while_it_trains(small, tmp_path, optimizer):
+    def leave(_: int) -> None:
         raise KeyboardInterrupt
 
     given = recipe.parse(small, ["steps=3000", "network.width=32", f"optimizer={OPTIMIZERS[optimizer]}"])
-    monkeypatch.setattr(TraceWriter, "commit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(given, tmp_path / "run.h5", device="cpu")
+        train_recipe(given, tmp_path / "run.h5", device="cpu", begin=leave)
     taken = (tmp_path / "run.h5").stat().st_size
-    foretold = len(given.seeds) * (resources.row_bytes(given, 784, 1) + resources.copies_bytes(given, 784, 1))
-    assert 0.7 < foretold / taken < 1.4
+    predicted = len(given.seeds) * (resources.row_bytes(given, 784, 1) + resources.copies_bytes(given, 784, 1))
+    assert 0.7 < predicted / taken < 1.4

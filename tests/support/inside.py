@@ -1,0 +1,118 @@
+"""The places where tests reach into RhoTrace, in one module, each with the reason why nothing public would do.
+
+``put`` is ``monkeypatch.setattr`` in a test, and ``setattr`` in a process that ends with its test.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rhotrace.models.datasets import Dataset
+from rhotrace.runfile import hdf5_io, sealing, writer
+from rhotrace.training import distributed, recorder
+from rhotrace.training import train as training
+
+Put = Callable[[Any, str, Any], None]
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL within this process: nothing catches it, and nothing is written after it."""
+
+
+# --- what would take long, or depend on the machine ------------------------------------------------------------
+
+
+def small_blocks(put: Put, steps: int, seconds: float = 1e9) -> None:
+    """Commits after a number of steps or seconds: users cannot set them, and otherwise the clock would decide."""
+    put(recorder, "BLOCK_STEPS", steps)
+    put(training, "BLOCK_SECONDS", seconds)
+
+
+def small_chunks(put: Put, rows: int) -> None:
+    """Sealed files in chunks of a few rows: a file of many chunks of the normal size would take minutes to damage and read."""
+    put(sealing, "_CHUNK_ROWS", rows)
+
+
+def data_at_hand(put: Put, data: Dataset) -> None:
+    """Training starts with this data: otherwise hundreds of processes would each unpack all of MNIST for 20 samples."""
+    put(training, "load_dataset", lambda **_: data)
+
+
+def without_git(patch: pytest.MonkeyPatch) -> None:
+    """As on a machine without git, which every new run would start otherwise. No other program is found by name either."""
+    patch.setenv("PATH", os.devnull)
+
+
+def without_waiting_for_the_disk(put: Put) -> None:
+    """No power cut comes in these tests, and waiting for the disk itself would slow them all down."""
+    for name in {"fsync", "fdatasync"} & {*dir(os)}:
+        put(os, name, lambda _: None)
+
+
+def patience_with_others(put: Put, seconds: float) -> None:
+    """How long a process waits at a step for one that fell silent; normally two minutes, too long for a test."""
+    put(distributed, "_AT_A_STEP", datetime.timedelta(seconds=seconds))
+
+
+# --- where faults are planted -------------------------------------------------------------------------------------
+
+# Every call of this process that changes the disk: a process is killed before each, and in the middle of a write.
+# HDF5 itself writes through a class of ours, since it dies of a disk that is full; there is no other place to stand.
+DISK_CALLS: list[tuple[Any, str]] = [
+    (os, "pwrite"),
+    (hdf5_io._Forgiving, "write"),
+    (writer, "sync"),
+    (hdf5_io, "sync"),
+    (os, "fsync"),
+    *([(os, "posix_fallocate")] if hasattr(os, "posix_fallocate") else []),  # macOS has none
+    (Path, "replace"),
+    (Path, "unlink"),
+]
+
+# The parts of a training, in their order. What a user can see of it (the callbacks ``begin`` and ``watch``) lies
+# between them, and kills come anywhere.
+PARTS: dict[str, tuple[Any, str]] = {
+    "open": (training, "open_run"),
+    "record": (recorder.Recorder, "record"),
+    "append": (writer.TraceWriter, "append"),
+    "commit": (writer.TraceWriter, "commit"),
+    "take the place": (Path, "replace"),
+    "sync the folder": (writer, "sync_folder"),
+    "note the session": (writer.TraceWriter, "note_session"),
+    "seal": (training, "seal"),
+}
+
+
+def kill_before(put: Put, part: str, call: int = 1) -> None:
+    """Raises ``Killed`` where a part of the training would begin for the ``call``-th time."""
+    where, name = PARTS[part]
+    real, calls = getattr(where, name), 0
+
+    def dying(*words: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return real(*words, **options)
+
+    put(where, name, dying)
+
+
+def before_each_reduction(put: Put, strike: Callable[[int], object]) -> None:
+    """Calls ``strike`` with the step before processes that train together sum its gradients, in each of them.
+
+    Only process 0 calls ``begin`` and ``watch``, and only between blocks; faults come to any, at any step.
+    """
+    reduce = distributed.Team._reduce
+
+    def reducing(team: distributed.Team, flat: Any) -> None:
+        strike(team._reductions)
+        reduce(team, flat)
+
+    put(distributed.Team, "_reduce", reducing)
