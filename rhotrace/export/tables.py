@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.run_analysis import require_steps
 from rhotrace.errors import RhoTraceError, choice
-from rhotrace.export.loggers import own_export, to_tensorboard, to_wandb
+from rhotrace.export.own_folder import why_not_own
+from rhotrace.export.tensorboard import to_tensorboard
+from rhotrace.export.wandb import to_wandb
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.runfile.reader import Trace
@@ -55,9 +57,9 @@ def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool =
     if path.exists() and not force:
         raise RhoTraceError(f"{path}: is there already; choose another name with -o, or --force to replace it")
     if path.exists():
-        why = own_export(path, kind) if kind in FOLDERS else "it is a folder" if path.is_dir() else ""
+        why = why_not_own(path, kind) if kind in FOLDERS else "it is a folder" if path.is_dir() else ""
         if why:
-            raise RhoTraceError(f"{path}: not replaced, for {why}; choose another name with -o, or move it away")
+            raise RhoTraceError(f"{path}: not replaced, because {why}; choose another name with -o, or move it away")
     half = path.with_name(f".{path.name}.half")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not 
 CACHE = 32e6  # of a processor: members whose weights and activations leave it train slower together than alone
 
 
-def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
-    """Memory that a run takes whatever its members: the process, and the data."""
-    return float(PROCESS + 3 * (samples + recipe.data.test) * inputs * _item(recipe))
+def shared_bytes(recipe: Recipe, samples: int, tests: int, inputs: int) -> float:
+    """Memory that a run takes for any number of members: the process, and the training and test samples."""
+    return float(PROCESS + 3 * (samples + tests) * inputs * _item(recipe))
 
 
 def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
@@ -67,9 +67,9 @@ def free_bytes(device: str) -> float:
     if device == "cuda":
         import torch
 
-        from rhotrace.models.device import find_device
+        from rhotrace.models.device import choose_device
 
-        find_device(device)
+        choose_device(device)
         return float(torch.cuda.mem_get_info()[0])
     import psutil
 

@@ -19,8 +19,8 @@ from rhotrace.models import datasets
 from rhotrace.runfile.integrity import is_whole
 from rhotrace.runfile.reader import open_trace
 from rhotrace.sweeps import resources
-from rhotrace.sweeps.engines import End, Engine, Job
 from rhotrace.sweeps.index import FORMAT, INDEX, index_of
+from rhotrace.sweeps.job import End, Engine, Job
 from rhotrace.sweeps.sweep_file import Run, Sweep, runs
 
 _FEWEST = 16  # members of a run on a processor, however large: fewer gain nothing
@@ -101,7 +101,7 @@ def plan(
             loaded = datasets.load(**options(recipe.data), dtype=recipe.network.dtype)
             samples, inputs, outputs = *loaded.x.shape, loaded.y.shape[1]
             sizes[key] = (
-                resources.shared_bytes(recipe, samples, inputs),
+                resources.shared_bytes(recipe, samples, len(loaded.x_test), inputs),
                 resources.member_bytes(recipe, samples, inputs, outputs),
                 resources.step_bytes(recipe, samples, inputs, outputs),
                 resources.copies_bytes(recipe, inputs, outputs) + resources.row_bytes(recipe, inputs, outputs),

@@ -26,7 +26,9 @@ from rhotrace.config import recipe
 from rhotrace.errors import TraceError
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import is_locked, lock_path
-from rhotrace.sweeps import engines
+from rhotrace.sweeps import ray_cluster
+from rhotrace.sweeps.job import Job, train_job
+from rhotrace.sweeps.local_processes import processes
 from rhotrace.sweeps.runner import carry_out, plan
 from rhotrace.sweeps.sweep_file import read
 
@@ -151,7 +153,7 @@ def reference(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("reference")
     planned = plan(read(files_of(folder, SMALL)), folder / "runs")
-    states = carry_out(planned, engines.processes(1))
+    states = carry_out(planned, processes(1))
     assert {state.state for state in states.values()} == {"finished"}
     return folder / "runs"
 
@@ -240,8 +242,8 @@ def test_what_no_node_has_is_not_waited_for(command, tmp_path, small, cluster):
 
 
 def test_a_folder_that_is_not_shared_is_told(tmp_path):
-    asker = engines._Asker(str(tmp_path), ("rhotrace",), None)
-    end = engines._train_there(engines.Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), asker)
+    asker = ray_cluster._Asker(str(tmp_path), ("rhotrace",), None)
+    end = ray_cluster._train_there(Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), asker)
     assert end.ended == "failed"
     assert "a folder that all machines of the cluster share" in end.why
 
@@ -252,7 +254,7 @@ def test_a_run_that_fails_of_anything_does_not_stop_the_others(tmp_path, small, 
 
     monkeypatch.setattr("rhotrace.training.train.train", fail)
     text = recipe.parse(small).to_yaml()
-    end = engines.train_job(engines.Job(text, str(tmp_path / "run.h5"), "cpu", "recipe.yaml"))
+    end = train_job(Job(text, str(tmp_path / "run.h5"), "cpu", "recipe.yaml"))
     assert (end.ended, end.why) == ("failed", "ValueError: of anything")
 
 

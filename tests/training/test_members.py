@@ -146,7 +146,7 @@ def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_pat
     measured = (peak - base) / (sizes[2] - sizes[1])
     estimated = resources.member_bytes(given, 400, 784, 1)
     assert measured / 3 < estimated < 3 * measured, f"{estimated:.3g} bytes, measured {measured:.3g}"
-    shared = resources.shared_bytes(given, 400, 784)
+    shared = resources.shared_bytes(given, 400, given.data.test, 784)
     assert first / 2 < shared < 2 * first, f"{shared:.3g} bytes, measured {first:.3g}"
 
 

@@ -1,178 +1,27 @@
-"""Where the runs of a sweep are trained: in processes of this machine, or on a Ray cluster.
-
-An engine is a generator over jobs: it yields the end of each, and None about twice a second, so that whoever draws
-the progress can look at the run files. A worker that dies is replaced, and its run goes on from its last commit. The
-first Ctrl-C or SIGTERM lets the runs in training commit and stop, and the engine ends with jobs left over.
-"""
+"""Trains the runs of a sweep on a Ray cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import math
-import multiprocessing
 import os
-import signal
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rhotrace.errors import RhoTraceError
 from rhotrace.sweeps.index import INDEX
+from rhotrace.sweeps.job import RETRIES, TICK, End, Engine, Job, one_line, train_job
 from rhotrace.training.stop_signal import StopRequest
 
-TICK = 0.5  # seconds
-RETRIES = 5  # of a job whose worker or node died
-_LOCKED = 120.0  # seconds to wait for a worker that was given up to let go of its run file; NFS keeps a dead one's 90
 _STOPPING = 60.0  # seconds for the workers of a cluster to commit and stop; a step of large networks takes long
 _CONNECT = 10.0  # seconds
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to train: the resolved recipe's YAML, and the absolute path of the run file."""
-
-    recipe: str
-    path: str
-    device: str
-    recipe_file: str
-
-
-@dataclass(frozen=True)
-class End:
-    """How a job ended: ``finished``, ``diverged``, ``interrupted`` or ``failed``, where, and why it failed."""
-
-    path: str
-    ended: str
-    seconds: float
-    host: str
-    why: str = ""
-
-
-Engine = Callable[[Sequence[Job]], Iterator[End | None]]
-
-
-def train_job(job: Job) -> End:
-    """Trains one run in this process; whatever it fails of comes back as words, so that the other runs go on."""
-    # One thread each, here and on every engine: runs are many, and must go on under any engine with the same bits.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    from rhotrace.config import recipe
-    from rhotrace.runfile.run_lock import is_locked
-    from rhotrace.training.train import train
-
-    path, host = Path(job.path), socket.gethostname()
-    given_up = time.monotonic() + _LOCKED
-    while is_locked(path) and time.monotonic() < given_up:
-        time.sleep(TICK)
-    try:
-        outcome = train(
-            recipe.parse(job.recipe, where=job.path), path, device=job.device, recipe_file=Path(job.recipe_file)
-        )
-    except RhoTraceError as error:
-        return End(job.path, "failed", 0.0, host, str(error))
-    except KeyboardInterrupt:
-        return End(job.path, "interrupted", 0.0, host)
-    except Exception as error:
-        return End(job.path, "failed", 0.0, host, f"{type(error).__name__}: {_line(str(error))}")
-    return End(job.path, outcome.ended, outcome.seconds, host)
-
-
-def _line(text: str) -> str:
-    """A message in one line, of bearable length."""
-    words = " ".join(text.split())
-    return words if len(words) <= 400 else f"{words[:397]}..."
-
-
-# --- processes ---------------------------------------------------------------------------------------------
-
-
-def processes(workers: int) -> Engine:
-    """Trains in so many processes of this machine, one run each at a time."""
-
-    def engine(jobs: Sequence[Job]) -> Iterator[End | None]:
-        waiting, deaths = {job.path: job for job in jobs}, 0
-        with StopRequest() as stop:
-            while waiting and not stop.requested:
-                pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _deaf_to_interrupts)
-                running: set[Future[End]] = set()
-                try:
-                    for end in _drain(pool, workers, list(waiting.values()), running, stop):
-                        if end is not None:
-                            if end.ended == "interrupted" and not stop.requested:
-                                continue  # somebody stopped the worker, not the sweep: it goes on in the next pool
-                            del waiting[end.path]
-                            deaths = 0
-                        yield end
-                except BrokenProcessPool:  # a worker was killed; the runs go on in new ones
-                    deaths += 1
-                    if deaths > RETRIES:
-                        why = f"a process died {deaths} times and no run ended meanwhile; is there enough memory?"
-                        for path in list(waiting):
-                            del waiting[path]
-                            yield End(path, "failed", 0.0, socket.gethostname(), why)
-                finally:
-                    _interrupt(pool)
-                if stop.requested:
-                    yield from _last_ends(running)
-
-    return engine
-
-
-def _drain(
-    pool: ProcessPoolExecutor, workers: int, jobs: Sequence[Job], running: set[Future[End]], stop: StopRequest
-) -> Iterator[End | None]:
-    """Hands out one job to each worker at a time: what a pool has queued would still begin when it is stopped."""
-    todo = iter(jobs)
-    while not stop.requested:
-        running |= {pool.submit(train_job, job) for job in itertools.islice(todo, workers - len(running))}
-        if not running:
-            return
-        done, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
-        for future in done:
-            running.remove(future)
-            yield future.result()
-        if not done:
-            yield None
-
-
-def _last_ends(running: set[Future[End]]) -> Iterator[End]:
-    """Of the runs that were in training when the sweep was stopped."""
-    done, _ = wait(running, timeout=_CONNECT)
-    for future in done:
-        if not future.cancelled() and future.exception() is None:
-            yield future.result()
-
-
-def _deaf_to_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; an idle worker must not die of it. Training listens by itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _interrupt(pool: ProcessPoolExecutor) -> None:
-    """Lets the runs in training commit and stop, and ends the pool; another Ctrl-C does not wait for that."""
-    pool.shutdown(wait=False, cancel_futures=True)
-    try:
-        while children := multiprocessing.active_children():
-            for child in children:
-                if child.pid:
-                    with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
-                        os.kill(child.pid, signal.SIGINT)
-            children[0].join(TICK)
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children():
-            child.kill()
-        raise
-
-
-# --- Ray ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -274,7 +123,7 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401 - a module without
             _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ImportError) as problem:
-        why = _line(str(problem)) or type(problem).__name__
+        why = one_line(str(problem)) or type(problem).__name__
         remedy = "" if address == "local" else "; start one with `ray start --head`, or use --ray local"
         raise RhoTraceError(f"--ray {address}: no cluster ({why}){remedy}") from None
 
@@ -310,7 +159,7 @@ def _result(ray: Any, reference: Any, job: Job) -> End | None:  # noqa: ANN401 -
         return None
     except ray.exceptions.RayError as problem:
         last = (str(problem).strip().splitlines() or [""])[-1]  # the first ones are where, the last is what
-        return End(job.path, "failed", 0.0, "", f"{type(problem).__name__}: {_line(last)}")
+        return End(job.path, "failed", 0.0, "", f"{type(problem).__name__}: {one_line(last)}")
     return end
 
 
