@@ -18,8 +18,6 @@ from rhotrace.export.member_series import Blocks, about_member, clock, rows
 from rhotrace.export.own_folder import mark
 from rhotrace.runfile.reader import Trace
 
-_SPARE = 1 << 20  # bytes; more than wandb writes at once
-
 
 def to_wandb(trace: Trace, folder: Path, blocks: Blocks) -> int:
     """Writes runs of Weights & Biases, one for each member, as its offline mode does; ``wandb sync`` uploads them.
@@ -54,15 +52,9 @@ def to_wandb(trace: Trace, folder: Path, blocks: Blocks) -> int:
                     send("row", {"step": step, "_timestamp": time_of(step), **row})
                     written += 1
             send("end", {})
-    _refuse_a_full_disk(folder)
+    # wandb does not report what it could not write; on a disk that it filled, the mark cannot be written either.
     mark(trace, folder, "wandb-offline", (folder / "wandb").glob("offline-run-*"))
     return written
-
-
-def _refuse_a_full_disk(folder: Path) -> None:
-    """Raises OSError where the disk has no room left; wandb itself does not report what it could not write."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(_SPARE))
 
 
 def _is_installed(package: str) -> bool:
