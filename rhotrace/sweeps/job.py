@@ -46,8 +46,8 @@ Engine = Callable[[Sequence[Job]], Iterator[End | None]]
 
 
 def train_job(job: Job) -> End:
-    """Trains one run in this process; whatever it fails of comes back as words, so that the other runs go on."""
-    # One thread each, here and on every engine: runs are many, and must go on under any engine with the same bits.
+    """Trains one run in this process; any failure is returned as text, so that the other runs continue."""
+    # One thread each, with every engine: there are many runs, and each must resume with the same bits under any engine.
     os.environ["OMP_NUM_THREADS"] = "1"
     from rhotrace.config import recipe
     from rhotrace.runfile.run_lock import is_locked

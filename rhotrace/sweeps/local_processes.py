@@ -19,26 +19,26 @@ _LAST = 10.0  # seconds for the results of workers that have stopped
 
 
 def processes(workers: int) -> Engine:
-    """Trains in so many processes of this machine, one run each at a time."""
+    """Trains in this number of processes of this machine, one run at a time in each."""
 
     def engine(jobs: Sequence[Job]) -> Iterator[End | None]:
         waiting, deaths = {job.path: job for job in jobs}, 0
         with StopRequest() as stop:
             while waiting and not stop.requested:
-                pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _deaf_to_interrupts)
+                pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ignore_interrupts)
                 running: set[Future[End]] = set()
                 try:
                     for end in _drain(pool, workers, list(waiting.values()), running, stop):
                         if end is not None:
                             if end.ended == "interrupted" and not stop.requested:
-                                continue  # somebody stopped the worker, not the sweep: it goes on in the next pool
+                                continue  # the worker was stopped, not the sweep: the run resumes in the next pool
                             del waiting[end.path]
                             deaths = 0
                         yield end
-                except BrokenProcessPool:  # a worker was killed; the runs go on in new ones
+                except BrokenProcessPool:  # a worker was killed; the runs resume in new ones
                     deaths += 1
                     if deaths > RETRIES:
-                        why = f"a process died {deaths} times and no run ended meanwhile; is there enough memory?"
+                        why = f"a process died {deaths} times before any run ended; is there enough memory?"
                         for path in list(waiting):
                             del waiting[path]
                             yield End(path, "failed", 0.0, socket.gethostname(), why)
@@ -53,7 +53,7 @@ def processes(workers: int) -> Engine:
 def _drain(
     pool: ProcessPoolExecutor, workers: int, jobs: Sequence[Job], running: set[Future[End]], stop: StopRequest
 ) -> Iterator[End | None]:
-    """Hands out one job to each worker at a time: what a pool has queued would still begin when it is stopped."""
+    """Gives each worker one job at a time: jobs in a pool's queue would still start after the sweep was stopped."""
     todo = iter(jobs)
     while not stop.requested:
         running |= {pool.submit(train_job, job) for job in itertools.islice(todo, workers - len(running))}
@@ -68,20 +68,20 @@ def _drain(
 
 
 def _last_ends(running: set[Future[End]]) -> Iterator[End]:
-    """Of the runs that were in training when the sweep was stopped."""
+    """The ends of the runs that were in training when the sweep was stopped."""
     done, _ = wait(running, timeout=_LAST)
     for future in done:
         if not future.cancelled() and future.exception() is None:
             yield future.result()
 
 
-def _deaf_to_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; an idle worker must not die of it. Training listens by itself.
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches every process of the terminal and must not kill an idle worker. Training handles it by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt(pool: ProcessPoolExecutor) -> None:
-    """Lets the runs in training commit and stop, and ends the pool; another Ctrl-C does not wait for that."""
+    """Lets the runs in training commit and stop, and ends the pool; a second Ctrl-C kills them at once."""
     pool.shutdown(wait=False, cancel_futures=True)
     try:
         while children := multiprocessing.active_children():

@@ -25,8 +25,8 @@ _CONNECT = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class _Asker:
-    """What a worker elsewhere must know of the process that runs the sweep."""
+class _Origin:
+    """What a worker on another machine must know about the process that runs the sweep."""
 
     folder: str
     command: tuple[str, ...]
@@ -34,15 +34,15 @@ class _Asker:
 
 
 def on_ray(address: str, *, gpus: float = 0.0, memory: float = 0.0) -> Engine:
-    """Trains on a Ray cluster, one task to a run; Ray retries the tasks of workers and nodes that die.
+    """Trains on a Ray cluster, one task per run; Ray retries the tasks of workers and nodes that die.
 
-    The folder of the run files must be one that all machines share.
+    All machines must share the folder of the run files.
 
     Args:
-        address: ``local`` starts Ray on this machine, ``auto`` finds the cluster that this one belongs to, anything
+        address: ``local`` starts Ray on this machine, ``auto`` finds the cluster that this machine belongs to, anything
             else is the address of a cluster.
-        gpus: of each task, a fraction to share one.
-        memory: of each task, in bytes, so that no node takes more tasks at once than fit; 0 does not ask.
+        gpus: of each task; a fraction shares one.
+        memory: of each task, in bytes, so that no node takes more tasks at once than fit; 0 asks for none.
 
     Raises:
         RhoTraceError: Ray is not installed, no cluster is found, or no node of it has what a task needs.
@@ -61,13 +61,13 @@ def on_ray(address: str, *, gpus: float = 0.0, memory: float = 0.0) -> Engine:
                 _connect(ray, address)
                 stack.callback(ray.shutdown)
             needs = {"CPU": 1.0, "GPU": gpus, "memory": float(math.ceil(memory))}
-            _refuse_what_no_node_has(ray, address, needs)
+            _require_a_node(ray, address, needs)
             options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
             if needs["memory"]:
                 options["memory"] = int(needs["memory"])
             task = ray.remote(**options)(_train_there)
-            asker = _Asker(str(Path.cwd()), tuple(sys.argv), _data_root())
-            yield from _tasks(ray, lambda job: task.remote(job, asker), jobs)
+            origin = _Origin(str(Path.cwd()), tuple(sys.argv), _data_root())
+            yield from _tasks(ray, lambda job: task.remote(job, origin), jobs)
 
     return engine
 
@@ -79,13 +79,13 @@ def _tasks(ray: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Itera
             if stop.requested and ends == math.inf:
                 ends = time.monotonic() + _STOPPING
                 for reference in pending:
-                    ray.cancel(reference)  # as Ctrl-C there: the run commits and stops
+                    ray.cancel(reference)  # like Ctrl-C in the worker: the run commits and stops
             done, _ = ray.wait(list(pending), timeout=TICK)
             for reference in done:
                 job = pending.pop(reference)
                 end = _result(ray, reference, job)
                 if end is not None and end.ended == "interrupted" and not stop.requested:
-                    stopped[job.path] += 1  # by a node that is being taken down: Ray calls that an end, not a death
+                    stopped[job.path] += 1  # by a node that is shut down, which Ray does not count as a failure
                     if stopped[job.path] <= RETRIES:
                         pending[submit(job)] = job
                         continue
@@ -94,17 +94,17 @@ def _tasks(ray: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Itera
                 yield None
 
 
-def _train_there(job: Job, asker: _Asker) -> End:
-    """``train_job`` on whichever machine this is, made to be as in the process that asks."""
+def _train_there(job: Job, origin: _Origin) -> End:
+    """``train_job`` on any machine, with the folder, command and data root of the process that runs the sweep."""
     host, folder = socket.gethostname(), Path(job.path).parent
     if not (folder / INDEX).is_file():
-        why = f"{folder} on {host} is not that of the sweep; sweep into a folder that all machines of the cluster share"
+        why = f"{folder} on {host} is not the sweep's folder; choose a folder that all machines of the cluster share"
         return End(job.path, "failed", 0.0, host, why)
-    with contextlib.suppress(OSError):  # relative paths are the asker's
-        os.chdir(asker.folder)
-    sys.argv = list(asker.command)  # for the record in the run file
-    if asker.data:
-        os.environ.setdefault("RHOTRACE_DATA", asker.data)
+    with contextlib.suppress(OSError):  # relative paths are those of the sweep's process
+        os.chdir(origin.folder)
+    sys.argv = list(origin.command)  # for the record in the run file
+    if origin.data:
+        os.environ.setdefault("RHOTRACE_DATA", origin.data)
     return train_job(job)
 
 
@@ -117,10 +117,10 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401 - a module without
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address == "local":
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own tells nobody
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here reports no usage
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
-            _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+            _check_connection(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ImportError) as problem:
         why = one_line(str(problem)) or type(problem).__name__
@@ -128,15 +128,15 @@ def _connect(ray: Any, address: str) -> None:  # noqa: ANN401 - a module without
         raise RhoTraceError(f"--ray {address}: no cluster ({why}){remedy}") from None
 
 
-def _knock(address: str) -> None:
-    """Fails at once where nobody listens; Ray itself would try for minutes."""
+def _check_connection(address: str) -> None:
+    """Fails at once where no cluster answers; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
 
 
-def _refuse_what_no_node_has(ray: Any, address: str, needs: dict[str, float]) -> None:  # noqa: ANN401 - a module without types
-    """Ray would wait without a word for a node that has it."""
+def _require_a_node(ray: Any, address: str, needs: dict[str, float]) -> None:  # noqa: ANN401 - a module without types
+    """Raises RhoTraceError where no node has it; Ray would wait for one without a message."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(all(node.get(kind, 0.0) >= amount for kind, amount in needs.items()) for node in nodes):
         return
@@ -146,32 +146,32 @@ def _refuse_what_no_node_has(ray: Any, address: str, needs: dict[str, float]) ->
 
     there = "; ".join(sorted({words(node) for node in nodes})[:4]) or "none"
     raise RhoTraceError(
-        f"--ray {address}: no node has what a run needs ({words(needs)}; there are nodes of: {there}); "
+        f"--ray {address}: no node has what a run needs ({words(needs)}; nodes: {there}); "
         "--gpus and --members-per-run ask for less"
     )
 
 
 def _result(ray: Any, reference: Any, job: Job) -> End | None:  # noqa: ANN401 - a module without types
-    """How a task ended; None if it was stopped before it trained."""
+    """How a task ended; None if it was stopped before it started training."""
     try:
         end: End = ray.get(reference)
     except ray.exceptions.TaskCancelledError:
         return None
     except ray.exceptions.RayError as problem:
-        last = (str(problem).strip().splitlines() or [""])[-1]  # the first ones are where, the last is what
+        last = (str(problem).strip().splitlines() or [""])[-1]  # the first lines say where, the last says what
         return End(job.path, "failed", 0.0, "", f"{type(problem).__name__}: {one_line(last)}")
     return end
 
 
 class _Brief(io.TextIOBase):
-    """Stands for stdout while Ray works, and sends the first line of whatever is written there to stderr.
+    """Replaces stdout while Ray works, and sends the first line of what is written there to stderr.
 
-    Ray prints long messages about nodes that died, from a thread of its own or when it shuts down, to stdout; that is for
-    the results, which come later.
+    Ray prints long messages about nodes that died to stdout, from its own thread or when it shuts down; stdout is for
+    the results.
     """
 
     def write(self, text: str) -> int:
-        """Writes."""
+        """Writes the first line of the text to stderr."""
         if first := text.partition("\n")[0].strip():
             print(first, file=sys.stderr)
         return len(text)

@@ -1,4 +1,4 @@
-"""How much memory a training takes, so that members are grouped into runs that fit."""
+"""How much memory a training takes; by this, members are grouped into runs that fit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rhotrace.training.recorder import BLOCK_STEPS
 from rhotrace.training.train import plan_layout
 
 PROCESS = 1e9  # the interpreter with torch, and the data while it is read
-SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
-CACHE = 32e6  # of a processor: members whose weights and activations leave it train slower together than alone
+SHARE = 0.6  # of the free memory; the estimate counts the largest tensors, not every byte
+CACHE = 32e6  # of a processor; members whose weights and activations do not fit in it train slower together than alone
 
 
 def shared_bytes(recipe: Recipe, samples: int, tests: int, inputs: int) -> float:
@@ -26,7 +26,7 @@ def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> flo
 
 
 def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
-    """What a member's step goes through: weights, gradients and activations on the samples."""
+    """Memory that a member's step reads and writes: weights, gradients and activations on the samples."""
     network = recipe.network.build((inputs,), outputs)
     item = _item(recipe)
     weights = recipe.optimizer.copies * sum(math.prod(block.shape) for block in network.blocks) * item
@@ -37,7 +37,7 @@ def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float
 
 
 def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
-    """Disk that a member's snapshots of the weights take, and the two places of the optimizer's state."""
+    """Disk space of a member's snapshots, and of the two copies of the optimizer's state."""
     layout = _layout(recipe, inputs, outputs)
     weights = sum(math.prod(shape) for shape in layout.shapes)
     state = sum(math.prod(shape) for tensors in layout.state.values() for shape in tensors)
@@ -45,12 +45,12 @@ def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
 
 
 def row_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
-    """Disk that a member's rows take while it trains, before they are packed."""
+    """Disk space of a member's rows during training, before they are compressed."""
     return float(recipe.steps * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8)
 
 
 def _layout(recipe: Recipe, inputs: int, outputs: int) -> Layout:
-    """Of the recipe's run file, planned without a number of it."""
+    """The layout of the recipe's run file, without allocating anything of it."""
     import torch
 
     network = recipe.network.build((inputs,), outputs)
@@ -59,7 +59,7 @@ def _layout(recipe: Recipe, inputs: int, outputs: int) -> Layout:
 
 
 def free_bytes(device: str) -> float:
-    """Memory that is free now, of the GPU for ``cuda`` and of the machine else.
+    """Memory that is free now: the GPU's for ``cuda``, else the machine's.
 
     Raises:
         DeviceError: CUDA was asked for and torch finds none.

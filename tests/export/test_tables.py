@@ -138,7 +138,7 @@ def test_the_command_exports_beside_the_run_and_refuses_in_a_line(run, command):
     assert (code, err) == (0, "")
     assert out.strip() == f"{run.with_suffix('.csv')}: 18 rows"
     assert run.with_suffix(".csv").exists()
-    for words, said in ((["--to", "xml"], "expected one of csv"), (["--to", "csv"], "is there already")):
+    for words, said in ((["--to", "xml"], "expected one of csv"), (["--to", "csv"], "exists already")):
         code, out, err = command("export", run, *words)
         assert (code, out) == (2, "")
         assert said in err
@@ -409,7 +409,7 @@ def test_a_folder_is_replaced_only_where_it_is_an_export_and_nothing_else(run, t
             return exporting.export(trace, kind, there, every=30, **options)
 
         again()
-        with pytest.raises(RhoTraceError, match="is there already"):
+        with pytest.raises(RhoTraceError, match="exists already"):
             again()
         (there / "member-0" / "stale").touch()
         again(force=True)

@@ -1,4 +1,4 @@
-"""Data: held against the archives' own bytes, read here by a few lines that share nothing with the package."""
+"""Data compared with the archives' own bytes, which are read here by a few lines that share nothing with the package."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def cifar() -> Path:
         if (root / "cifar-10-batches-py" / "data_batch_1").is_file():
             return root
     if given:
-        pytest.fail(f"RHOTRACE_TEST_CIFAR={given} holds no cifar-10-batches-py/data_batch_1")
+        pytest.fail(f"RHOTRACE_TEST_CIFAR={given} does not contain cifar-10-batches-py/data_batch_1")
     pytest.skip("CIFAR-10 is in no data root; set RHOTRACE_TEST_CIFAR to one that has cifar-10-batches-py/")
 
 

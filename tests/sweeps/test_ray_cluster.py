@@ -242,8 +242,8 @@ def test_what_no_node_has_is_not_waited_for(command, tmp_path, small, cluster):
 
 
 def test_a_folder_that_is_not_shared_is_told(tmp_path):
-    asker = ray_cluster._Asker(str(tmp_path), ("rhotrace",), None)
-    end = ray_cluster._train_there(Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), asker)
+    origin = ray_cluster._Origin(str(tmp_path), ("rhotrace",), None)
+    end = ray_cluster._train_there(Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), origin)
     assert end.ended == "failed"
     assert "a folder that all machines of the cluster share" in end.why
 

@@ -20,12 +20,12 @@ __all__ = ["DATASETS", "Dataset", "Samples", "as_images", "cache_root", "load", 
 
 
 def load(*, dtype: str = "float64", **options: Any) -> Dataset:  # noqa: ANN401 - each dataset's own
-    """``DATASETS[dataset](**options).load(dtype)``, for callers that do not hold the component."""
+    """``DATASETS[dataset](**options).load(dtype)``, for callers without the component."""
     return DATASETS[options["dataset"]].model_construct(**options).load(dtype)
 
 
 def class_groups(dataset: str, classes: Any) -> list[list[int]]:  # noqa: ANN401 - as in a recipe
-    """See ``LabelledImages.groups``; for callers that do not hold the component."""
+    """See ``LabelledImages.groups``; for callers without the component."""
     from rhotrace.models.datasets.torchvision_images import LabelledImages
 
     component = DATASETS[dataset]

@@ -37,11 +37,11 @@ Arrays = dict[str, NDArray[Any]]
 class Npz(Samples):
     """Arrays from a file made by ``np.savez``.
 
-    ``x`` and ``x_test`` hold the inputs, (N, d) or (N, channels, height, width), any real numbers; they are used as they
-    are, but for ``unit_norm``. ``y`` and ``y_test`` hold integer class labels, (N,), or -1 and +1, (N,), or else real
-    targets, (N,) or (N, C), as floating-point numbers. Labels become targets as with the other datasets: -1/+1 of two
-    classes, of which the smaller label is -1, and one-hot of more. Real targets have no classes, so that ``classes``,
-    ``balanced`` and ``label_noise`` do not apply to them. Other arrays of the file are ignored.
+    ``x`` and ``x_test`` are the inputs, (N, d) or (N, channels, height, width): real numbers, which are changed only by
+    ``unit_norm``. ``y`` and ``y_test`` are integer class labels, (N,), or -1 and +1, (N,), or real targets, (N,) or
+    (N, C), as floating-point numbers. Labels become targets as in
+    the other datasets: -1/+1 for two classes, the smaller label being -1, and one-hot for more. Real targets have no
+    classes, so ``classes``, ``balanced`` and ``label_noise`` do not apply to them. Other arrays in the file are ignored.
     """
 
     dataset: Literal["npz"] = "npz"
@@ -260,7 +260,7 @@ def _fault(key: str, values: NDArray[Any]) -> str:
         expected = "(N, d) or (N, channels, height, width)" if inputs else "(N,) or (N, C)"
         return f" has shape {values.shape}, expected {expected}"
     if not values.size:
-        return f" has shape {values.shape}, which holds no sample"
+        return f" has shape {values.shape}, which has no samples"
     finite = np.isfinite(values)
     if not finite.all():
         at = np.argwhere(~finite)[0]

@@ -29,7 +29,7 @@ class Dataset:
         x_test: test inputs, (N_test, d).
         y_test: test targets, (N_test, C); never noisy.
         classes: what the targets stand for, in order (the first of two is -1); none for real targets.
-        digest: SHA-256 of the chosen inputs and targets, whatever the floating-point type.
+        digest: SHA-256 of the chosen inputs and targets, independent of the floating-point type.
         files: md5 of each file that was read, by name.
         shape: of one input: (d,), or (channels, height, width) of an image.
         channels_last: whether a row of x has the pixels' channels side by side: row, column, channel. See ``as_images``.

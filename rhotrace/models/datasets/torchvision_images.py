@@ -37,11 +37,11 @@ _CIFAR = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta
 
 
 class LabelledImages(Samples):
-    """Images of named classes that torchvision can download: what a dataset of them says, and how it is read."""
+    """Images of named classes that torchvision can download: what each dataset declares, and how they are read."""
 
     loader: ClassVar[str]  # class in torchvision.datasets
     folder: ClassVar[str]  # below a data root
-    files: ClassVar[tuple[tuple[str, ...], ...]]  # the sets of files that hold it, the preferred one first
+    files: ClassVar[tuple[tuple[str, ...], ...]]  # the sets of files that contain it, the preferred one first
     names: ClassVar[tuple[str, ...]]  # of the classes
     shape: ClassVar[tuple[int, int, int]]  # of an image: channels, height, width
     channels_last: ClassVar[bool] = False
