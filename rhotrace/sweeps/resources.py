@@ -14,46 +14,46 @@ SHARE = 0.6  # of the free memory; the estimate counts the largest tensors, not 
 CACHE = 32e6  # of a processor; members whose weights and activations do not fit in it train slower together than alone
 
 
-def shared_bytes(recipe: Recipe, samples: int, tests: int, inputs: int) -> float:
+def shared_bytes(recipe: Recipe, samples: int, tests: int, shape: tuple[int, ...]) -> float:
     """Memory that a run takes for any number of members: the process, and the training and test samples."""
-    return float(PROCESS + 3 * (samples + tests) * inputs * _item(recipe))
+    return float(PROCESS + 3 * (samples + tests) * math.prod(shape) * _item(recipe))
 
 
-def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
+def member_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: int) -> float:
     """Memory that each member adds: weights, activations on the samples, and the block of rows that is recorded."""
-    rows = 2 * min(BLOCK_STEPS, recipe.steps) * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8
-    return step_bytes(recipe, samples, inputs, outputs) + float(rows)
+    rows = 2 * min(BLOCK_STEPS, recipe.steps) * _layout(recipe, shape, outputs).row_numbers / len(recipe.seeds) * 8
+    return step_bytes(recipe, samples, shape, outputs) + float(rows)
 
 
-def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
+def step_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: int) -> float:
     """Memory that a member's step reads and writes: weights, gradients and activations on the samples."""
-    network = recipe.network.build((inputs,), outputs)
+    network = recipe.network.build(shape, outputs)
     item = _item(recipe)
     weights = recipe.optimizer.copies * sum(math.prod(block.shape) for block in network.blocks) * item
-    activations = samples * (2.5 * network.units(inputs) * item + 8 * outputs * 8)
+    activations = samples * (2.5 * network.units(math.prod(shape)) * item + 8 * outputs * 8)
     batch = recipe.optimizer.minibatches
-    gathered = 2 * batch.size * inputs * item if batch else 0
+    gathered = 2 * batch.size * math.prod(shape) * item if batch else 0
     return float(weights + activations + gathered)
 
 
-def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
+def copies_bytes(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> float:
     """Disk space of a member's snapshots, and of the two copies of the optimizer's state."""
-    layout = _layout(recipe, inputs, outputs)
+    layout = _layout(recipe, shape, outputs)
     weights = sum(math.prod(shape) for shape in layout.shapes)
     state = sum(math.prod(shape) for tensors in layout.state.values() for shape in tensors)
     return float((weights * len(layout.snapshots) + 2 * state) * _item(recipe))
 
 
-def row_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
+def row_bytes(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> float:
     """Disk space of a member's rows during training, before they are compressed."""
-    return float(recipe.steps * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8)
+    return float(recipe.steps * _layout(recipe, shape, outputs).row_numbers / len(recipe.seeds) * 8)
 
 
-def _layout(recipe: Recipe, inputs: int, outputs: int) -> Layout:
+def _layout(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> Layout:
     """The layout of the recipe's run file, without allocating anything of it."""
     import torch
 
-    network = recipe.network.build((inputs,), outputs)
+    network = recipe.network.build(shape, outputs)
     empty = tuple(torch.empty((1, *block.matrix), device="meta") for block in network.parameters)
     return plan_layout(recipe, network, outputs, recipe.optimizer.init(empty))
 

@@ -99,12 +99,12 @@ def plan(
         key = json.dumps(recipe.model_dump(include={"data", "network", "optimizer", "record"}), sort_keys=True)
         if key not in sizes:
             loaded = datasets.load(**options(recipe.data), dtype=recipe.network.dtype)
-            samples, inputs, outputs = *loaded.x.shape, loaded.y.shape[1]
+            (samples, outputs), shape = loaded.y.shape, loaded.shape
             sizes[key] = (
-                resources.shared_bytes(recipe, samples, len(loaded.x_test), inputs),
-                resources.member_bytes(recipe, samples, inputs, outputs),
-                resources.step_bytes(recipe, samples, inputs, outputs),
-                resources.copies_bytes(recipe, inputs, outputs) + resources.row_bytes(recipe, inputs, outputs),
+                resources.shared_bytes(recipe, samples, len(loaded.x_test), shape),
+                resources.member_bytes(recipe, samples, shape, outputs),
+                resources.step_bytes(recipe, samples, shape, outputs),
+                resources.copies_bytes(recipe, shape, outputs) + resources.row_bytes(recipe, shape, outputs),
             )
         return sizes[key]
 

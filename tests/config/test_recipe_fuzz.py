@@ -12,6 +12,7 @@ import pytest
 from damaging import measured
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rhotrace.models.networks import INITS, NETWORKS
 from small import SMALL
 
 from rhotrace.config import strict_yaml
@@ -19,7 +20,6 @@ from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import DATASETS
 from rhotrace.models.datasets.torchvision_images import LabelledImages
-from rhotrace.models.networks import INITS, NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
 
 IMAGES = {name: each for name, each in DATASETS.items() if issubclass(each, LabelledImages)}

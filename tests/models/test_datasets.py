@@ -16,7 +16,6 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-import torch
 import torchvision
 from pydantic import ValidationError
 
@@ -450,18 +449,23 @@ def test_a_root_with_some_files_packed_and_some_unpacked_is_passed_over(unpacked
 # --- shapes ------------------------------------------------------------------------------------------------
 
 
-def test_rows_become_images(cifar):
-    for options, shape in (({}, (1, 28, 28)), ({"dataset": "cifar-10", "root": str(cifar)}, (3, 32, 32))):
-        loaded = load(**options, unit_norm=False, test=2, train=4)
-        assert loaded.shape == shape
-        images = data.as_images(loaded.x, loaded.shape, channels_last=loaded.channels_last)
-        assert images.shape == (4, *shape)
-        tensor = data.as_images(torch.from_numpy(loaded.x), loaded.shape, channels_last=loaded.channels_last)
-        np.testing.assert_array_equal(tensor.numpy(), images)
-    with (cifar / "cifar-10-batches-py" / "test_batch").open("rb") as file:
-        stored = {row.tobytes() for row in pickle.load(file, encoding="latin1")["data"]}  # colour, row, column
-    tests = data.as_images(loaded.x_test, loaded.shape, channels_last=True).reshape(2, -1)
-    assert {np.rint(image * 255).astype(np.uint8).tobytes() for image in tests} <= stored
+def test_rows_of_gray_images_are_in_the_order_of_their_shape():
+    loaded = load()
+    assert loaded.shape == (1, 28, 28)
+    assert loaded.in_order() is loaded
+
+
+def test_rows_of_colour_images_can_be_brought_into_the_order_of_their_shape(cifar):
+    loaded = load(dataset="cifar-10", root=str(cifar), unit_norm=False)
+    assert loaded.shape == (3, 32, 32)
+    ordered = loaded.in_order()
+    assert ordered.digest == loaded.digest
+    for x, names in ((ordered.x, [f"data_batch_{i}" for i in range(1, 6)]), (ordered.x_test, ["test_batch"])):
+        stored = set()  # as colour, row, column
+        for name in names:
+            with (cifar / "cifar-10-batches-py" / name).open("rb") as file:
+                stored |= {row.tobytes() for row in pickle.load(file, encoding="latin1")["data"]}
+        assert {np.rint(image * 255).astype(np.uint8).tobytes() for image in x} <= stored
 
 
 # --- absent and damaged ------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ def test_runs_are_split_so_that_they_fit_the_memory(tmp_path, small, monkeypatch
     whole = plan(read(file), tmp_path / "out")
     assert len(whole.runs) == 2
     recipe = whole.runs[1].recipe
-    shared, each = resources.shared_bytes(recipe, 40, 20, 784), resources.member_bytes(recipe, 40, 784, 1)
+    shared, each = resources.shared_bytes(recipe, 40, 20, (784,)), resources.member_bytes(recipe, 40, (784,), 1)
     for members in (1, 2, 3):
         monkeypatch.setattr(resources, "free_bytes", lambda _, m=members: (shared + (m + 0.5) * each) / resources.SHARE)
         split = plan(read(file), tmp_path / "out")

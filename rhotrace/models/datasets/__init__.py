@@ -11,12 +11,12 @@ import pkgutil
 from typing import Any, Literal
 
 from rhotrace.models.datasets.data_roots import cache_root, roots
-from rhotrace.models.datasets.samples import DATASETS, Dataset, Samples, as_images
+from rhotrace.models.datasets.samples import DATASETS, Dataset, Samples
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["DATASETS", "Dataset", "Samples", "as_images", "cache_root", "load", "roots"]
+__all__ = ["DATASETS", "Dataset", "Samples", "cache_root", "load", "roots"]
 
 
 def load(*, dtype: str = "float64", **options: Any) -> Dataset:  # noqa: ANN401 - each dataset's own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ class Dataset:
         digest: SHA-256 of the chosen inputs and targets, independent of the floating-point type.
         files: md5 of each file that was read, by name.
         shape: of one input: (d,), or (channels, height, width) of an image.
-        channels_last: whether a row of x has the pixels' channels side by side: row, column, channel. See ``as_images``.
+        channels_last: whether a row of x is in the order height, width, channel; else it is in the order of ``shape``.
     """
 
     x: NDArray[Any]
@@ -45,13 +45,16 @@ class Dataset:
     shape: tuple[int, ...]
     channels_last: bool = False
 
+    def in_order(self) -> Dataset:
+        """The same samples with each row in the order of ``shape``, as a network that reshapes its inputs needs them."""
+        if not self.channels_last:
+            return self
+        channels, height, width = self.shape
 
-def as_images(x: Any, shape: Sequence[int], *, channels_last: bool) -> Any:  # noqa: ANN401 - of NumPy or torch
-    """Rows of ``Dataset.x``, (..., d), as images, (..., channels, height, width); an array or a tensor, without a copy."""
-    channels, height, width = shape
-    if not channels_last:
-        return x.reshape(*x.shape[:-1], channels, height, width)
-    return x.reshape(*x.shape[:-1], height, width, channels).swapaxes(-1, -2).swapaxes(-2, -3)
+        def ordered(x: NDArray[Any]) -> NDArray[Any]:
+            return np.moveaxis(x.reshape(len(x), height, width, channels), 3, 1).reshape(len(x), -1)
+
+        return replace(self, x=ordered(self.x), x_test=ordered(self.x_test), channels_last=False)
 
 
 class Samples(Component):
