@@ -187,7 +187,7 @@ def test_classes_that_are_not_there_are_refused(classes, says):
     with pytest.raises(ValidationError) as caught:
         load(classes=classes)
     message = str(caught.value.errors()[0]["ctx"]["error"])
-    assert message.startswith("data.classes: ")
+    assert message.startswith("classes: ")
     assert says in message
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, model_validator
 
 from rhotrace.errors import DataError, nearest_file
+from rhotrace.models.component import fault
 from rhotrace.models.datasets import data_roots
 from rhotrace.models.datasets.samples import (
     DATASETS,
@@ -60,8 +61,8 @@ class Npz(Samples):
         if self.classes != "all":
             try:
                 refuse_repeated(two_groups(self.classes), self.classes)
-            except DataError as fault:
-                raise ValueError(str(fault)) from None
+            except DataError as problem:
+                raise fault("classes", str(problem).removeprefix("data.classes: ")) from None
         return self
 
     def load(self, dtype: str) -> Dataset:
@@ -233,9 +234,8 @@ def _arrays(path: Path, file: Any) -> Arrays:  # noqa: ANN401 - an NpzFile, whic
 def _check(path: Path, arrays: Arrays) -> None:
     """Raises DataError unless the arrays are inputs and targets that fit each other."""
     for key, values in arrays.items():
-        fault = _fault(key, values)
-        if fault:
-            raise DataError(f"{path}: {key}{fault}")
+        if why := _why_unusable(key, values):
+            raise DataError(f"{path}: {key}{why}")
     for suffix in ("", "_test"):
         x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
         if len(x) != len(y):
@@ -251,7 +251,7 @@ def _check(path: Path, arrays: Arrays) -> None:
         )
 
 
-def _fault(key: str, values: NDArray[Any]) -> str:
+def _why_unusable(key: str, values: NDArray[Any]) -> str:
     """What is wrong with an array by itself; nothing where it can be used."""
     inputs = key.startswith("x")
     if values.dtype.kind not in "biuf":

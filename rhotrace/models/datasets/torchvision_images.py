@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from rhotrace.errors import DataError
+from rhotrace.models.component import fault
 from rhotrace.models.datasets import data_roots
 from rhotrace.models.datasets.samples import (
     DATASETS,
@@ -50,8 +51,8 @@ class LabelledImages(Samples):
     def _classes_exist(self) -> Self:
         try:
             self.groups()
-        except DataError as fault:
-            raise ValueError(str(fault)) from None
+        except DataError as problem:
+            raise fault("classes", str(problem).removeprefix("data.classes: ")) from None
         return self
 
     def groups(self) -> list[list[int]]:
