@@ -92,7 +92,7 @@ def test_real_targets_stay_as_they_are(save, width):
     np.testing.assert_array_equal(loaded.y, y.reshape(40, -1)[found])
     assert len(set(found)) == 15
     assert loaded.y_test.shape == (20, width or 1)
-    assert loaded.classes == ()
+    assert loaded.classes == ("real targets",)
 
 
 def test_images_keep_their_shape_and_inputs_get_unit_norm(save):

@@ -113,7 +113,7 @@ class Npz(Samples):
             y=_cast(path, "y", y, dtype),
             x_test=self._inputs(path, "x_test", x_test, chosen.test, dtype),
             y_test=_cast(path, "y_test", y_test, dtype),
-            classes=(),
+            classes=("real targets",),
             digest=digest_of((self.dataset, arrays["x"].shape[1:], "real", self.unit_norm), (x, y, x_test, y_test)),
             files={path.name: md5},
             shape=arrays["x"].shape[1:],

@@ -28,7 +28,7 @@ class Dataset:
         y: training targets, (N, C): -1/+1 with C = 1, one-hot, or real numbers.
         x_test: test inputs, (N_test, d).
         y_test: test targets, (N_test, C); never noisy.
-        classes: what the targets stand for, in order (the first of two is -1); none for real targets.
+        classes: what the targets stand for, in order (the first of two is -1); ``real targets`` if they are none.
         digest: SHA-256 of the chosen inputs and targets, independent of the floating-point type.
         files: md5 of each file that was read, by name.
         shape: of one input: (d,), or (channels, height, width) of an image.
