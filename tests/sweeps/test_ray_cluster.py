@@ -62,7 +62,7 @@ def until(what: Callable[[], Any], seconds: float = 90.0) -> Any:
         if found := what():
             return found
         time.sleep(0.02)
-    raise AssertionError("it did not come to that in time")
+    raise AssertionError("it did not happen in time")
 
 
 def training(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -204,7 +204,7 @@ def parent_of(pid: int) -> int | None:
 # --- refused ------------------------------------------------------------------------------------------------
 
 
-def test_without_ray_the_remedy_is_told(command, tmp_path, small, monkeypatch):
+def test_without_ray_the_remedy_is_shown(command, tmp_path, small, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, out, errors = command("sweep", files_of(tmp_path, small), "--ray", "auto")
     assert (code, out) == (2, "")
@@ -241,7 +241,7 @@ def test_what_no_node_has_is_not_waited_for(command, tmp_path, small, cluster):
     assert "no node has what a run needs (1 CPU, 0.5 GPU" in errors
 
 
-def test_a_folder_that_is_not_shared_is_told(tmp_path):
+def test_a_folder_that_is_not_shared_is_reported(tmp_path):
     origin = ray_cluster._Origin(str(tmp_path), ("rhotrace",), None)
     end = ray_cluster._train_there(Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), origin)
     assert end.ended == "failed"

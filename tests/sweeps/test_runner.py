@@ -49,7 +49,7 @@ def here(jobs):
 
 
 def nowhere(jobs):
-    """An engine that must not be asked for anything."""
+    """An engine that must not be used."""
     raise AssertionError([job.path for job in jobs])
 
 
@@ -83,7 +83,7 @@ def same_bits(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with a sweep file and its finished sweep in ``out``; to be copied by whoever changes it."""
+    """A folder with a sweep file and its finished sweep in ``out``; a test that changes it works on a copy."""
     from small import SMALL
 
     folder = tmp_path_factory.mktemp("finished")
@@ -335,10 +335,10 @@ def test_a_sweep_over_all_samples_that_there_are_is_planned(tmp_path, small, key
 # --- runs that fail ----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_stops_no_other_and_is_told_with_its_reason(tmp_path, small, command):
+def test_a_run_that_fails_stops_no_other_and_its_reason_is_shown(tmp_path, small, command):
     file = write(tmp_path, small, SWEEP.replace("300", "3"))
     first, second = plan(read(file), tmp_path / "out").runs
-    (tmp_path / "out" / f".{first.name}.lock").mkdir(parents=True)  # as where a file cannot be made
+    (tmp_path / "out" / f".{first.name}.lock").mkdir(parents=True)  # so that the run file cannot be made
     code, out, err = command("sweep", file, "-o", "out", "--json")
     assert code == 2
     assert f"failed: {first.name}: " in err

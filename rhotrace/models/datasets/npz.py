@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, model_validator
 
@@ -129,7 +128,7 @@ class Npz(Samples):
             where = "" if given.is_absolute() else f" under {', '.join(map(str, searched))}"
             hint = f"did you mean {near}?" if near else "give an absolute path, or set data.root to its folder"
             raise DataError(f"data.file: no file {self.file}{where}; {hint}", brief=f"data.file: no file {self.file}")
-        return found
+        return found.absolute()
 
     def _labels(self, path: Path, arrays: Arrays) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
         """The labels in order, and the number of each sample's label in that order; a test sample's may be none, -1."""
@@ -207,6 +206,8 @@ def _read(path: Path, _state: tuple[int, int]) -> tuple[Arrays, str]:
 
 
 def _arrays(path: Path, file: Any) -> Arrays:  # noqa: ANN401 - an NpzFile, which NumPy does not export
+    import psutil
+
     sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
     missing = [key for key in KEYS if key not in sizes]
     if missing:
