@@ -14,21 +14,37 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rhotrace.config import recipe as recipes
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import RecipeError
+from rhotrace.models.component import per_member
+from rhotrace.models.initial_weights import INITIALISERS
+from rhotrace.models.optimizers import OPTIMIZERS
 
 KEYS = ("claim", "recipe", "set", "axes", "seeds")
-MEMBER_KEYS = {"init.rho_k": "rho_k", "init.scale": "scale", "optimizer.lr": "lr"}
-_LIMITS = {"init.rho_k": (1e-12, 1e12)}
 MOST_POINTS = 100_000
 MOST_NETWORKS = 1_000_000
 MOST_MEMBERS = 4000  # of one run, so that its recipe stays readable, and little is lost with it
+
+
+def member_keys() -> dict[str, TypeAdapter[list[Any]]]:
+    """Keys of a recipe that may differ between members of one run, with the type of a list of their values."""
+    found: dict[str, TypeAdapter[list[Any]]] = {}
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    for registry in (INITIALISERS, OPTIMIZERS):
+        for component in registry.values():
+            for name in per_member(component):
+                field = component.model_fields[name]
+                own: Any = field.annotation
+                values = TypeAdapter[list[Any]](list[Annotated[(own, *field.metadata)]], config=strict)
+                found.setdefault(f"{registry.section}.{name}", values)
+    return found
 
 
 @dataclass(frozen=True)
@@ -169,7 +185,7 @@ def _points(given: Any, refuse: Callable[..., RecipeError]) -> tuple[tuple[str, 
             raise refuse(f"{key} is there twice, expected each key once", "axes")
         if key.partition(".")[0] == "members":
             raise refuse(f"got {key}; members come from the axes and `seeds`", "axes")
-        if key not in MEMBER_KEYS and _clashes(key, others):  # member keys are set last
+        if key not in member_keys() and _clashes(key, others):  # member keys are set last
             raise refuse(
                 f"{key} is part of another axis, which replaces it; expected keys of which none contains another",
                 "axes",
@@ -196,12 +212,14 @@ def _factors(entry: Any, refuse: Callable[..., RecipeError], *place: str | int) 
                 f"got {key!r}, expected a key of the recipe that affects its numbers, such as init.rho_k", *place, kind
             )
     values = {key: _values(value, refuse, *place, kind, key) for key, value in keys.items()}
-    for key in values.keys() & MEMBER_KEYS.keys():
-        low, high = _LIMITS.get(key, (0.0, np.inf))
-        if not all(_is_number(v) and v > 0 and low <= v <= high for v in values[key]):
-            within = f" from {low:g} to {high:g}" if key in _LIMITS else ""
-            raise refuse(f"got {keys[key]!r}, expected positive numbers{within}", *place, kind, key)
-        values[key] = [float(v) for v in values[key]]
+    for key, values_of in member_keys().items():
+        try:
+            if key in values:
+                values[key] = values_of.validate_python(values[key])
+        except ValidationError as invalid:
+            fault = invalid.errors()[0]
+            expected = re.sub(r"^Input should (be )?", "", fault["msg"])
+            raise refuse(f"got {fault['input']!r} in {keys[key]!r}, expected {expected}", *place, kind, key) from None
     if kind == "grid":
         return [[{key: value} for value in each] for key, each in values.items()]
     lengths = {key: len(each) for key, each in values.items()}
@@ -245,8 +263,9 @@ def _range(first: float, last: float, count: int, spacing: str) -> list[Any]:
 def static_groups(sweep: Sweep) -> list[tuple[dict[str, Any], list[int]]]:
     """The values that must be equal within a run, with the numbers of the points that have them."""
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    of_members = member_keys()
     for number, point in enumerate(sweep.points):
-        static = {key: value for key, value in point.items() if key not in MEMBER_KEYS}
+        static = {key: value for key, value in point.items() if key not in of_members}
         groups.setdefault(group_key(static), (static, []))[1].append(number)
     return list(groups.values())
 
@@ -281,11 +300,12 @@ def group_key(static: Mapping[str, Any]) -> str:
 
 def _run(sweep: Sweep, static: Mapping[str, Any], members: Sequence[tuple[int, int]]) -> Run:
     content: dict[str, Any] = {"seeds": [seed for _, seed in members]}
-    for key, name in MEMBER_KEYS.items():
+    of_members = member_keys()
+    for key in of_members:
         if key in sweep.axes:
-            content[name] = [sweep.points[number][key] for number, _ in members]
+            content[key.rpartition(".")[2]] = [sweep.points[number][key] for number, _ in members]
     # A section that an axis replaces is set before the keys in it.
-    values = {**static, **{k: v for k, v in sweep.points[members[0][0]].items() if k in MEMBER_KEYS}}
+    values = {**static, **{k: v for k, v in sweep.points[members[0][0]].items() if k in of_members}}
     overrides = [override(key, value) for key, value in values.items()]
     try:
         recipe = recipes.load(sweep.recipe, [*sweep.base, *overrides, override("members", content)])
