@@ -18,8 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rhotrace.config import recipe
 from rhotrace.config.recipe import Recipe
-from rhotrace.sweeps.engines import Engine, Job, on_ray, processes
 from rhotrace.sweeps.index import INDEX
+from rhotrace.sweeps.job import Engine, Job
+from rhotrace.sweeps.local_processes import processes
+from rhotrace.sweeps.ray_cluster import on_ray
 from rhotrace.training.train import train
 
 BASE = {

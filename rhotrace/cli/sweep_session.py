@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from rhotrace.display import formatting
 from rhotrace.display.figures import style as plot_style
 from rhotrace.display.terminal.sweep import SweepView, print_end, print_plan, print_sweep
-from rhotrace.sweeps.engines import Engine, on_ray, processes
+from rhotrace.sweeps.job import Engine
+from rhotrace.sweeps.local_processes import processes
+from rhotrace.sweeps.ray_cluster import on_ray
 from rhotrace.sweeps.results import collect
 from rhotrace.sweeps.runner import Plan, State, carry_out, plan
 from rhotrace.sweeps.sweep_file import read

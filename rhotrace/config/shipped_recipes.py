@@ -24,7 +24,7 @@ def folder() -> Path:
     """Where the shipped recipes are.
 
     Raises:
-        RecipeError: they are not there, as in a copy of the package's modules alone.
+        RecipeError: they are missing, as in a copy of the package's modules alone.
     """
     package = Path(__file__).parents[1]
     for place in (package / "recipes", package.parent / "recipes"):
@@ -45,13 +45,13 @@ def listing() -> list[Shipped]:
 
 
 def copy(name: str, to: Path) -> list[Path]:
-    """Copies a recipe into a folder; of a sweep also the recipe that it varies, so that its path still holds.
+    """Copies a recipe into a folder; with a sweep, also the recipe that it varies, so that its path remains right.
 
     Returns:
-        The files that were written; one that is there already with the same content is left alone.
+        The files that were written; one that exists with the same content is left alone.
 
     Raises:
-        RecipeError: no such recipe, or a file of that name with other content is there.
+        RecipeError: no such recipe, or a file of that name with other content exists.
     """
     root, wanted = folder(), name.removesuffix(".yaml")
     source = root / f"{wanted}.yaml"
@@ -67,7 +67,7 @@ def copy(name: str, to: Path) -> list[Path]:
         target = to / each.relative_to(root.resolve() if each != source else root)
         if target.exists():
             if target.read_bytes() != each.read_bytes():
-                raise RecipeError(f"{target}: is there already with other content; choose another folder with -o")
+                raise RecipeError(f"{target} exists already with other content; choose another folder with -o")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(each, target)

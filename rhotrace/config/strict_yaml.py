@@ -15,7 +15,7 @@ MAX_VALUES = 20_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: ``1e-3`` is a number, ``yes`` and ``010`` are not what YAML 1.1 makes of them."""
+    """YAML 1.2 numbers: ``1e-3`` is a number, ``yes`` is text and ``010`` is ten, unlike in YAML 1.1."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -29,14 +29,14 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what ``_Loader`` would not read as text."""
+    """Quotes text that ``_Loader`` would read as something else."""
 
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    # Unquoted or in single quotes, Unicode's own line breaks would be folded when they are read again.
+    # Without double quotes, Unicode's own line breaks would be folded when they are read again.
     style = '"' if any(mark in value for mark in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
 
@@ -62,17 +62,17 @@ Lines = dict[tuple[str | int, ...], int]
 
 
 def read(text: str, where: str) -> tuple[Any, Lines]:
-    """The content, and the line of each key; duplicate keys, anchors and tags are refused."""
+    """The content, and the line of each key; duplicate keys, anchors, aliases and tags are refused."""
     try:
         depth = 0
         for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
             if number > MAX_VALUES:
                 raise RecipeError(
-                    f"{where}:{_line(event)}: more than {MAX_VALUES} keys, values and brackets; no recipe has"
+                    f"{where}:{_line(event)}: more than {MAX_VALUES} keys, values and brackets, which no recipe needs"
                 )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
-                raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep; no recipe is")
+                raise RecipeError(f"{where}:{_line(event)}: nested more than {MAX_NESTING} deep, which no recipe needs")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
                 raise RecipeError(
                     f"{where}:{_line(event)}: got an anchor, alias or tag, expected plain YAML; write the value out"
@@ -105,7 +105,7 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
             name = str(key.value)
             if name in seen:
                 raise RecipeError(
-                    f"{where}:{line}: {dotted((*path, name))}: this key stands already in line {seen[name]}; keep one"
+                    f"{where}:{line}: {dotted((*path, name))}: this key is already in line {seen[name]}; keep one"
                 )
             seen[name] = line
             yield (*path, name), line
@@ -116,10 +116,10 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
 
 
 def write(content: Any) -> str:  # noqa: ANN401 - anything YAML holds
-    """YAML that ``read`` reads back as it was."""
+    """YAML that ``read`` reads back unchanged."""
     return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
-    """A key's path as users write it; odd characters are shown, not printed, and what is long is cut."""
+    """A key's path as users write it; unprintable characters are escaped, and long keys are cut."""
     return ".".join(text if (text := str(p)).isprintable() and len(text) <= 60 else repr(text)[:60] for p in path)

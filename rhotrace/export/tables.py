@@ -1,4 +1,4 @@
-"""A run in the formats of other tools: one table with a row for each step and member, a netCDF file, or logs.
+"""Exports a run to the formats of other tools: a table with a row for each step and member, a netCDF file, or logs.
 
 In the table, a quantity with a layer or quantile axis becomes a column for each (``rho_k_1``, ``margin_quantile_0.5``).
 Quantities that are evaluated at a stride are empty between their evaluations.
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.run_analysis import require_steps
 from rhotrace.errors import RhoTraceError, choice
-from rhotrace.export.loggers import own_export, to_tensorboard, to_wandb
+from rhotrace.export.own_folder import why_not_own
+from rhotrace.export.tensorboard import to_tensorboard
+from rhotrace.export.wandb import to_wandb
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.runfile.reader import Trace
@@ -25,7 +27,7 @@ from rhotrace.runfile.xarray_view import to_xarray
 
 Columns = dict[str, NDArray[Any]]
 
-_ROWS = 20_000  # steps times members read for a block, so that a run of any length passes through little memory
+_ROWS = 20_000  # steps times members in a block, so that a run of any length needs little memory
 
 
 def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool = False) -> int:
@@ -34,16 +36,16 @@ def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool =
     Args:
         trace: the run.
         kind: one of ``FORMATS``.
-        path: of the new file, or of the new folder of one of ``FOLDERS``.
+        path: of the new file, or of the new folder for one of ``FOLDERS``.
         every: steps from one row to the next.
-        force: replace a file that is there, or a folder that holds nothing but an earlier export of this kind.
+        force: replace an existing file, or a folder that contains only an earlier export of this kind.
 
     Returns:
         The number of rows, or of steps in a netCDF file.
 
     Raises:
-        RhoTraceError: the format is not known, what it needs is not installed, or the file or folder is there or cannot
-            be written.
+        RhoTraceError: the format is unknown, its package is not installed, or the file or folder exists or cannot be
+            written.
         AnalysisError: the run has no steps.
     """
     require_steps(trace)
@@ -51,13 +53,13 @@ def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool =
         raise choice("--to", kind, FORMATS)
     refuse_to_replace_a_run(path)
     if path.exists() and path.samefile(trace.path):
-        raise RhoTraceError(f"{path}: is the run itself; choose another name with -o")
+        raise RhoTraceError(f"{path} is the run itself; choose another name with -o")
     if path.exists() and not force:
-        raise RhoTraceError(f"{path}: is there already; choose another name with -o, or --force to replace it")
+        raise RhoTraceError(f"{path} exists already; choose another name with -o, or replace it with --force")
     if path.exists():
-        why = own_export(path, kind) if kind in FOLDERS else "it is a folder" if path.is_dir() else ""
+        why = why_not_own(path, kind) if kind in FOLDERS else "it is a folder" if path.is_dir() else ""
         if why:
-            raise RhoTraceError(f"{path}: not replaced, for {why}; choose another name with -o, or move it away")
+            raise RhoTraceError(f"{path}: not replaced, because {why}; choose another name with -o, or move it away")
     half = path.with_name(f".{path.name}.half")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool =
 
 
 def _put(half: Path, path: Path) -> None:
-    """Gives what was written its name; a folder that had the name goes only when the new one stands in its place."""
+    """Gives the new file or folder its name; an old folder of that name is removed only after that."""
     if not half.is_dir():
         half.replace(path)
         return
@@ -97,12 +99,12 @@ def _discard(path: Path) -> None:
 
 
 def columns(trace: Trace, *, every: int = 1, joint: str = "_") -> Iterator[Columns]:
-    """The run as blocks of equally long columns: step, member, what the members differ in, then every quantity.
+    """The run as blocks of columns of equal length: step, member, the options that members differ in, and every quantity.
 
     Args:
         trace: the run.
         every: steps from one row to the next.
-        joint: stands between a quantity's name and its layer or quantile.
+        joint: between a quantity's name and its layer or quantile.
     """
     fixed = {name: trace[name] for name in trace.per_member}
     span = max(1, _ROWS // trace.members // every) * every

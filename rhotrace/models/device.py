@@ -7,8 +7,8 @@ import os
 from rhotrace.errors import DeviceError
 
 
-def find_device(name: str) -> str:
-    """The device to run on: ``auto`` takes CUDA where torch finds it.
+def choose_device(name: str) -> str:
+    """The device that a name means; ``auto`` is CUDA where torch finds it.
 
     Raises:
         DeviceError: CUDA was asked for and torch finds none.
@@ -21,7 +21,16 @@ def find_device(name: str) -> str:
         raise DeviceError(
             "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch with its driver"
         )
-    # cuBLAS promises the same bits again only with a workspace of fixed size, chosen before its first call.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(mode=True)
     return "cuda"
+
+
+def find_device(name: str) -> str:
+    """The device to train on, with torch set to produce the same bits on it each time; see ``choose_device``."""
+    device = choose_device(name)
+    if device == "cuda":
+        import torch
+
+        # cuBLAS promises the same bits again only with a workspace of fixed size, chosen before its first call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+    return device

@@ -1,4 +1,8 @@
-"""One writer to a run file: a lock that the operating system drops when its holder dies, however it dies."""
+"""One writer to a run file: a lock that the operating system releases when its holder dies, in whichever way.
+
+The lock file contains the writer's process number and is removed afterwards; readers can query the lock without write
+access. The library filelock offers none of these.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from types import TracebackType
 
 from rhotrace.errors import TraceError
 
-_PATIENCE = 0.3  # seconds; ``is_locked`` holds the lock for an instant
+_PATIENCE = 0.3  # seconds; ``is_locked`` takes the lock for an instant
 
 
 def lock_path(run: Path) -> Path:
-    """The lock file beside a run file; it exists while a process trains there, or after one was killed."""
+    """The lock file beside a run file; it exists while a process trains, or after one was killed."""
     return run.with_name(f".{run.name}.lock")
 
 
@@ -37,10 +41,10 @@ def is_locked(run: Path) -> bool:
 class RunLock:
     """Holds the lock of a run file; a context manager.
 
-    Not a lock on the run file itself: HDF5 readers take ``flock`` on that, and must not be shut out.
+    Not a lock on the run file itself: HDF5 readers take ``flock`` on that, and must not be locked out.
 
     Raises:
-        TraceError: another process holds it, or the folder cannot be written.
+        TraceError: another process has it, or the folder cannot be written.
     """
 
     def __init__(self, run: Path) -> None:
@@ -59,7 +63,7 @@ class RunLock:
             ) from None
         except OSError as problem:
             raise TraceError(f"{self.run}: the run file cannot be made: {problem.strerror or problem}") from None
-        with contextlib.suppress(OSError):  # a full disk holds up no run that has its space already
+        with contextlib.suppress(OSError):  # a full disk must not stop a run that has its space already
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
         return self
@@ -68,7 +72,9 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            if _is_at(self._descriptor, lock_path(self.run)):  # else its folder was removed, and another may be in use
+            if _is_at(
+                self._descriptor, lock_path(self.run)
+            ):  # else its folder was removed, and the lock may be another's
                 lock_path(self.run).unlink()
         os.close(self._descriptor)
 
@@ -77,7 +83,7 @@ def _lock(path: Path) -> int:
     """A descriptor of the lock file, locked.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process has the lock.
         OSError: the folder cannot be written.
     """
     ends = time.monotonic() + _PATIENCE
@@ -87,7 +93,7 @@ def _lock(path: Path) -> int:
             otherwise.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The holder before may have removed the file between our opening and our locking it.
+                # The previous holder may have removed the file after it was opened here and before it was locked.
                 if _is_at(descriptor, path):
                     otherwise.pop_all()
                     return descriptor

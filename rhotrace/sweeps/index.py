@@ -41,7 +41,7 @@ def read_index(path: Path) -> dict[str, Any]:
     """The index of a sweep, from its path or that of its folder.
 
     Raises:
-        TraceError: there is none, or it is no index of a sweep.
+        TraceError: there is none, or it is not an index of a sweep.
     """
     folder = path.parent if path.name == INDEX else path
     content = index_of(folder)
@@ -61,20 +61,22 @@ def index_of(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as problem:
-        raise TraceError(f"{path}: cannot be read as a sweep's index ({problem}); remove it to make it again") from None
+        raise TraceError(
+            f"{path}: cannot be read as a sweep's index ({problem}); remove it, and the sweep creates it again"
+        ) from None
     try:
         _Index.model_validate(content)
     except ValidationError as invalid:
         fault = invalid.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise TraceError(
-            f"{path}: no index of a sweep that this version reads ({where}: {fault['msg']}); remove it to make it again"
+            f"{path}: not a sweep's index that this version can read ({where}: {fault['msg']}); remove it, and the sweep creates it again"
         ) from None
     return dict(content)
 
 
 def run_files(paths: Iterable[Path]) -> list[Path]:
-    """Paths of run files, where the folder or the index of a sweep stands for all of its files."""
+    """Paths of run files, where a sweep's folder or index means all of its files."""
     found: list[Path] = []
     for path in paths:
         if path.name == INDEX or (path / INDEX).is_file():

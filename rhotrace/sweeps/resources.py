@@ -1,4 +1,4 @@
-"""How much memory a training takes, so that members are grouped into runs that fit."""
+"""How much memory a training takes; by this, members are grouped into runs that fit."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from rhotrace.training.plan import plan_layout
 from rhotrace.training.recorder import BLOCK_STEPS
 
 PROCESS = 1e9  # the interpreter with torch, and the data while it is read
-SHARE = 0.6  # of what is free; the estimate is one of the largest tensors, not of every byte
-CACHE = 32e6  # of a processor: members whose weights and activations leave it train slower together than alone
+SHARE = 0.6  # of the free memory; the estimate counts the largest tensors, not every byte
+CACHE = 32e6  # of a processor; members whose weights and activations do not fit in it train slower together than alone
 
 
-def shared_bytes(recipe: Recipe, samples: int, inputs: int) -> float:
-    """Memory that a run takes whatever its members: the process, and the data."""
-    return float(PROCESS + 3 * (samples + recipe.data.test) * inputs * _item(recipe))
+def shared_bytes(recipe: Recipe, samples: int, tests: int, shape: tuple[int, ...]) -> float:
+    """Memory that a run takes for any number of members: the process, and the training and test samples."""
+    return float(PROCESS + 3 * (samples + tests) * math.prod(shape) * _item(recipe))
 
 
-def member_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
+def member_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: int) -> float:
     """Memory that each member adds: weights, activations on the samples, and the block of rows that is recorded."""
-    rows = 2 * min(BLOCK_STEPS, recipe.steps) * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8
-    return step_bytes(recipe, samples, inputs, outputs) + float(rows)
+    rows = 2 * min(BLOCK_STEPS, recipe.steps) * _layout(recipe, shape, outputs).row_numbers / len(recipe.seeds) * 8
+    return step_bytes(recipe, samples, shape, outputs) + float(rows)
 
 
-def step_bytes(recipe: Recipe, samples: int, inputs: int, outputs: int) -> float:
-    """What a member's step goes through: weights, gradients and activations on the samples."""
-    network = recipe.network.build((inputs,), outputs)
+def step_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: int) -> float:
+    """Memory that a member's step reads and writes: weights, gradients and activations on the samples."""
+    network = recipe.network.build(shape, outputs)
     item = _item(recipe)
     weights = recipe.optimizer.copies * sum(math.prod(block.shape) for block in network.blocks) * item
-    activations = samples * (2.5 * network.units(inputs) * item + 8 * outputs * 8)
+    activations = samples * (2.5 * network.units(math.prod(shape)) * item + 8 * outputs * 8)
     batch = recipe.optimizer.minibatches
-    gathered = 2 * batch.size * inputs * item if batch else 0
+    gathered = 2 * batch.size * math.prod(shape) * item if batch else 0
     return float(weights + activations + gathered)
 
 
-def copies_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
-    """Disk that a member's snapshots of the weights take, and the two places of the optimizer's state."""
-    layout = _layout(recipe, inputs, outputs)
+def copies_bytes(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> float:
+    """Disk space of a member's snapshots, and of the two copies of the optimizer's state."""
+    layout = _layout(recipe, shape, outputs)
     weights = sum(math.prod(shape) for shape in layout.shapes)
     state = sum(math.prod(shape) for tensors in layout.state.values() for shape in tensors)
     return float((weights * len(layout.snapshots) + 2 * state) * _item(recipe))
 
 
-def row_bytes(recipe: Recipe, inputs: int, outputs: int) -> float:
-    """Disk that a member's rows take while it trains, before they are packed."""
-    return float(recipe.steps * _layout(recipe, inputs, outputs).row_numbers / len(recipe.seeds) * 8)
+def row_bytes(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> float:
+    """Disk space of a member's rows during training, before they are compressed."""
+    return float(recipe.steps * _layout(recipe, shape, outputs).row_numbers / len(recipe.seeds) * 8)
 
 
-def _layout(recipe: Recipe, inputs: int, outputs: int) -> Layout:
-    """Of the recipe's run file, planned without a number of it."""
+def _layout(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> Layout:
+    """The layout of the recipe's run file, without allocating anything of it."""
     import torch
 
-    network = recipe.network.build((inputs,), outputs)
+    network = recipe.network.build(shape, outputs)
     empty = tuple(torch.empty((1, *block.matrix), device="meta") for block in network.parameters)
     return plan_layout(recipe, network, outputs, recipe.optimizer.init(empty))
 
 
 def free_bytes(device: str) -> float:
-    """Memory that is free now, of the GPU for ``cuda`` and of the machine else.
+    """Memory that is free now: the GPU's for ``cuda``, else the machine's.
 
     Raises:
         DeviceError: CUDA was asked for and torch finds none.
@@ -67,9 +67,9 @@ def free_bytes(device: str) -> float:
     if device == "cuda":
         import torch
 
-        from rhotrace.models.device import find_device
+        from rhotrace.models.device import choose_device
 
-        find_device(device)
+        choose_device(device)
         return float(torch.cuda.mem_get_info()[0])
     import psutil
 

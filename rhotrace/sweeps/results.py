@@ -1,4 +1,4 @@
-"""What a sweep found: the transient time of every point, over its seeds, from the run files alone."""
+"""The result of a sweep: the transient time of every point, over its seeds, from the run files alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PointResult:
         values: of the axes.
         members: networks, one per seed.
         steps: committed in all of them.
-        left: how many left their transient.
+        left: how many have left their transient.
         T: transient time, learning rate x steps, geometric mean over those with Student's t interval.
-        outcomes: how many ended how.
+        outcomes: how many ended in each way.
     """
 
     values: dict[str, Any]

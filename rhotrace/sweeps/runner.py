@@ -1,7 +1,7 @@
-"""A sweep carried out: planned to fit the memory, trained by an engine, gone on with after any interruption.
+"""Carries a sweep out: plans it to fit the memory, trains it with an engine, and resumes it after an interruption.
 
-The folder of a sweep holds the run files and one index, ``sweep.json``. Which runs are done is asked of the run files
-themselves, whose checksums must hold, and never remembered.
+The folder of a sweep contains the run files and one index, ``sweep.json``. Only the run files, whose checksums must be
+right, decide which runs are done; no list of them is kept.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rhotrace.models import datasets
 from rhotrace.runfile.integrity import is_whole
 from rhotrace.runfile.reader import open_trace
 from rhotrace.sweeps import resources
-from rhotrace.sweeps.engines import End, Engine, Job
 from rhotrace.sweeps.index import FORMAT, INDEX, index_of
+from rhotrace.sweeps.job import End, Engine, Job
 from rhotrace.sweeps.sweep_file import Run, Sweep, runs
 
-_FEWEST = 16  # members of a run on a processor, however large: fewer gain nothing
+_FEWEST = 16  # members of a run on a processor, of any size; fewer gain nothing
 
 Found = Literal["finished", "diverged", "begun", "new", "damaged", "other"]
 
@@ -39,7 +39,7 @@ class Plan:
         device: auto, cpu or cuda.
         memory: of the largest run, in bytes, estimated.
         free: memory that was free, in bytes.
-        disk: that all runs take while they train, in bytes.
+        disk: space that all runs take during training, in bytes.
     """
 
     sweep: Sweep
@@ -52,17 +52,17 @@ class Plan:
 
     @property
     def members(self) -> int:
-        """Networks in all."""
+        """Number of networks, in all runs."""
         return sum(len(run.points) for run in self.runs)
 
     def path(self, run: Run) -> Path:
-        """Of a run's file."""
+        """Path of a run's file."""
         return self.folder / run.name
 
 
 @dataclass(frozen=True)
 class State:
-    """Where one run of a sweep stands."""
+    """The state of one run of a sweep."""
 
     run: Run
     state: str
@@ -78,18 +78,18 @@ def plan(
 ) -> Plan:
     """Groups a sweep's points into runs that fit the memory.
 
-    A folder that already holds runs of this sweep, or of one that it extends, keeps their sizes, so that nothing is
-    trained twice because less memory is free today.
+    In a folder that already has runs of this sweep, or of one that it extends, these keep their sizes, so that no run is
+    trained again because less memory is free now.
 
     Raises:
         RecipeError: a point's recipe is not valid.
-        DataError: the data is absent, or does not hold what the recipe asks.
-        TraceError: the folder is a file, or has an index that is none.
+        DataError: the data is absent, or has too few samples for the recipe.
+        TraceError: the folder is a file, or its index is damaged.
     """
     folder = folder.absolute()
     if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
         raise TraceError(
-            f"{folder}: got a file in this path, expected a folder for the sweep's runs; choose another -o"
+            f"{folder}: part of this path is a file, expected a folder for the sweep's runs; choose another -o"
         )
     known = index_of(folder) if members_per_run is None else None
     free = resources.free_bytes(device)
@@ -99,12 +99,12 @@ def plan(
         key = json.dumps(recipe.model_dump(include={"data", "network", "optimizer", "record"}), sort_keys=True)
         if key not in sizes:
             loaded = datasets.load(**options(recipe.data), dtype=recipe.network.dtype)
-            samples, inputs, outputs = *loaded.x.shape, loaded.y.shape[1]
+            (samples, outputs), shape = loaded.y.shape, loaded.shape
             sizes[key] = (
-                resources.shared_bytes(recipe, samples, inputs),
-                resources.member_bytes(recipe, samples, inputs, outputs),
-                resources.step_bytes(recipe, samples, inputs, outputs),
-                resources.copies_bytes(recipe, inputs, outputs) + resources.row_bytes(recipe, inputs, outputs),
+                resources.shared_bytes(recipe, samples, len(loaded.x_test), shape),
+                resources.member_bytes(recipe, samples, shape, outputs),
+                resources.step_bytes(recipe, samples, shape, outputs),
+                resources.copies_bytes(recipe, shape, outputs) + resources.row_bytes(recipe, shape, outputs),
             )
         return sizes[key]
 
@@ -123,7 +123,7 @@ def plan(
 
 
 def write_index(plan: Plan) -> Path:
-    """Writes the index of a sweep: what its points are, and which member of which file each is."""
+    """Writes the index of a sweep: its points, and which member of which file each is."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     members: list[list[list[int]]] = [[] for _ in plan.sweep.points]
     for number, run in enumerate(plan.runs):
@@ -155,7 +155,7 @@ def write_index(plan: Plan) -> Path:
 
 
 def look(path: Path, recipe: Recipe) -> tuple[Found, int]:
-    """What a run's file holds, and its committed steps; a finished one is finished only if it is whole."""
+    """The state of a run's file, and its committed steps; a finished run must also be undamaged."""
     if not path.exists():
         return "new", 0
     try:
@@ -174,23 +174,23 @@ def look(path: Path, recipe: Recipe) -> tuple[Found, int]:
 def carry_out(
     plan: Plan, engine: Engine, *, watch: Callable[[Mapping[str, State]], None] = lambda _: None
 ) -> dict[str, State]:
-    """Trains what is not finished; returns where each run stands, by the name of its file.
+    """Trains the runs that are not finished; returns the state of each, by the name of its file.
 
-    A damaged file is set aside, under another name, and trained again. A run that fails does not stop the others.
+    A damaged file is renamed, and its run is trained again. A run that fails does not stop the others.
 
     Args:
         plan: what to train.
         engine: where.
-        watch: called about twice a second with where each run stands.
+        watch: called about twice a second with the state of each run.
 
     Raises:
-        RhoTraceError: the engine cannot be had.
+        RhoTraceError: the engine is not available.
         OSError: the folder cannot be written.
     """
     write_index(plan)
     states = {run.name: _first_look(plan, run) for run in plan.runs}
     todo = [state for state in states.values() if state.state not in {"finished", "diverged"}]
-    # The longest first, so that none is left alone at the end.
+    # The longest first, so that no long run trains alone at the end.
     todo.sort(key=lambda state: -len(state.run.points) * state.run.recipe.steps)
     jobs = [Job(s.run.recipe.to_yaml(), str(plan.path(s.run)), plan.device, str(plan.sweep.recipe)) for s in todo]
     watch(states)
@@ -218,7 +218,7 @@ def _first_look(plan: Plan, run: Run) -> State:
 
 
 def _update(plan: Plan, states: dict[str, State]) -> None:
-    """Asks the files of the runs that are not done how far they are."""
+    """Reads the progress of the runs that are not done from their files."""
     for name, state in states.items():
         path = plan.path(state.run)
         if state.state in {"waiting", "begun", "training"} and path.exists():
@@ -226,7 +226,7 @@ def _update(plan: Plan, states: dict[str, State]) -> None:
                 with open_trace(path) as trace:
                     steps, seconds = trace.steps, trace.wall_seconds
             except (TraceError, OSError):
-                continue  # it is being made, or sealed
+                continue  # it is being created or sealed
             moving = "training" if steps > state.steps else state.state
             states[name] = replace(state, state=moving, steps=steps, seconds=seconds)
 

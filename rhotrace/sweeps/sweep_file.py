@@ -1,7 +1,7 @@
 """A sweep as a YAML file: a recipe, axes over its keys, seeds; and the runs, of many members each, that cover them.
 
-Points that differ only in what members of one run may differ in (initial scale, learning rate, seed) become members of
-one run, trained side by side; the others become runs of their own.
+Points that differ only in options that members of one run may differ in (initial scale, learning rate, seed) become
+members of one run, trained side by side; other points become separate runs.
 """
 
 from __future__ import annotations
@@ -14,21 +14,37 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rhotrace.config import recipe as recipes
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import RecipeError
+from rhotrace.models.component import per_member
+from rhotrace.models.initial_weights import INITIALISERS
+from rhotrace.models.optimizers import OPTIMIZERS
 
 KEYS = ("claim", "recipe", "set", "axes", "seeds")
-MEMBER_KEYS = {"init.rho_k": "rho_k", "init.scale": "scale", "optimizer.lr": "lr"}
-_LIMITS = {"init.rho_k": (1e-12, 1e12)}
 MOST_POINTS = 100_000
 MOST_NETWORKS = 1_000_000
-MOST_MEMBERS = 4000  # of one run: its recipe stays readable, and a lost run is not a lost day
+MOST_MEMBERS = 4000  # of one run, so that its recipe stays readable, and little is lost with it
+
+
+def member_keys() -> dict[str, TypeAdapter[list[Any]]]:
+    """Keys of a recipe that may differ between members of one run, with the type of a list of their values."""
+    found: dict[str, TypeAdapter[list[Any]]] = {}
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    for registry in (INITIALISERS, OPTIMIZERS):
+        for component in registry.values():
+            for name in per_member(component):
+                field = component.model_fields[name]
+                own: Any = field.annotation
+                values = TypeAdapter[list[Any]](list[Annotated[(own, *field.metadata)]], config=strict)
+                found.setdefault(f"{registry.section}.{name}", values)
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,12 +53,12 @@ class Sweep:
 
     Attributes:
         path: of the sweep file.
-        recipe: path of the recipe that is varied.
+        recipe: path of the recipe to vary.
         base: overrides for every point, as ``key=value``.
         axes: keys that vary, in order.
         points: value of each key, for each point.
         seeds: of the weights, for every point.
-        digest: SHA-256 of what decides the points.
+        digest: SHA-256 of everything that decides the points.
     """
 
     path: Path
@@ -72,7 +88,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         overrides: for the recipe of every point, as ``key=value``; they win over the file's own ``set``.
 
     Raises:
-        RecipeError: the file cannot be read, or is no sweep; the message has the file and the key.
+        RecipeError: the file cannot be read, or is not a sweep; the message has the file and the key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -123,20 +139,24 @@ def override(key: str, value: Any) -> str:  # noqa: ANN401 - any recipe value
 def _fixed(
     base: object, overrides: Sequence[str], axes: Sequence[str], refuse: Callable[..., RecipeError]
 ) -> tuple[str, ...]:
-    """Overrides for every point, of which none may touch what the sweep itself makes."""
+    """Overrides for every point; none may change what the sweep itself sets."""
     if not isinstance(base, dict):
         raise refuse(f"got {base!r}, expected keys of the recipe with their values", "set")
     for key in base:
         if _clashes(str(key), axes):
-            raise refuse(f"{key} is an axis, or members, which are made from the axes and from `seeds`", "set", key)
+            raise refuse(
+                f"{key} is set by the sweep: it is an axis, or belongs to members, which come from the axes and `seeds`",
+                "set",
+                key,
+            )
     for text in overrides:
         if _clashes(text.partition("=")[0].strip(), axes):
-            raise RecipeError(f"--set: got {text}, but the sweep makes that from its own axes and seeds")
+            raise RecipeError(f"--set: got {text}, but the sweep sets that from its own axes and seeds")
     return (*(override(str(key), value) for key, value in base.items()), *overrides)
 
 
 def _clashes(key: str, axes: Sequence[str]) -> bool:
-    """Whether a key is one that varies or part of one, so that its value would be lost, or is of the members."""
+    """Whether a key is an axis or part of one, so that its value would be lost, or belongs to the members."""
     return any(f"{key}.".startswith(f"{axis}.") for axis in axes) or key.partition(".")[0] == "members"
 
 
@@ -154,7 +174,7 @@ def _seeds(given: Any, points: int, refuse: Callable[..., RecipeError]) -> tuple
 
 
 def _points(given: Any, refuse: Callable[..., RecipeError]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:  # noqa: ANN401 - as read
-    """Keys that vary, and every point: the product of all grids and zips."""
+    """The keys that vary, and every point: the product of all grids and zips."""
     if not isinstance(given, list) or not given:
         raise refuse(f"got {given!r}, expected a list of `grid` and `zip` entries", "axes")
     factors = [factor for number, entry in enumerate(given) for factor in _factors(entry, refuse, "axes", number)]
@@ -162,19 +182,20 @@ def _points(given: Any, refuse: Callable[..., RecipeError]) -> tuple[tuple[str, 
     for number, key in enumerate(axes):
         others = axes[:number] + axes[number + 1 :]
         if key in others:
-            raise refuse(f"{key} stands twice, expected each key once", "axes")
+            raise refuse(f"{key} is there twice, expected each key once", "axes")
         if key.partition(".")[0] == "members":
-            raise refuse(f"got {key}; members are made from the axes and from `seeds`", "axes")
-        if key not in MEMBER_KEYS and _clashes(key, others):  # member keys are set last
+            raise refuse(f"got {key}; members come from the axes and `seeds`", "axes")
+        if key not in member_keys() and _clashes(key, others):  # member keys are set last
             raise refuse(
-                f"{key} is part of another axis, which replaces it; expected keys apart from each other", "axes"
+                f"{key} is part of another axis, which replaces it; expected keys of which none contains another",
+                "axes",
             )
     size = np.prod([len(factor) for factor in factors], dtype=float)
     if size > MOST_POINTS:
         raise refuse(f"got {size:.0f} points, expected at most {MOST_POINTS}", "axes")
     points = [{k: v for part in parts for k, v in part.items()} for parts in itertools.product(*factors)]
     if len({json.dumps(point, sort_keys=True) for point in points}) < len(points):
-        raise refuse("a point stands twice; remove repeated values", "axes")
+        raise refuse("a point is there twice; remove repeated values", "axes")
     return tuple(axes), points
 
 
@@ -188,15 +209,17 @@ def _factors(entry: Any, refuse: Callable[..., RecipeError], *place: str | int) 
     for key in keys:
         if not re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)*", str(key)) or key in {"claim", "data.root"}:
             raise refuse(
-                f"got {key!r}, expected a key of the recipe that changes its numbers, such as init.rho_k", *place, kind
+                f"got {key!r}, expected a key of the recipe that affects its numbers, such as init.rho_k", *place, kind
             )
     values = {key: _values(value, refuse, *place, kind, key) for key, value in keys.items()}
-    for key in values.keys() & MEMBER_KEYS.keys():
-        low, high = _LIMITS.get(key, (0.0, np.inf))
-        if not all(_is_number(v) and v > 0 and low <= v <= high for v in values[key]):
-            within = f" from {low:g} to {high:g}" if key in _LIMITS else ""
-            raise refuse(f"got {keys[key]!r}, expected positive numbers{within}", *place, kind, key)
-        values[key] = [float(v) for v in values[key]]
+    for key, values_of in member_keys().items():
+        try:
+            if key in values:
+                values[key] = values_of.validate_python(values[key])
+        except ValidationError as invalid:
+            fault = invalid.errors()[0]
+            expected = re.sub(r"^Input should (be )?", "", fault["msg"])
+            raise refuse(f"got {fault['input']!r} in {keys[key]!r}, expected {expected}", *place, kind, key) from None
     if kind == "grid":
         return [[{key: value} for value in each] for key, each in values.items()]
     lengths = {key: len(each) for key, each in values.items()}
@@ -210,7 +233,7 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 - as read
 
 
 def _values(given: Any, refuse: Callable[..., RecipeError], *place: str | int) -> list[Any]:  # noqa: ANN401 - as read
-    """A list as it is, or a range: ``{from: 0.5, to: 4, points: 6, spacing: log}``."""
+    """A list unchanged, or a range: ``{from: 0.5, to: 4, points: 6, spacing: log}``."""
     if isinstance(given, list) and given:
         return given
     if isinstance(given, dict) and {"from", "to", "points"} <= set(given) <= {"from", "to", "points", "spacing"}:
@@ -225,7 +248,7 @@ def _values(given: Any, refuse: Callable[..., RecipeError], *place: str | int) -
 
 
 def _range(first: float, last: float, count: int, spacing: str) -> list[Any]:
-    """Values to six digits, with the ends as they were given; whole numbers where all of them are."""
+    """Values to six digits, with the ends unchanged; integers where all of them are whole numbers."""
     steps = np.linspace if spacing == "linear" else np.geomspace
     between = [float(f"{value:.6g}") for value in steps(float(first), float(last), count)[1:-1]]
     values = [first, *between, last]
@@ -238,10 +261,11 @@ def _range(first: float, last: float, count: int, spacing: str) -> list[Any]:
 
 
 def static_groups(sweep: Sweep) -> list[tuple[dict[str, Any], list[int]]]:
-    """What must be equal within a run, with the numbers of the points that have it."""
+    """The values that must be equal within a run, with the numbers of the points that have them."""
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    of_members = member_keys()
     for number, point in enumerate(sweep.points):
-        static = {key: value for key, value in point.items() if key not in MEMBER_KEYS}
+        static = {key: value for key, value in point.items() if key not in of_members}
         groups.setdefault(group_key(static), (static, []))[1].append(number)
     return list(groups.values())
 
@@ -252,7 +276,7 @@ def runs(sweep: Sweep, most: Callable[[Recipe], int], sizes: Mapping[str, int] |
     Args:
         sweep: what to cover.
         most: largest number of members that one run of a recipe may have.
-        sizes: members of a run that a group had before, by ``group_key``; it keeps them.
+        sizes: members per run that a group had before, by ``group_key``; these are kept.
 
     Raises:
         RecipeError: a point's recipe is not valid.
@@ -264,23 +288,24 @@ def runs(sweep: Sweep, most: Callable[[Recipe], int], sizes: Mapping[str, int] |
         if not size:
             largest = max(1, min(most(_run(sweep, static, members[:1]).recipe), MOST_MEMBERS))
             chunks = -(-len(members) // largest)
-            size = -(-len(members) // chunks)  # equally long, so that none lags behind
+            size = -(-len(members) // chunks)  # of equal size, so that none takes longer
         found += [_run(sweep, static, members[start : start + size]) for start in range(0, len(members), size)]
     return found
 
 
 def group_key(static: Mapping[str, Any]) -> str:
-    """What a group of points is remembered by."""
+    """The name of a group of points in the index."""
     return json.dumps(static, sort_keys=True)
 
 
 def _run(sweep: Sweep, static: Mapping[str, Any], members: Sequence[tuple[int, int]]) -> Run:
     content: dict[str, Any] = {"seeds": [seed for _, seed in members]}
-    for key, name in MEMBER_KEYS.items():
+    of_members = member_keys()
+    for key in of_members:
         if key in sweep.axes:
-            content[name] = [sweep.points[number][key] for number, _ in members]
-    # A section that an axis replaces comes before the keys in it.
-    values = {**static, **{k: v for k, v in sweep.points[members[0][0]].items() if k in MEMBER_KEYS}}
+            content[key.rpartition(".")[2]] = [sweep.points[number][key] for number, _ in members]
+    # A section that an axis replaces is set before the keys in it.
+    values = {**static, **{k: v for k, v in sweep.points[members[0][0]].items() if k in of_members}}
     overrides = [override(key, value) for key, value in values.items()]
     try:
         recipe = recipes.load(sweep.recipe, [*sweep.base, *overrides, override("members", content)])

@@ -339,7 +339,7 @@ def test_set_with_bad_syntax_shows_the_right_one(small, override):
         ("data.classes.0=3", "data.classes holds a value"),
         ("optimizer.lr=[1", "not valid YAML"),
         ("optimizer.lr=!!float 1", "tag"),
-        ("optimizer={a: 1, a: 2}", "stands already"),
+        ("optimizer={a: 1, a: 2}", "is already in line"),
         ("steps=" + "9" * 50, "50 digits"),
     ],
 )

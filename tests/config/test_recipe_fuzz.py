@@ -11,15 +11,19 @@ import pytest
 from damaging import measured
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rhotrace.models.networks import NETWORKS
 from small import SMALL
 
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe, parse
 from rhotrace.errors import RecipeError
-from rhotrace.models.datasets import SOURCES
+from rhotrace.models.datasets import DATASETS
+from rhotrace.models.datasets.torchvision_images import LabelledImages
 from rhotrace.models.initial_weights import INITIALISERS
 from rhotrace.models.network import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS
+
+IMAGES = {name: each for name, each in DATASETS.items() if issubclass(each, LabelledImages)}
 
 QUIET = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -35,7 +39,7 @@ words = st.text(max_size=40) | st.sampled_from(
 @st.composite
 def classes(draw, dataset: str):
     """All classes, or two groups of them by number or by name."""
-    names = SOURCES[dataset].classes
+    names = IMAGES[dataset].names
     order = [draw(st.sampled_from([number, names[number]])) for number in draw(st.permutations(range(10)))]
     cut, end = draw(st.integers(1, 8)), draw(st.integers(9, 10))
     return draw(st.sampled_from(["all", [order[0], order[9]], [order[:cut], order[cut:end]], [order[:cut], order[9]]]))
@@ -46,7 +50,7 @@ def recipes(draw, *, spelled_out: bool = False):
     """A valid recipe as plain values; keys that have a default may be absent."""
     members, depth = draw(st.integers(1, 3)), draw(st.integers(1, 6))
     train = draw(st.none() | st.integers(1, 60_000))
-    dataset = draw(st.sampled_from(sorted(SOURCES)))
+    dataset = draw(st.sampled_from(sorted(IMAGES)))
     optimizer = {"kind": draw(st.sampled_from(sorted(OPTIMIZERS))), "lr": draw(positive)}
     batch = st.integers(1, train or 100)
     if optimizer["kind"] != "gd":
@@ -129,7 +133,7 @@ def others(value: Any) -> list[Any]:
         return [math.nextafter(value, math.inf), math.nextafter(value, 0)]
     if isinstance(value, list):
         return [[*value[:-1], other] for other in others(value[-1])] + [value[::-1]]
-    known = [*SOURCES, "float32", "float64", "shuffled", "with-replacement", "all", [0, 1]]
+    known = [*IMAGES, "float32", "float64", "shuffled", "with-replacement", "all", [0, 1]]
     return [other for other in (*known, 1, 7, [3]) if other != value]
 
 
@@ -175,7 +179,7 @@ def test_a_valid_recipe_round_trips_and_its_digest_tells_it_from_its_neighbours(
     check()
     assert met["recipes"] >= 500
     assert met["neighbours"] >= 500
-    assert all(met[kind] >= 50 for kind in (*SOURCES, *OPTIMIZERS, *INITIALISERS, *NETWORKS)), met
+    assert all(met[kind] >= 50 for kind in (*IMAGES, *OPTIMIZERS, *INITIALISERS, *NETWORKS)), met
 
 
 def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data(small):

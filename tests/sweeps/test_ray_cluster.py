@@ -26,7 +26,9 @@ from rhotrace.config import recipe
 from rhotrace.errors import TraceError
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import is_locked, lock_path
-from rhotrace.sweeps import engines
+from rhotrace.sweeps import ray_cluster
+from rhotrace.sweeps.job import Job, train_job
+from rhotrace.sweeps.local_processes import processes
 from rhotrace.sweeps.runner import carry_out, plan
 from rhotrace.sweeps.sweep_file import read
 
@@ -60,7 +62,7 @@ def until(what: Callable[[], Any], seconds: float = 90.0) -> Any:
         if found := what():
             return found
         time.sleep(0.02)
-    raise AssertionError("it did not come to that in time")
+    raise AssertionError("it did not happen in time")
 
 
 def training(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -151,7 +153,7 @@ def reference(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("reference")
     planned = plan(read(files_of(folder, SMALL)), folder / "runs")
-    states = carry_out(planned, engines.processes(1))
+    states = carry_out(planned, processes(1))
     assert {state.state for state in states.values()} == {"finished"}
     return folder / "runs"
 
@@ -202,7 +204,7 @@ def parent_of(pid: int) -> int | None:
 # --- refused ------------------------------------------------------------------------------------------------
 
 
-def test_without_ray_the_remedy_is_told(command, tmp_path, small, monkeypatch):
+def test_without_ray_the_remedy_is_shown(command, tmp_path, small, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, out, errors = command("sweep", files_of(tmp_path, small), "--ray", "auto")
     assert (code, out) == (2, "")
@@ -238,9 +240,9 @@ def test_what_no_node_has_is_not_waited_for(command, tmp_path, small, cluster):
     assert "no node has what a run needs (1 CPU, 0.5 GPU" in errors
 
 
-def test_a_folder_that_is_not_shared_is_told(tmp_path):
-    asker = engines._Asker(str(tmp_path), ("rhotrace",), None)
-    end = engines._train_there(engines.Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), asker)
+def test_a_folder_that_is_not_shared_is_reported(tmp_path):
+    origin = ray_cluster._Origin(str(tmp_path), ("rhotrace",), None)
+    end = ray_cluster._train_there(Job("", str(tmp_path / "away" / "run.h5"), "cpu", "recipe.yaml"), origin)
     assert end.ended == "failed"
     assert "a folder that all machines of the cluster share" in end.why
 
@@ -251,7 +253,7 @@ def test_a_run_that_fails_of_anything_does_not_stop_the_others(tmp_path, small, 
 
     monkeypatch.setattr("rhotrace.training.train.train", fail)
     text = recipe.parse(small).to_yaml()
-    end = engines.train_job(engines.Job(text, str(tmp_path / "run.h5"), "cpu", "recipe.yaml"))
+    end = train_job(Job(text, str(tmp_path / "run.h5"), "cpu", "recipe.yaml"))
     assert (end.ended, end.why) == ("failed", "ValueError: of anything")
 
 

@@ -23,10 +23,11 @@ import torch
 from rhotrace.analysis.run_analysis import analyze
 from rhotrace.cli import sweep_session
 from rhotrace.errors import TraceError
+from rhotrace.models.device import find_device
 from rhotrace.runfile.reader import open_trace
-from rhotrace.sweeps import engines, resources
-from rhotrace.sweeps.engines import train_job
+from rhotrace.sweeps import local_processes, resources
 from rhotrace.sweeps.index import INDEX, read_index, run_files
+from rhotrace.sweeps.job import train_job
 from rhotrace.sweeps.results import collect
 from rhotrace.sweeps.runner import carry_out, look, plan
 from rhotrace.sweeps.sweep_file import read
@@ -48,7 +49,7 @@ def here(jobs):
 
 
 def nowhere(jobs):
-    """An engine that must not be asked for anything."""
+    """An engine that must not be used."""
     raise AssertionError([job.path for job in jobs])
 
 
@@ -82,7 +83,7 @@ def same_bits(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with a sweep file and its finished sweep in ``out``; to be copied by whoever changes it."""
+    """A folder with a sweep file and its finished sweep in ``out``; a test that changes it works on a copy."""
     from small import SMALL
 
     folder = tmp_path_factory.mktemp("finished")
@@ -282,7 +283,7 @@ def test_runs_are_split_so_that_they_fit_the_memory(tmp_path, small, monkeypatch
     whole = plan(read(file), tmp_path / "out")
     assert len(whole.runs) == 2
     recipe = whole.runs[1].recipe
-    shared, each = resources.shared_bytes(recipe, 40, 784), resources.member_bytes(recipe, 40, 784, 1)
+    shared, each = resources.shared_bytes(recipe, 40, 20, (784,)), resources.member_bytes(recipe, 40, (784,), 1)
     for members in (1, 2, 3):
         monkeypatch.setattr(resources, "free_bytes", lambda _, m=members: (shared + (m + 0.5) * each) / resources.SHARE)
         split = plan(read(file), tmp_path / "out")
@@ -305,13 +306,37 @@ def test_the_grouping_stays_when_other_memory_is_free_later(tmp_path, small, mon
         assert [run.name for run in plan(read(file), tmp_path / "out").runs] == list(first)
 
 
+def test_asking_for_the_free_memory_of_a_gpu_leaves_torch_as_it_was(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is restored afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5_000_000_000, 8_000_000_000))
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        assert resources.free_bytes("cuda") == 5e9
+        assert torch.are_deterministic_algorithms_enabled() is before is False
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        assert find_device("cuda") == "cuda"  # a training does prepare them
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.test"])
+def test_a_sweep_over_all_samples_that_there_are_is_planned(tmp_path, small, key):
+    file = write(tmp_path, small, SWEEP.replace("steps: 300", f"steps: 300, {key}: null"))
+    all_of_them = plan(read(file), tmp_path / "out")
+    assert all_of_them.memory > plan(read(write(tmp_path, small)), tmp_path / "out").memory
+
+
 # --- runs that fail ----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_stops_no_other_and_is_told_with_its_reason(tmp_path, small, command):
+def test_a_run_that_fails_stops_no_other_and_its_reason_is_shown(tmp_path, small, command):
     file = write(tmp_path, small, SWEEP.replace("300", "3"))
     first, second = plan(read(file), tmp_path / "out").runs
-    (tmp_path / "out" / f".{first.name}.lock").mkdir(parents=True)  # as where a file cannot be made
+    (tmp_path / "out" / f".{first.name}.lock").mkdir(parents=True)  # so that the run file cannot be made
     code, out, err = command("sweep", file, "-o", "out", "--json")
     assert code == 2
     assert f"failed: {first.name}: " in err
@@ -595,7 +620,7 @@ def test_an_engine_gives_up_when_its_workers_only_die(tmp_path, small, monkeypat
         def shutdown(self, **_):
             pass
 
-    monkeypatch.setattr(engines, "ProcessPoolExecutor", Pool)
-    states = go(write(tmp_path, small), tmp_path / "out", engines.processes(2))
+    monkeypatch.setattr(local_processes, "ProcessPoolExecutor", Pool)
+    states = go(write(tmp_path, small), tmp_path / "out", local_processes.processes(2))
     assert said(states) == ["failed", "failed"]
     assert all("is there enough memory?" in state.why for state in states.values())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Ge, Gt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhotrace.config import recipe as recipes
 from rhotrace.errors import RecipeError
+from rhotrace.models.component import PerMember
+from rhotrace.models.initial_weights import INITIALISERS, Initialiser
 from rhotrace.sweeps import sweep_file
 from rhotrace.sweeps.sweep_file import MOST_POINTS, read, runs
 
@@ -205,7 +209,7 @@ def test_the_runs_cover_every_point_and_seed_once_with_its_own_values(tmp_path_f
     assert len({run.name for run in cut}) == len(cut)
     for run in cut:
         assert 1 <= len(run.points) <= most
-        starts = [one.rho_k for one in run.recipe.initialisers]
+        starts = [initialiser.rho_k for initialiser in run.recipe.initialisers]
         for number, start, rate in zip(run.points, starts, run.recipe.lr, strict=True):
             point = found.points[number]
             assert start == point.get("init.rho_k", 1.0)
@@ -284,7 +288,7 @@ def test_the_digest_is_of_the_values(sweep, change, small, tmp_path):
     [
         (GRID + "sedes: 3\n", ":4: sedes: unknown key; did you mean 'seeds'?"),
         (GRID + "zzz: 3\n", ":4: zzz: unknown key; expected claim, recipe, set, axes, seeds"),
-        (GRID + "seeds: 2\nseeds: 3\n", ":5: seeds: this key stands already in line 4"),
+        (GRID + "seeds: 2\nseeds: 3\n", ":5: seeds: this key is already in line 4"),
         (GRID + "set: [1]\n", ":4: set: got [1], expected keys of the recipe"),
         (GRID + "set: 0\n", ":4: set: got 0, expected keys of the recipe"),
         (GRID + "set: {optimizer.lrr: 3}\n", "optimizer.lrr: unknown key; did you mean 'lr'?"),
@@ -296,10 +300,10 @@ def test_the_digest_is_of_the_values(sweep, change, small, tmp_path):
         ("axes:\n  - gird: {steps: [1]}\n", ":2: axes.0: got {'gird': {'steps': [1]}}, expected one of grid: and zip:"),
         ("axes:\n  - grid:\n", ":3: axes.0.grid: got None, expected keys of the recipe"),
         ("axes:\n  - grid: {steps: [1, 2]}\n  - zip: {init.rho_k: [1, 2], optimizer.lr: [1]}\n", ":4: axes.1.zip: got lists of lengths"),
-        ("axes:\n  - grid: {steps: [1]}\n  - zip: {steps: [2]}\n", "steps stands twice, expected each key once"),
-        ("axes:\n  - grid: {steps: [1, 2, 1]}\n", "a point stands twice; remove repeated values"),
-        ("axes:\n  - grid: {init.rho_k: [1, 1.0]}\n", "a point stands twice; remove repeated values"),
-        ("axes:\n  - grid: {members.seeds: [1, 2]}\n", "got members.seeds; members are made from the axes and from `seeds`"),
+        ("axes:\n  - grid: {steps: [1]}\n  - zip: {steps: [2]}\n", "steps is there twice, expected each key once"),
+        ("axes:\n  - grid: {steps: [1, 2, 1]}\n", "a point is there twice; remove repeated values"),
+        ("axes:\n  - grid: {init.rho_k: [1, 1.0]}\n", "a point is there twice; remove repeated values"),
+        ("axes:\n  - grid: {members.seeds: [1, 2]}\n", "got members.seeds; members come from the axes and `seeds`"),
         ("axes:\n  - grid: {steps: []}\n", ":3: axes.0.grid.steps: got [], expected a list"),
         ("axes:\n  - grid: {steps: 3}\n", ":3: axes.0.grid.steps: got 3, expected a list"),
         ("axes:\n  - grid: {'': [3]}\n", "expected"),
@@ -336,7 +340,33 @@ def test_a_wrong_sweep_is_refused_with_file_line_key_and_what_was_expected(refus
 def test_a_range_that_is_none_is_refused_with_an_example_of_one(refused, given):
     said = refused(f"axes:\n  - grid:\n      init.rho_k: {given}\n")
     assert said.startswith(":4: axes.0.grid.init.rho_k: got ")
-    assert "{from: 0.5, to: 4, points: 6, spacing: log}" in said or "expected positive numbers from" in said
+    assert "{from: 0.5, to: 4, points: 6, spacing: log}" in said or "expected less than or equal to" in said
+
+
+@pytest.fixture
+def shifted():
+    """An initialiser that is defined here alone, of which two options may differ between members."""
+
+    @INITIALISERS.register
+    class Shifted(Initialiser):
+        kind: Literal["shifted"] = "shifted"
+        shift: Annotated[float, Gt(-1), PerMember("shift")] = 0.0
+        copies: Annotated[int, Ge(1), PerMember("copies")] = 1
+
+    yield
+    INITIALISERS.unregister("shifted")
+
+
+@pytest.mark.usefixtures("shifted")
+def test_the_per_member_options_of_a_new_component_are_axes_within_a_run(sweep, refused):
+    own = "set: {init: {kind: shifted}}\n"
+    (run,) = many(sweep(own + "axes: [{grid: {init.shift: [-0.5, 0, 1], init.copies: [1, 2]}}]\n"))
+    assert run.recipe.members.shift == [-0.5, -0.5, 0.0, 0.0, 1.0, 1.0]
+    assert run.recipe.members.copies == [1, 2, 1, 2, 1, 2]
+    assert "init.shift: got -1 in [-1], expected greater than -1" in refused(
+        own + "axes: [{grid: {init.shift: [-1]}}]\n"
+    )
+    assert "init.copies: got 1.5 in [1.5], " in refused(own + "axes: [{grid: {init.copies: [1.5]}}]\n")
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,9 @@ def test_the_estimate_of_a_members_memory_is_within_a_factor_of_3(small, tmp_pat
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
     first, base, peak = (1024 * int(line) for line in done.stdout.split())
     measured = (peak - base) / (sizes[2] - sizes[1])
-    estimated = resources.member_bytes(given, 400, 784, 1)
+    estimated = resources.member_bytes(given, 400, (784,), 1)
     assert measured / 3 < estimated < 3 * measured, f"{estimated:.3g} bytes, measured {measured:.3g}"
-    shared = resources.shared_bytes(given, 400, 784)
+    shared = resources.shared_bytes(given, 400, given.data.test, (784,))
     assert first / 2 < shared < 2 * first, f"{shared:.3g} bytes, measured {first:.3g}"
 
 
@@ -158,5 +158,5 @@ def test_the_predicted_disk_space_is_what_a_run_takes_while_it_trains(small, tmp
     with pytest.raises(KeyboardInterrupt):
         train_recipe(given, tmp_path / "run.h5", device="cpu", begin=leave)
     taken = (tmp_path / "run.h5").stat().st_size
-    predicted = len(given.seeds) * (resources.row_bytes(given, 784, 1) + resources.copies_bytes(given, 784, 1))
+    predicted = len(given.seeds) * (resources.row_bytes(given, (784,), 1) + resources.copies_bytes(given, (784,), 1))
     assert 0.7 < predicted / taken < 1.4
