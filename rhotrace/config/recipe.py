@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +12,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, create_model, model_validator
 
 from rhotrace.config import faults, strict_yaml
-from rhotrace.errors import DataError, RecipeError, nearest_file
-from rhotrace.models import datasets, mlp
+from rhotrace.errors import RecipeError, nearest_file
+from rhotrace.models import mlp
 from rhotrace.models.component import Component, Registry, per_member
+from rhotrace.models.datasets import DATASETS, Dataset, Samples
 from rhotrace.models.initial_weights import INITIALISERS, Initialiser
 from rhotrace.models.losses import LOSSES, Loss, Square
 from rhotrace.models.network import NETWORKS, NetworkOptions
@@ -73,7 +73,7 @@ class Recipe(Component):
     """
 
     claim: str = Field(default="", description="what the run shows and what to expect")
-    data: Any
+    data: SerializeAsAny[Samples]
     network: SerializeAsAny[NetworkOptions]
     loss: SerializeAsAny[Loss] = Square()
     init: SerializeAsAny[Initialiser]
@@ -110,6 +110,18 @@ class Recipe(Component):
             name: getattr(self.members, name, None) or [getattr(section, name)] * members
             for name in per_member(type(section))
         }
+
+    def load_data(self, dtype: str | None = None) -> Dataset:
+        """The dataset, with each row in the order that the network reads.
+
+        Args:
+            dtype: floating-point type; that of the network by default.
+
+        Raises:
+            DataError: see ``Samples.load``.
+        """
+        loaded = self.data.load(dtype or self.network.dtype)
+        return loaded.in_order() if self.network.reads_images else loaded
 
     @property
     def lr(self) -> list[float]:
@@ -185,10 +197,6 @@ class Recipe(Component):
                     f"members.{name}",
                     f"{section}.kind {kind} has no {name}; remove the list or change {section}.kind",
                 )
-        try:
-            datasets.class_groups(self.data.dataset, self.data.classes)
-        except DataError as error:
-            raise _fault(*str(error).split(": ", 1)) from None
         batch = self.optimizer.minibatches
         if batch is not None and self.data.train is not None and batch.size > self.data.train:
             raise _fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
@@ -227,7 +235,7 @@ _OWN_KEYS = {"full": "full_every", "test": "test_every"}  # of cadences, directl
 
 def schema() -> type[Recipe]:
     """The type of recipes with the components, quantities and cadences that are registered now."""
-    registries: tuple[Registry[Any], ...] = (NETWORKS, LOSSES, INITIALISERS, OPTIMIZERS)
+    registries: tuple[Registry[Any], ...] = (DATASETS, NETWORKS, LOSSES, INITIALISERS, OPTIMIZERS)
     return _schema(tuple(tuple(registry.items()) for registry in registries), tuple(CADENCES.values()))
 
 
@@ -254,7 +262,7 @@ def _schema(
         "Recipe",
         __base__=Recipe,
         __doc__=Recipe.__doc__,
-        data=(_DataSection, ...),
+        data=(DATASETS.union(), ...),
         network=(NETWORKS.union(), ...),
         loss=(LOSSES.union(), Square()),
         init=(INITIALISERS.union(), ...),
@@ -292,24 +300,6 @@ def _per_member_fields() -> dict[str, tuple[Any, str]]:
 
 def _fault(path: str, message: str) -> ValueError:
     return ValueError(f"{path}: {message}")
-
-
-def options(section: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A section's values as the keyword arguments of its component."""
-    return section.model_dump(exclude={"kind", *without})
-
-
-def _options(component: Callable[..., Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A component's keyword-only parameters as pydantic fields: its signature is its schema."""
-    parameters = inspect.signature(component, eval_str=True).parameters.values()
-    return {
-        p.name: (p.annotation, p.default if p.default is not p.empty else ...)
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.name not in without
-    }
-
-
-_DataSection: Any = create_model("data", __base__=Component, **_options(datasets.load, without=("dtype",)))
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:

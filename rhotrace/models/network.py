@@ -263,11 +263,12 @@ class NetworkOptions(Component):
 
     Attributes:
         dtype: floating-point type of weights, inputs and targets.
+        reads_images: whether each row of x must be in the order of ``inputs``: channel, height, width.
     """
 
     kind: str
     dtype: Literal["float32", "float64"] = "float32"
-    labels: ClassVar[Sequence[str]] = ()  # fields that a run's headline shows
+    reads_images: ClassVar[bool] = False
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> Network:
         """The network.

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rhotrace.config.recipe import Recipe, options
+from rhotrace.config.recipe import Recipe
 from rhotrace.errors import TraceError
-from rhotrace.models import datasets
 from rhotrace.runfile.integrity import is_whole
 from rhotrace.runfile.reader import open_trace
 from rhotrace.sweeps import resources
@@ -98,7 +97,7 @@ def plan(
     def size(recipe: Recipe) -> tuple[float, float, float, float]:
         key = json.dumps(recipe.model_dump(include={"data", "network", "optimizer", "record"}), sort_keys=True)
         if key not in sizes:
-            loaded = datasets.load(**options(recipe.data), dtype=recipe.network.dtype)
+            loaded = recipe.load_data()
             (samples, outputs), shape = loaded.y.shape, loaded.shape
             sizes[key] = (
                 resources.shared_bytes(recipe, samples, len(loaded.x_test), shape),

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.config.recipe import Recipe, options
+from rhotrace.config.recipe import Recipe
 from rhotrace.errors import RecipeError
 from rhotrace.models.datasets import Dataset
-from rhotrace.models.datasets import load as load_dataset
 from rhotrace.models.device import find_device
 from rhotrace.models.network import Network
 from rhotrace.recording.moment import Evaluation, Moment
@@ -160,7 +159,7 @@ def _threads(run: _Run) -> Iterator[None]:
 
 def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
     with team.one_first() if team else contextlib.nullcontext():
-        dataset = load_dataset(**options(recipe.data), dtype=recipe.network.dtype)
+        dataset = recipe.load_data()
     samples, outputs = dataset.y.shape
     batches, loss = recipe.optimizer.minibatches, recipe.loss
     if batches is not None and batches.size > samples:
@@ -169,7 +168,7 @@ def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
         raise RecipeError(
             f"loss.kind: got {loss.kind} and {outputs} classes, expected two classes, with targets -1 and +1"
         )
-    network = recipe.network.build(dataset.x.shape[1:], outputs)
+    network = recipe.network.build(dataset.shape, outputs)
     if why := recipe.optimizer.refuses(network.parameters):
         raise RecipeError(f"optimizer.kind: got {recipe.optimizer.kind}, which cannot train this network: {why}")
     if team:

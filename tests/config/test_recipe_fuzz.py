@@ -11,7 +11,6 @@ import pytest
 from damaging import measured
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rhotrace.models.networks import NETWORKS
 from small import SMALL
 
 from rhotrace.config import strict_yaml

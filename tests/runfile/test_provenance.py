@@ -22,6 +22,7 @@ from rhotrace.cli import app as cli
 from rhotrace.config import recipe
 from rhotrace.errors import DataError
 from rhotrace.models import datasets
+from rhotrace.models.datasets import DATASETS
 from rhotrace.runfile import provenance
 from rhotrace.runfile.layout import attributes_digest
 from rhotrace.runfile.reader import open_trace
@@ -392,7 +393,7 @@ def test_the_md5_is_that_of_the_files_that_were_read_and_not_of_those_that_shoul
     """A changed archive is refused; so the digest that a file keeps cannot be a list of constants."""
     raw = tmp_path / "MNIST" / "raw"
     shutil.copytree(next(base for base in datasets.roots() if (base / "MNIST" / "raw").is_dir()) / "MNIST" / "raw", raw)
-    changed = raw / datasets._IDX[1]
+    changed = raw / "train-labels-idx1-ubyte.gz"
     changed.write_bytes(changed.read_bytes() + b"\0")
     with pytest.raises(DataError, match=f"got md5 {hashlib.md5(changed.read_bytes()).hexdigest()}, expected"):
-        datasets.load(dataset="mnist", root=str(tmp_path))
+        DATASETS["mnist"](root=str(tmp_path)).load("float64")

@@ -14,7 +14,6 @@ import xarray as xr
 
 from rhotrace.config import recipe
 from rhotrace.errors import TraceError
-from rhotrace.models import datasets
 from rhotrace.models.losses import Square
 from rhotrace.models.network import Block
 from rhotrace.recording.quantities import QUANTILES, QUANTITIES
@@ -200,7 +199,7 @@ def test_no_or_one_snapshot_may_be_asked_for():
 @pytest.mark.parametrize(("kind", "strides"), [("gd", GD), ("sgd", SGD)])
 def test_snapshots_recompute_the_quantities_at_their_steps(runs, small, kind, strides):
     read = recipe.parse(small, list(strides))
-    loaded = datasets.load(**recipe.options(read.data), dtype="float64")
+    loaded = read.load_data("float64")
     with open_trace(runs[kind]) as trace:
         assert [s for s, _ in trace.snapshots()] == snapshot_steps(read.steps, 6)
         compared = 0
@@ -227,7 +226,7 @@ def test_snapshots_recompute_the_quantities_at_their_steps(runs, small, kind, st
 
 def test_the_last_snapshot_is_one_step_of_descent_past_the_last_row(runs, small):
     read = recipe.parse(small)
-    loaded = datasets.load(**recipe.options(read.data), dtype="float64")
+    loaded = read.load_data("float64")
     with open_trace(runs["gd"]) as trace:
         step, weights = trace.snapshots()[-1]
         assert step == trace.steps

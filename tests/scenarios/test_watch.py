@@ -70,7 +70,7 @@ ESCAPES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 def _quick():
     """Trains in blocks of a few steps, independent of the clock, without reading the data again each time."""
     content = recipe.parse(SMALL)
-    data = training.load_dataset(**recipe.options(content.data), dtype="float64")
+    data = content.load_data("float64")
     with pytest.MonkeyPatch.context() as patch:
         inside.data_at_hand(patch.setattr, data)
         inside.small_blocks(patch.setattr, BLOCK)

@@ -115,7 +115,7 @@ class Bench:
         self.folder, self.overrides = folder, overrides
         self.content = recipe.parse(RECIPE, list(overrides))
         self.text = self.content.to_yaml()
-        self.data = training.load_dataset(**recipe.options(self.content.data), dtype=self.content.network.dtype)
+        self.data = self.content.load_data()
         inside.data_at_hand(patch.setattr, self.data)
         inside.without_waiting_for_the_disk(patch.setattr)
         inside.without_git(patch)

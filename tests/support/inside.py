@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rhotrace.config.recipe import Recipe
 from rhotrace.models.datasets import Dataset
 from rhotrace.runfile import hdf5_io, sealing, writer
 from rhotrace.training import distributed, recorder
@@ -41,7 +42,7 @@ def small_chunks(put: Put, rows: int) -> None:
 
 def data_at_hand(put: Put, data: Dataset) -> None:
     """Training starts with this data: otherwise hundreds of processes would each unpack all of MNIST for 20 samples."""
-    put(training, "load_dataset", lambda **_: data)
+    put(Recipe, "load_data", lambda *_: data)
 
 
 def without_git(patch: pytest.MonkeyPatch) -> None:

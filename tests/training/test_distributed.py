@@ -81,7 +81,7 @@ class End:
 @lru_cache
 def dataset(text: str) -> Dataset:
     content = recipe.parse(text)
-    return training.load_dataset(**recipe.options(content.data), dtype=content.network.dtype)
+    return content.load_data()
 
 
 def together(path: Path, size: int, *texts: str, deed: Deed | None = None, patience: float = 60) -> End:

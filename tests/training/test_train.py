@@ -15,8 +15,6 @@ from components import batch_indices, mlp
 from rhotrace.analysis.run_analysis import fit_transient
 from rhotrace.analysis.transient.transient_time import Outcome as Transient
 from rhotrace.config import recipe
-from rhotrace.config.recipe import options
-from rhotrace.models import datasets as data
 from rhotrace.models.losses import Square
 from rhotrace.models.network import Network
 from rhotrace.runfile.reader import open_trace
@@ -78,7 +76,7 @@ def member_rows(rows, member):
 
 def samples(trace):
     made = recipe.parse(trace.attributes["recipe"])
-    return data.load(**options(made.data), dtype=made.network.dtype)
+    return made.load_data()
 
 
 def expected_of(trace, member, sample, weights):

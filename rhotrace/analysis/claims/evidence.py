@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rhotrace.analysis.run_analysis import audit_run, fit_transient, series_of
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.analysis.transient.transient_time import TransientFit
-from rhotrace.config.recipe import Recipe, options
+from rhotrace.config.recipe import Recipe
 from rhotrace.errors import DataError
 from rhotrace.models import datasets
 from rhotrace.models.losses import Square
@@ -111,12 +111,12 @@ def data_and_network(
 ) -> tuple[datasets.Dataset, Network] | str:
     """The data and the network of a run, made again, or why they cannot be had."""
     try:
-        loaded = datasets.load(**options(recipe.data), dtype=dtype)
+        loaded = recipe.load_data(dtype)
     except DataError as absent:
         return f"needs the data: {absent.brief}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
-    return loaded, recipe.network.build(loaded.x.shape[1:], loaded.y.shape[1])
+    return loaded, recipe.network.build(loaded.shape, loaded.y.shape[1])
 
 
 def _end(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, network: Network) -> End:

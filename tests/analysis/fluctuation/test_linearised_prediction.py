@@ -230,10 +230,10 @@ def test_other_data_than_that_of_the_run_is_refused(runs):
 
 
 def test_absent_data_is_refused(runs, monkeypatch):
-    def absent(**_options):
+    def absent(*_):
         raise DataError("data: mnist not found")
 
-    monkeypatch.setattr("rhotrace.models.datasets.load", absent)
+    monkeypatch.setattr(Recipe, "load_data", absent)
     with pytest.raises(AnalysisError, match="--predict: needs the data: data: mnist not found"):
         predicted(runs("gd"))
 
