@@ -798,7 +798,7 @@ def test_the_transient_shown_of_a_run_that_goes_on_is_that_of_the_whole_run(
     steps = [] if step < 90 else ["--steps", 93]
     code, out, err = command("train", source, "-o", "run.h5", "--device", "cpu", *steps)
     assert (code, out) == (0, "")
-    assert f"going on at step {step} " in err
+    assert f"at step {step}, to" in err
     T = true_T(tmp_path / "run.h5")
     assert (T < 60).all()
     words, last = f"T about {geometric_mean(T).value:.0f} steps (3 of 3 members)", 90 if step < 90 else 93

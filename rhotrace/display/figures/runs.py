@@ -23,7 +23,7 @@ from rhotrace.display.figures.style import (
     ramp,
     symbol,
 )
-from rhotrace.display.formatting import number, span
+from rhotrace.display.numbers import number, span
 from rhotrace.recording.quantities import QUANTILES
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
