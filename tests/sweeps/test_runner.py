@@ -461,7 +461,6 @@ def test_cuda_without_a_gpu_is_refused_in_a_line(tmp_path, small, refused, more)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--device", "gpu"), "--device: got 'gpu', expected cpu or cuda"),
         (("--theta", "1"), "--theta: got 1, expected a number between 0 and 1"),
         (("--plot", "x.gif"), "--plot: got x.gif"),
         (("--set", "steps"), "--set: got 'steps', expected key.path=value"),
