@@ -16,9 +16,9 @@ def title(name: str, about: str) -> list[Block]:
 
 def headline(summary: dict[str, Any]) -> str:
     """The state and size of a run, and below it its network, optimizer and data."""
-    optimizer = {**summary["optimizer_options"], "lr": summary["lr"]}
+    each, optimizer = summary["per_member"], summary["optimizer_options"]
     options = ", ".join(
-        f"{name.replace('_', ' ')} {_value(value)}"
+        f"{name.replace('_', ' ')} {_value(each.get(name, value))}"
         for name, value in optimizer.items()
         if value is not None and (name != "sampling" or optimizer["batch_size"])
     )

@@ -20,7 +20,6 @@ _PROVENANCE = (
     *("git_revision", "recipe_file", "recipe_git_revision", "recipe_digest", "data_digest", "data_md5"),
     *("repaired_from", "repaired", "repaired_text"),
 )
-_PER_MEMBER = ("seed", "batch_seed", "lr", "init_rho_k", "init_scale")
 _DIFFS = ("git_diff", "recipe_git_diff")
 
 
@@ -54,7 +53,7 @@ def provenance(trace: Trace) -> Table:
             if key in session and session[key] != attributes.get(key)
         ]
         rows.append((f"session {number}", "; ".join([where, *differs])))
-    rows += [(name.replace("_", " "), _listed(trace[name].tolist())) for name in _PER_MEMBER if name in trace]
+    rows += [(name.replace("_", " "), _listed(trace[name].tolist())) for name in trace.per_member]
     rows.append(("snapshots", "at steps " + ", ".join(map(str, snapshots)) if snapshots else "none"))
     rows.append(("quantities", ", ".join(q.name for q in trace.quantities)))
     return table("<key | <value", rows)

@@ -71,7 +71,7 @@ class TrainingView:
             self._stride = trace.strides["full"]
             slab = trace.layout.steps_within(SLAB_BYTES)
             for start in range(0, first, slab):
-                rows = trace.layout.span("forward", start, min(start + slab, first))
+                rows = trace.layout.span("full", start, min(start + slab, first))
                 self._follow(rows.start, trace.rows("rho_eq_over_rho", rows))
 
     def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
