@@ -7,7 +7,7 @@ from rhotrace.cli.output import answer
 
 
 def audit(run: RunFile, plot: Plot = None, as_json: AsJson = False) -> None:
-    """Check the memo against this run, statement by statement."""
+    """Check every statement of the memo against this run."""
     from rhotrace.analysis.claims.evidence import Evidence
     from rhotrace.analysis.claims.findings import audit_claims
     from rhotrace.analysis.run_analysis import summary

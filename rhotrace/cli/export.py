@@ -28,7 +28,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or export folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run in a format of other tools: a table with a row for each step and member, netCDF, or logs."""
+    """Export a run to other tools: a table with a row for each step and member, netCDF, or logs."""
     from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.export.tables import ENDINGS
     from rhotrace.export.tables import export as write

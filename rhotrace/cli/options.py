@@ -34,7 +34,7 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", help="Also draw the result: NAME.png, .svg or .pdf.", show_default=False, callback=_picture),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 Theta = Annotated[
     float,
     typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1", callback=_between_0_and_1),

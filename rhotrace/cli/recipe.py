@@ -59,7 +59,7 @@ def recipe_copy(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to copy into.")] = Path("recipes"),
     as_json: AsJson = False,
 ) -> None:
-    """Copy shipped recipes into a folder, to be trained or changed; with a sweep comes the recipe that it varies."""
+    """Copy shipped recipes into a folder to train or change them; a sweep brings along the recipe that it varies."""
     from rhotrace.config import shipped_recipes
     from rhotrace.display.blocks import Data, Paragraph
 

@@ -21,7 +21,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is not a report.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML file on what was found in runs: claims, fits, figures, provenance."""
+    """Write a self-contained HTML report of runs: claims, fits, figures, provenance."""
     from contextlib import ExitStack
 
     from rich.console import Console

@@ -24,9 +24,9 @@ def info(run: RunFile, as_json: AsJson = False) -> None:
 
 
 def verify(run: RunFile, as_json: AsJson = False) -> None:
-    """Check a run file: checksums, commit counter, shapes, the laws of its training, weights against trace and data.
+    """Check a run file: checksums, commit counter, shapes, the laws of training, weights against trace and data.
 
-    The exit code is 2 if a check fails.
+    Exit code 2: a check failed.
     """
     from rhotrace.analysis.verification import verify as examine
     from rhotrace.display.pages.run_files import verification_page
@@ -47,7 +47,7 @@ def repair(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save the longest sound beginning of a damaged run file in a new one; the old one is only read."""
+    """Save the sound steps of a damaged run file, up to the first damaged one, in a new file; the old file is unchanged."""
     from rhotrace.display.pages.run_files import repair_page
     from rhotrace.runfile.repair import repair as save
 

@@ -39,7 +39,10 @@ def sweep(
     members_per_run: Annotated[
         int | None,
         typer.Option(
-            "--members-per-run", min=1, help="At most; by default as many as fit the memory.", show_default=False
+            "--members-per-run",
+            min=1,
+            help="Most members in a run; by default as many as fit in memory.",
+            show_default=False,
         ),
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would be trained.")] = False,
@@ -49,8 +52,7 @@ def sweep(
 ) -> None:
     """Train a recipe over axes of its keys and seeds, resume interrupted runs, and show T of every point.
 
-    A run in which every network diverged is counted and is no error. The exit code is 2 if a run failed, and 130 if
-    Ctrl-C or SIGTERM interrupted the sweep: the same command resumes it.
+    Exit code 2: a run failed (one that diverged is counted, not failed). Exit code 130: interrupted; the same command resumes it.
     """
     from rich.console import Console
 

@@ -35,14 +35,13 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing run file.")] = False,
     despite_changes: Annotated[
         bool,
-        typer.Option("--despite-changes", help="Resume under other versions, device, threads or processes."),
+        typer.Option("--despite-changes", help="Resume even if versions, device, threads or processes changed."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe's networks and record every step; resume a run that was interrupted.
 
-    The exit code is 3 if every network diverged (with --json, "ended" is then "diverged"), and 130 if Ctrl-C or SIGTERM
-    interrupted the training: every step is kept, and the same command resumes it.
+    Exit code 3: every network diverged ("ended" in the JSON). Exit code 130: interrupted; the same command resumes the run.
     """
     from rich.console import Console
 

@@ -248,9 +248,9 @@ def test_quantities_lists_every_row_of_the_table(command):
     code, out, err = command("quantities", columns=200)
     assert (code, err) == (0, "")
     for quantity in QUANTITIES:
-        assert re.search(rf"\b{quantity.name}\b", out)
+        assert re.search(rf"\b{quantity}\b", out)
     rows = json.loads(command("quantities", "--json")[1])
-    assert [r["quantity"] for r in rows] == [q.name for q in QUANTITIES]
+    assert [r["quantity"] for r in rows] == list(QUANTITIES)
 
 
 def test_recipe_check_prints_a_recipe_that_checks_again(command, small_file, tmp_path, small):

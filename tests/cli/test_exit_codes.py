@@ -103,4 +103,4 @@ def test_a_run_that_diverged_is_counted_in_a_sweep_and_no_error(command, small, 
 def test_the_help_of_train_names_the_exit_code(command):
     code, out, _ = command("train", "--help")
     assert code == 0
-    assert f"exit code is {exit_codes.DIVERGED} if every network diverged" in " ".join(out.split())
+    assert f"Exit code {exit_codes.DIVERGED}: every network diverged" in " ".join(out.split())

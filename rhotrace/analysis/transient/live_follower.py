@@ -156,7 +156,7 @@ class Follower:
         slab = trace.layout.steps_within(SLAB_BYTES)
         for first in range(self._seen, trace.steps, slab):
             last = min(first + slab, trace.steps)
-            rows = trace.layout.span("forward", first, last)
+            rows = trace.layout.span("full", first, last)
             stride = trace.strides["full"]
             ratio = trace.rows("rho_eq_over_rho", rows)
             self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)

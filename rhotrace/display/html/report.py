@@ -147,7 +147,7 @@ def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterat
         f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks.",
         lambda path: rho_figure(traces, path, theta),
     )
-    yield Figure("Square loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
+    yield Figure("Loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
     for number, one in enumerate(found, 1):
         yield from _of_run(one, f"run{number}", theta)
     yield from _of_several(found, together)

@@ -17,6 +17,7 @@ from rhotrace.display.figures import style as plot_style
 from rhotrace.display.figures.claims import audit_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
 from rhotrace.errors import AnalysisError
+from rhotrace.models.losses import Logistic, Square
 from rhotrace.recording.quantities import QUANTILES, QUANTITIES
 from rhotrace.runfile.reader import open_trace
 from rhotrace.theory.step_identity import ROUNDING
@@ -216,7 +217,8 @@ def test_symbols_of_the_table_are_valid_mathematics():
         for decimal in (False, True):
             MathTextParser("path").parse(plot_style.symbol(quantity, decimal=decimal))
     assert plot_style.symbol("log_rho_eq", decimal=True) == "$\\log_{10} \\rho_\\mathrm{eq}$"
-    assert plot_style.label("loss") == "$L$  (output²)"
+    assert plot_style.label(QUANTITIES["loss"].describe(Square())) == "$L$  (output²)"
+    assert plot_style.label(QUANTITIES["loss"].describe(Logistic())) == "$L$"
 
 
 def test_a_file_name_with_dollars_is_no_mathematics(train, tmp_path):
