@@ -61,7 +61,7 @@ def train(
         outcome, transient = _watched(console, content, path, team, device=device, force=force, **how)
     if team and team.rank:  # process 0 reports how training ended, and its exit code is that of the run
         return
-    page = training_end(outcome, path, transient.words(), transient.T)
+    page = training_end(outcome, path, transient)
     show(console, page)
     if as_json:
         answer(page, as_json=True)
@@ -75,8 +75,8 @@ def _watched(
     path: Path,
     team: Team | None,
     **how: Any,  # noqa: ANN401 - as ``train`` has them
-) -> tuple[Outcome, TransientWatch]:
-    """Trains, and shows the training while it goes on; returns how it ended, and T."""
+) -> tuple[Outcome, TransientWatch | None]:
+    """Trains, and shows the progress; returns how the training ended, and T."""
     from rhotrace.display.pages.training import training_start
     from rhotrace.display.terminal.renderer import show
     from rhotrace.display.terminal.training import TrainingView

@@ -12,9 +12,7 @@ from rhotrace.display.numbers import count
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from rhotrace.analysis.transient.live_follower import TransientWatch
     from rhotrace.config.recipe import Recipe
     from rhotrace.training.train import Outcome
 
@@ -33,23 +31,25 @@ def training_start(recipe: Recipe, path: Path, first: int) -> list[Block]:
     ]
 
 
-def training_end(outcome: Outcome, path: Path, transient: str, T: NDArray[np.float64] | None) -> list[Block]:
-    """How it ended, what it cost, and what to do next.
+def training_end(outcome: Outcome, path: Path, transient: TransientWatch | None) -> list[Block]:
+    """How the training ended, what it cost, and what to do next.
 
     Args:
         outcome: of the training.
         path: of the run file.
-        transient: T in words.
-        T: of each member that has one.
+        transient: T of the members; None for a loss without rho_eq.
     """
     took = f"{outcome.steps} steps in {outcome.seconds:.1f} s"
     if outcome.share_full:
         took += f", {100 * outcome.share_full:.0f} % of it for full-set sums (a larger record.full_every takes less)"
+    T = f"; {transient.words()}" if transient else ""
     words = {
-        "finished": f"done: {took}; {transient}",
-        "interrupted": f"interrupted: {took} are recorded, and the same command resumes the run; {transient}",
+        "finished": f"done: {took}{T}",
+        "interrupted": f"interrupted: {took} are recorded, and the same command resumes the run{T}",
         "diverged": f"diverged: rho is not finite in any member after {took}; try a smaller learning rate or initial scale",
     }[outcome.ended]
     size = f"{path}, {path.stat().st_size / 1e6:.1f} MB"
-    after = "" if outcome.ended == "diverged" else f"; next: rhotrace analyze {shlex.quote(str(path))} --fit-transient"
-    return [Data({"path": str(path), **plain(outcome), "T": T}), Paragraph(words), Paragraph(size + after)]
+    command = f"analyze {shlex.quote(str(path))} --fit-transient" if transient else f"info {shlex.quote(str(path))}"
+    after = "" if outcome.ended == "diverged" else f"; next: rhotrace {command}"
+    data = {"path": str(path), **plain(outcome), "T": transient.T if transient else None}
+    return [Data(data), Paragraph(words), Paragraph(size + after)]
