@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rhotrace.analysis.fluctuation.one_run import examine
 from rhotrace.config import recipe
-from rhotrace.display.formatting import number, ranged
+from rhotrace.display.numbers import number, ranged
 from rhotrace.runfile.reader import open_trace
 from rhotrace.training.train import train
 

@@ -1,25 +1,27 @@
-"""The errors that a user can cause; each message says where, what was got, what was expected and the remedy."""
+"""The errors that a user can cause; each message says where, what was got, what was expected, and the remedy."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 
 class RhoTraceError(Exception):
-    """A mistake or a state of the world that the user can mend; the command line prints it and exits with 2."""
+    """A user error, or a state of the machine that the user can change; the command line prints it and exits with 2."""
 
 
 class RecipeError(RhoTraceError):
-    """A recipe that cannot be read or does not validate."""
+    """A recipe that cannot be read or is not valid."""
 
 
 class DataError(RhoTraceError):
-    """A dataset that is absent, damaged or too small for what the recipe asks.
+    """A dataset that is absent, damaged, or too small for the recipe.
 
     Attributes:
-        brief: the same without where was looked and what can be done, for use within a sentence.
+        brief: the same without the places that were searched and the remedy, for use within a sentence.
     """
 
     def __init__(self, message: str, brief: str = "") -> None:
@@ -28,26 +30,44 @@ class DataError(RhoTraceError):
 
 
 class TraceError(RhoTraceError):
-    """A run file that is missing, foreign, damaged or in the way."""
+    """A run file that is missing, damaged, in the way, or not a run file at all."""
 
 
 class AnalysisError(RhoTraceError):
-    """An analysis that the given run or runs cannot support."""
+    """An analysis that the given runs do not allow."""
 
 
 class DeviceError(RhoTraceError):
-    """A device that was asked for and is not there."""
+    """A device that was asked for and is not available."""
 
 
 def nearest_file(path: Path, pattern: str) -> Path | None:
-    """The file beside a path that is not there whose name is nearest to it, if one is near."""
+    """For a file that does not exist, the file beside it with the most similar name; None if no name is similar."""
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(pattern)], 1)
     return path.parent / near[0] if near else None
 
 
 def choice(option: str, got: str, known: Iterable[str]) -> RhoTraceError:
-    """What to raise for a word that is none of the known ones; with the nearest of them, if one is near."""
+    """The error for a word that is not one of the known ones; it names the most similar, if there is one."""
     names = list(known)
     near = difflib.get_close_matches(got, names, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return RhoTraceError(f"{option}: got {got!r}, expected one of {', '.join(names)}{hint}")
+
+
+def out_of_memory(error: Exception) -> str:
+    """Where memory ran out, and for how much: `` (tried to allocate 3.2 GB)``; empty for any other error.
+
+    torch raises a RuntimeError on the processor and a class of its own on a GPU. It is not imported here: where it is not
+    loaded, it has raised nothing.
+    """
+    torch, text = sys.modules.get("torch"), str(error)
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    allocator = "DefaultCPUAllocator" in text and ("allocate memory" in text or "not enough memory" in text)
+    if not (isinstance(error, MemoryError) or on_gpu or allocator):
+        return ""
+    size = re.search(r"(?i)allocate ([\d.]+) ?(bytes|[kmgt]i?b)", text)
+    if not size:
+        return f" on the {'GPU' if on_gpu else 'machine'}"
+    amount = f"{float(size[1]) / 1e9:.1f} GB" if size[2] == "bytes" else f"{size[1]} {size[2]}"
+    return f" on the {'GPU' if on_gpu else 'machine'} (tried to allocate {amount})"

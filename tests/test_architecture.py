@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rhotrace
-from rhotrace.display.terminal.runs import quantities_markdown
+from rhotrace.display.pages.quantities import quantities_markdown
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.theory import paper
 

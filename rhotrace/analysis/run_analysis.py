@@ -156,6 +156,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "dtype": attributes["dtype"],
         "optimizer": optimizer.pop("kind"),
         "optimizer_options": optimizer,
+        "per_member": {name: trace[name].tolist() for name in trace.layout.per_member},  # overrules the options
         "dataset": recipe["data"]["dataset"],
         "classes": attributes["data_classes"],
         "samples": int(attributes["samples"]),

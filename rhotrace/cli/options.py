@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, each with its check."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ import typer
 
 from rhotrace.errors import RhoTraceError
 
+
+def _between_0_and_1(theta: float) -> float:
+    if not 0 < theta < 1:
+        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
+    return theta
+
+
+def _picture(path: Path | None) -> Path | None:
+    if path is not None:
+        from rhotrace.display.figures.style import check_format
+
+        check_format(path)
+    return path
+
+
 RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -16,14 +31,11 @@ Overrides = Annotated[
     typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False),
 ]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Draw the result: NAME.png, .svg or .pdf.", show_default=False)
+    Path | None,
+    typer.Option("--plot", help="Also draw the result: NAME.png, .svg or .pdf.", show_default=False, callback=_picture),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
-
-Theta = Annotated[float, typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1")]
-
-
-def check_theta(theta: float) -> None:
-    """Raises RhoTraceError for a theta that no transient can end at."""
-    if not 0 < theta < 1:
-        raise RhoTraceError(f"--theta: got {theta:g}, expected a number between 0 and 1")
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
+Theta = Annotated[
+    float,
+    typer.Option(help="The transient ends at rho = theta rho_eq.", metavar="0..1", callback=_between_0_and_1),
+]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import AsJson, Theta, check_theta
+from rhotrace.cli.options import AsJson, Theta
+from rhotrace.cli.output import answer
 
 _WHAT = "rho|layers|transient|margins|loss|fluctuation|phase|scaling"
 
@@ -27,24 +28,22 @@ def plot(
     """Draw runs: norms, margins, loss, the transient, the fluctuation, T over a sweep."""
     from contextlib import ExitStack
 
-    from rhotrace import errors
-    from rhotrace.display import formatting
-    from rhotrace.display.figures import kinds as plot_kinds
-    from rhotrace.display.figures import style as plot_style
+    from rhotrace.display.blocks import Data, Paragraph
+    from rhotrace.display.figures.kinds import KINDS, PHASE, SAYS, draw_phase
+    from rhotrace.display.figures.style import check_format
+    from rhotrace.errors import choice
     from rhotrace.runfile.reader import open_trace
     from rhotrace.sweeps.index import run_files
 
-    check_theta(theta)
-    plot_style.check_format(output, "-o")
-    if what == plot_kinds.PHASE:
-        plot_kinds.draw_phase(runs, output, theta)
-    elif what in plot_kinds.KINDS:
+    check_format(output, "-o")
+    if what not in SAYS:
+        raise choice("--what", what, SAYS)
+    if what == PHASE:
+        draw_phase(runs, output, theta)
+    else:
         with ExitStack() as stack:
             traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
-            plot_kinds.KINDS[what].draw(traces, output, theta)
-    else:
-        raise errors.choice("--what", what, plot_kinds.SAYS)
-    if as_json:
-        typer.echo(formatting.to_json({"path": str(output), "what": what, "says": plot_kinds.SAYS[what]}))
-    else:
-        typer.echo(f"{output}: {plot_kinds.SAYS[what]}")
+            KINDS[what].draw(traces, output, theta)
+    says = SAYS[what]
+    data = Data({"path": str(output), "what": what, "says": says})
+    answer([data, Paragraph(f"{output}: {says}")], as_json=as_json)

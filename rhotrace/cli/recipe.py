@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from rhotrace.cli.options import AsJson, Overrides, RecipeFile
+from rhotrace.cli.output import answer, say
 
 recipe_app = typer.Typer(
     no_args_is_help=True,
-    help="Check recipes, print their schema, and list and copy those that come with RhoTrace.",
+    help="Check recipes, print their schema, list and copy those that come with RhoTrace.",
     epilog="Example: rhotrace recipe copy deep8 && rhotrace train recipes/deep8.yaml",
 )
 
@@ -20,13 +21,13 @@ recipe_app = typer.Typer(
 def recipe_check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Validate a recipe and print it with every default spelled out."""
     from rhotrace.config import recipe as recipes
-    from rhotrace.display import formatting
+    from rhotrace.display.blocks import Data
 
     content = recipes.load(recipe, overrides)
     if as_json:
-        typer.echo(formatting.to_json(content.model_dump()))
+        answer([Data(content.model_dump())], as_json=True)
         return
-    typer.echo(f"{recipe}: valid", err=True)
+    say(f"{recipe}: valid")
     typer.echo(content.to_yaml(), nl=False)
 
 
@@ -44,33 +45,24 @@ def recipe_schema() -> None:
 def recipe_list(as_json: AsJson = False) -> None:
     """List the recipes that come with RhoTrace, and what each shows."""
     from rhotrace.config import shipped_recipes
-    from rhotrace.display import formatting
+    from rhotrace.display.as_json import plain
+    from rhotrace.display.blocks import Data, table
 
     found = shipped_recipes.listing()
-    if as_json:
-        typer.echo(formatting.to_json([formatting.plain(each) for each in found]))
-        return
-    console, grid = formatting.output(), formatting.table("<recipe | <shows")
-    for each in found:
-        formatting.row(grid, each.name, each.claim)
-    console.print(grid)
+    grid = table("<recipe | <shows", [(each.name, each.claim) for each in found])
+    answer([Data([plain(each) for each in found]), grid], as_json=as_json)
 
 
 @recipe_app.command("copy", epilog="Example: rhotrace recipe copy sweeps/phase-diagram -o recipes")
 def recipe_copy(
-    names: Annotated[list[str], typer.Argument(help="As `rhotrace recipe list` names them.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(help="Names as in `rhotrace recipe list`.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to copy into.")] = Path("recipes"),
     as_json: AsJson = False,
 ) -> None:
-    """Copy shipped recipes into a folder, to be trained or changed; with a sweep comes the recipe that it varies."""
+    """Copy shipped recipes into a folder to train or change them; a sweep brings along the recipe that it varies."""
     from rhotrace.config import shipped_recipes
-    from rhotrace.display import formatting
+    from rhotrace.display.blocks import Data, Paragraph
 
-    if as_json:
-        typer.echo(
-            formatting.to_json({name: [str(path) for path in shipped_recipes.copy(name, output)] for name in names})
-        )
-        return
-    for name in names:
-        for told in [str(path) for path in shipped_recipes.copy(name, output)] or ["there already"]:
-            typer.echo(f"{name}: {told}")
+    copied = {name: [str(path) for path in shipped_recipes.copy(name, output)] for name in names}
+    words = [Paragraph(f"{name}: {path}") for name, paths in copied.items() for path in paths or ["exists already"]]
+    answer([Data(copied), *words], as_json=as_json)

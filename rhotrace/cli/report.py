@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import AsJson, Theta, check_theta
+from rhotrace.cli.options import AsJson, Theta
+from rhotrace.cli.output import answer
 
 
 def report(
@@ -17,27 +18,25 @@ def report(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file.")] = Path("report.html"),
     theta: Theta = 0.5,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no report.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is not a report.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML file that tells what runs showed: claims, fits, pictures, provenance. It needs no network."""
+    """Write a self-contained HTML report of runs: claims, fits, figures, provenance."""
     from contextlib import ExitStack
 
     from rich.console import Console
 
-    from rhotrace.display.formatting import to_json
+    from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.display.html.report import write_report
     from rhotrace.runfile.provenance import session
     from rhotrace.runfile.reader import open_trace
     from rhotrace.sweeps.index import run_files
 
-    check_theta(theta)
     with ExitStack() as stack:
         traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
-        with Console(stderr=True).status("examining and drawing"):
+        with Console(stderr=True).status("analyzing and drawing"):
             titles = write_report(traces, output, theta=theta, command=session()["command"], force=force)
     size = output.stat().st_size
-    if as_json:
-        typer.echo(to_json({"path": str(output), "bytes": size, "sections": titles}))
-    else:
-        typer.echo(f"{output}: {size / 1e6:.1f} MB, complete in itself; open it in any browser")
+    data = Data({"path": str(output), "bytes": size, "sections": titles})
+    words = Paragraph(f"{output}: {size / 1e6:.1f} MB, self-contained; open it in any browser")
+    answer([data, words], as_json=as_json)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from rhotrace.cli.options import AsJson, Plot, Theta, check_theta
-from rhotrace.errors import choice
+from rhotrace.cli.options import AsJson, Plot, Theta
+from rhotrace.cli.output import answer
 
 
 def simulate(
@@ -27,7 +27,7 @@ def simulate(
     theta: Theta = 0.5,
     until: Annotated[float | None, typer.Option(help="Last time (lr x steps).", show_default=False)] = None,
     figure: Annotated[
-        str, typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.", metavar="1|2|T")
+        Literal["1", "2", "T"], typer.Option(help="What --plot draws: the memo's Figure 1 or 2, or T.")
     ] = "1",
     plot: Plot = None,
     as_json: AsJson = False,
@@ -35,15 +35,9 @@ def simulate(
     """Solve the memo's equation (5) without a network: its Figures 1 and 2, and T against start and depth."""
     from rhotrace.analysis.transient.simulation import constants_of, given, numbers
     from rhotrace.analysis.transient.simulation import simulate as solve
-    from rhotrace.display import formatting
-    from rhotrace.display.figures import style as plot_style
-    from rhotrace.display.figures import transient as plots
-    from rhotrace.display.terminal.simulation import print_simulation
+    from rhotrace.display.figures.transient import FIGURES
+    from rhotrace.display.pages.simulation import simulation_page
 
-    check_theta(theta)
-    plot_style.check_format(plot)
-    if figure not in plots.FIGURES:
-        raise choice("--figure", figure, plots.FIGURES)
     if run:
         from rhotrace.runfile.reader import open_trace
 
@@ -54,8 +48,5 @@ def simulate(
     depths = [int(n) for n in numbers("--depth", depth, whole=True)] or depths
     result = solve(depths, numbers("--start", start) or starts, constants, theta=theta, until=until)
     if plot:
-        plots.FIGURES[figure](result, plot)
-    if as_json:
-        typer.echo(formatting.to_json(result))
-    else:
-        print_simulation(formatting.output(), result, plot)
+        FIGURES[figure](result, plot)
+    answer(simulation_page(result), as_json=as_json, plot=plot)

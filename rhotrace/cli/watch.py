@@ -7,34 +7,35 @@ from typing import Annotated
 import typer
 
 from rhotrace.cli.options import RunFile
+from rhotrace.cli.output import say
 
 
 def watch(
     run: RunFile,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds from one look to the next.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Show it in a browser of this machine instead.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --web; 0 takes a free one.")] = 8765,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each look as a line of JSON.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the current state once.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Show it in a browser on this machine instead.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 takes a free one.")] = 8765,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each update as a line of JSON.")] = False,
 ) -> None:
-    """Follow a run from another terminal while it trains; the training does not notice."""
+    """Follow a run from another terminal while it trains, without disturbing the training."""
     try:
         from rhotrace.analysis.transient.live_follower import Follower
-        from rhotrace.display import formatting
+        from rhotrace.display.terminal.renderer import output
         from rhotrace.display.terminal.watch import wait_for
         from rhotrace.display.terminal.watch import watch as show
 
         follower = Follower(run)
         if not once:
-            wait_for(formatting.output(), run)
+            wait_for(output(), run)
         if web:
             from rhotrace.display.html.watch_server import serve
 
-            serve(follower, port, every=every, announce=lambda url: typer.echo(f"{url} shows {run}; Ctrl-C leaves"))
+            serve(follower, port, every=every, announce=lambda url: typer.echo(f"{url} shows {run}; Ctrl-C stops"))
             return
-        last = show(formatting.output(), follower, every=every, once=once, as_json=as_json)
+        last = show(output(), follower, every=every, once=once, as_json=as_json)
     except KeyboardInterrupt:
-        typer.echo("left; a training goes on by itself", err=True)
+        say("stopped watching; training continues")
         return
     if last.state == "interrupted" and not as_json:
-        typer.echo("nobody trains it now; the same `rhotrace train` command goes on from there", err=True)
+        say("No process is training this run; the same `rhotrace train` command resumes it.")

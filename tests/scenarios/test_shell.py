@@ -18,11 +18,12 @@ from rhotrace.analysis.claims.findings import audit_claims
 from rhotrace.analysis.fluctuation.comparison import compare
 from rhotrace.analysis.run_analysis import analyze
 from rhotrace.cli import app as cli
-from rhotrace.display import formatting
-from rhotrace.display.terminal.analysis import print_analysis
-from rhotrace.display.terminal.claims import print_statements
-from rhotrace.display.terminal.comparison import print_comparison
-from rhotrace.display.terminal.runs import print_quantities
+from rhotrace.display.numbers import number
+from rhotrace.display.pages.analysis import analysis_page
+from rhotrace.display.pages.claims import statements
+from rhotrace.display.pages.comparison import comparison_page
+from rhotrace.display.pages.quantities import quantities_page
+from rhotrace.display.terminal.renderer import Terminal, show
 from rhotrace.runfile.reader import open_trace
 
 LONG = ("steps=800", "optimizer.lr=0.1", "record.snapshots=2")
@@ -104,39 +105,19 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(train, monkeyp
     monkeypatch.setenv("NO_COLOR", "1")
     gd, sgd = train(*LONG), train(*LONG, "optimizer={kind: sgd, lr: 0.1, batch_size: 8}")
     out = io.StringIO()
-    console = formatting.Terminal(file=out, width=width, force_terminal=True)
+    console = Terminal(file=out, width=width, force_terminal=True)
     with open_trace(gd) as first, open_trace(sgd) as second:
         result = analyze(first, fit=True)
-        print_analysis(console, result, fits=True)
-        print_statements(console, audit_claims(first))
-        print_comparison(console, compare([first, second]), members=True)
-    print_quantities(console)
+        show(console, analysis_page(result, fits=True))
+        show(console, statements(audit_claims(first)))
+        show(console, comparison_page(compare([first, second]), members=True))
+    show(console, quantities_page())
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     longest = max(text.splitlines(), key=len)
     assert len(longest) <= width, longest
     for each in result.transient.each:
-        assert re.search(rf"(?<![\d.]){re.escape(formatting.number(each.T, 4))}(?![\d.])", text)
+        assert re.search(rf"(?<![\d.]){re.escape(number(each.T, 4))}(?![\d.])", text)
     assert "rho_eq_over_rho" in text
-
-
-def test_a_table_that_does_not_fit_becomes_a_list_with_every_cell():
-    grid = formatting.table("member | T | <what became of it", "A title")
-    formatting.row(grid, "0", "123456789", "left [the] transient")
-    formatting.row(grid, "1", "–", "never left")
-    texts = {}
-    for width in (24, 80):
-        out = io.StringIO()
-        formatting.Terminal(file=out, width=width).print(grid)
-        texts[width] = "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
-    assert texts[24].split("\n")[:5] == [
-        "A title",
-        "member 0",
-        "  T: 123456789",
-        "  what became of it:",
-        "  left [the] transient",
-    ]
-    assert "member 1\n  T: –\n" in texts[24]
-    assert "123456789  left [the] transient" in texts[80]
 
 
 @pytest.mark.parametrize(

@@ -651,7 +651,7 @@ def test_one_look_says_what_an_interrupted_run_needs(command, runs):
     assert code == 0
     assert out.startswith("stopped.h5  interrupted: step 16 of 64\n")
     assert len(dots(out.splitlines())) == 2
-    assert err == "nobody trains it now; the same `rhotrace train` command goes on from there\n"
+    assert err == "No process is training this run; the same `rhotrace train` command resumes it.\n"
     code, out, err = command("watch", runs["gd"], "--once")
     assert (code, err) == (0, "")
     assert "finished: step 80 of 80\n" in out
@@ -689,7 +689,7 @@ def test_leaving_is_no_error_at_any_moment(command, run, monkeypatch, moment):
     with RunLock(run):
         monkeypatch.setattr(where, name, leave)
         code, out, err = command("watch", run)
-    assert (code, err) == (0, "left; a training goes on by itself\n")
+    assert (code, err) == (0, "stopped watching; training continues\n")
     assert len(out.splitlines()) == (moment == "sleep")
 
 
@@ -866,7 +866,9 @@ def test_ctrl_c_leaves_a_training_alone(tmp_path, unwatched):
             screen.wait_for(f"{'0':<70}15")  # the last line of the view
             screen.press(b"\x03")
             assert screen.code() == 0
-            assert re.search(r"\s15\n+(\^C)?\s*left; a training goes on by itself\n+$", screen.text), screen.text[-300:]
+            assert re.search(r"\s15\n+(\^C)?\s*stopped watching; training continues\n+$", screen.text), screen.text[
+                -300:
+            ]
             colours = {code for code in ESCAPES.findall(screen.raw) if code.endswith("m")}
             assert colours <= {"\x1b[1m", "\x1b[0m"}
         assert training.waits
@@ -1049,8 +1051,8 @@ def test_the_command_prints_the_address_and_ctrl_c_leaves_it(command, runs, monk
 
     monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", leave)
     code, out, err = command("watch", runs["empty"], "--web", "--port", 0)
-    assert (code, err) == (0, "left; a training goes on by itself\n")
-    assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/ shows {re.escape(str(runs['empty']))}; Ctrl-C leaves\n", out)
+    assert (code, err) == (0, "stopped watching; training continues\n")
+    assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/ shows {re.escape(str(runs['empty']))}; Ctrl-C stops\n", out)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_lost_process_ends_the_run_and_the_same_command_resumes_it(tmp_path, w
         assert (trace.steps, trace.complete) == (32, False)
     end = together(path, 3)
     assert end.codes == [0, 0, 0], end.said
-    assert "going on at step 32" in end.said[0]
+    assert "at step 32" in end.said[0]
     assert contents(path) == whole(3)
 
 
@@ -214,7 +214,7 @@ def test_a_signal_to_any_process_stops_all_at_one_step(tmp_path, whole, number):
     path = tmp_path / "run.h5"
     end = together(path, 3, deed=Deed(1, 25, number))
     assert end.codes == [130, 0, 0], end.said
-    assert "stopped: 27 steps" in end.said[0]  # requested in step 25, counted from 0; known to all in the next
+    assert "interrupted: 27 steps" in end.said[0]  # asked for in step 25, counted from 0; told to all in the next
     assert end.said[1:] == ["", ""]
     assert faults(path, 27, 27) == []
     assert together(path, 3).codes == [0, 0, 0]
@@ -389,7 +389,7 @@ def test_torchrun_resumes_after_a_kill_and_stops_when_interrupted(tmp_path, whol
         assert torchrun.end() != 0  # torchrun's own code, not that of its processes
     log = torchrun.log.read_text()
     assert log.count("error: ") == log.count(f"error: one of the 2 processes {LOST}") == 1
-    assert log.count("going on at step") == log.count("stopped: ") == 1
+    assert log.count("resuming ") == log.count("interrupted: ") == 1
     stopped = torchrun.committed()
     assert 0 < stopped < 600
     assert faults(torchrun.run, 32, stopped) == []

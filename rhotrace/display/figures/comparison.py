@@ -12,7 +12,7 @@ from rhotrace.analysis.fluctuation.one_run import STILL
 from rhotrace.analysis.fluctuation.verdict import labels
 from rhotrace.analysis.run_analysis import delta
 from rhotrace.display.figures.style import DASHES, MARKERS, colour, drawn, empty, line, plain_ticks
-from rhotrace.display.formatting import ranged
+from rhotrace.display.numbers import ranged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

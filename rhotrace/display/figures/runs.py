@@ -23,7 +23,7 @@ from rhotrace.display.figures.style import (
     ramp,
     symbol,
 )
-from rhotrace.display.formatting import number, span
+from rhotrace.display.numbers import number, span
 from rhotrace.recording.quantities import QUANTILES
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
@@ -91,7 +91,7 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> 
     shown = groups(traces, theta=theta)
     moved = "$\\rho_k^2 - \\langle\\rho_j^2\\rangle_j$\nminus start"
     titles = f"Layer norms: {_members(shown)}", f"Balance ({paper.cite('lemma1')}: 0)"
-    _columns(path, shown, column, (label("rho_k"), moved), titles)
+    _columns(path, shown, column, (symbol("rho_k"), moved), titles)
 
 
 def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
@@ -190,7 +190,7 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> No
                 f"error at {number(ends['error'])} ({number(ends['test_error'])})"
             )
         _name_T(above, shown)
-        above.set(ylabel=label("loss"), title=f"Square loss: {_members(shown)}{more}")
+        above.set(ylabel=label(traces[0].quantity("loss")), title=f"Loss: {_members(shown)}{more}")
         _logarithmic(above)
         below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
         legend(above, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -213,7 +213,7 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
             above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
         steps, loss = curves["loss"]
         below.plot(steps, drawable(loss), color=COLOURS[0])
-        below.set(xlabel="step", ylabel=label("loss"))
+        below.set(xlabel="step", ylabel=symbol("loss"))
         _logarithmic(below)
         above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
         above.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from rhotrace.recording.quantity import Description
+
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by all kinds of colour vision; for grey, lines differ in dash or marker too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -94,10 +96,10 @@ def mathematical(words: str) -> str:
     return re.sub(r"\blr (?=\d)", "η = ", words.replace("rho_k(0) ", "$\\rho_k(0)$ = "))
 
 
-def label(name: str) -> str:
-    """Symbol and units of a quantity, for an axis."""
-    units = QUANTITIES[name].units
-    return symbol(name) if units == "1" else f"{symbol(name)}  ({units.replace('^2', '²')})"
+def label(quantity: Description) -> str:
+    """Symbol and units of a quantity, as the run file describes it, for an axis."""
+    name, units = symbol(quantity.name), quantity.units
+    return name if units == "1" else f"{name}  ({units.replace('^2', '²')})"
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.display.figures.style import DASHES, MARKERS, colour, drawn, empty, legend, plain_ticks
-from rhotrace.display.formatting import number
-from rhotrace.display.terminal.sweep import commonest, key, shown
+from rhotrace.display.numbers import number
+from rhotrace.display.pages.sweep import commonest, key, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

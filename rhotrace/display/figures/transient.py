@@ -23,7 +23,7 @@ from rhotrace.display.figures.style import (
     ramp,
     symbol,
 )
-from rhotrace.display.formatting import number, ranged
+from rhotrace.display.numbers import number, ranged
 from rhotrace.theory import norm_dynamics, paper
 
 if TYPE_CHECKING:

@@ -1,20 +1,15 @@
-"""``report``: what runs showed, in one HTML file that needs nothing else: words, tables, pictures, and where it came from.
+"""The HTML report: what was found in runs, in one file that needs nothing else: words, tables, figures, and provenance.
 
-The sentences and tables are those of the terminal, printed on a ``Page`` that keeps them; the pictures are those of ``plot``.
+Its blocks are those of the other commands' pages, and its figures those of ``plot``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.findings import Claim, audit_claims
@@ -23,20 +18,22 @@ from rhotrace.analysis.fluctuation.verdict import verdicts
 from rhotrace.analysis.member_bands import run_names
 from rhotrace.analysis.run_analysis import Analysis, analyze, require_steps, series_of
 from rhotrace.analysis.transient.scaling_with_start import Scaling, scaling
+from rhotrace.display.as_json import plain
+from rhotrace.display.blocks import Block, Code, Data, Figure, Heading, Paragraph, Table, table
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.claims import audit_figure
 from rhotrace.display.figures.comparison import comparison_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
-from rhotrace.display.formatting import cells, headline, plain, row, table, to_json
-from rhotrace.display.html.pages import embedded, rendered
-from rhotrace.display.terminal.analysis import pool_words, print_findings
-from rhotrace.display.terminal.claims import print_errata, print_statements
-from rhotrace.display.terminal.comparison import as_plain, print_contrasts
-from rhotrace.display.terminal.runs import provenance_table
-from rhotrace.display.terminal.scaling import print_laws
+from rhotrace.display.html.renderer import report_page
+from rhotrace.display.pages.analysis import findings, pool_words
+from rhotrace.display.pages.claims import errata, statements
+from rhotrace.display.pages.comparison import as_plain, contrasts
+from rhotrace.display.pages.headline import headline
+from rhotrace.display.pages.run_files import provenance
+from rhotrace.display.pages.scaling import laws
 from rhotrace.errors import AnalysisError, RhoTraceError
-from rhotrace.runfile import provenance
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
+from rhotrace.runfile.provenance import now, versions
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
@@ -45,61 +42,14 @@ MARK = '<meta name="generator" content="RhoTrace'
 
 
 @dataclass(frozen=True)
-class Block:
-    """A paragraph, a table or a picture of the report, by ``kind``."""
-
-    kind: str
-    text: str = ""
-    names: tuple[str, ...] = ()
-    numeric: tuple[bool, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it; ``within`` where it belongs to the section before."""
-
-    key: str
-    title: str
-    blocks: tuple[Block, ...]
-    within: bool = False
-
-
-class Page(Console):
-    """A console that keeps paragraphs and tables, as blocks, instead of printing them."""
-
-    def __init__(self) -> None:
-        super().__init__(file=StringIO(), width=120)
-        self.blocks: list[Block] = []
-
-    def print(self, *objects: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it
-        """As ``rich.console.Console.print``."""
-        for each in objects:
-            if isinstance(each, Table):
-                names, rows = cells(each)
-                numeric = tuple(column.justify == "right" for column in each.columns)
-                title = str(each.title or "")
-                self.blocks.append(Block("table", title, tuple(names), numeric, tuple(map(tuple, rows))))
-            else:
-                kind = "lead" if how.get("style") == "bold" else "text"
-                self.blocks += [Block(kind, line) for line in str(each).split("\n") if line]
-
-
-@dataclass(frozen=True)
 class Found:
-    """What is told of one run."""
+    """All that was found in one run."""
 
     name: str
     trace: Trace
     evidence: Evidence
     analysis: Analysis
     claims: tuple[Claim, ...]
-
-
-def _picture(caption: str, draw: Callable[[Path], None]) -> Block:
-    source, text = embedded(draw)
-    return Block("picture", caption, names=(text,), source=source)
 
 
 def write_report(
@@ -127,9 +77,17 @@ def write_report(
     names = run_names([trace.path for trace in traces])
     found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
     together = _together(found, theta)
-    sections = list(_sections(found, together, theta))
-    _write(path, _rendered(found, together, sections, command))
-    return [section.title for section in sections]
+    blocks = [_results(found, together), *_blocks(found, together, theta)]
+    page = report_page(
+        blocks,
+        title=", ".join(names),
+        made=now(),
+        version=versions(),
+        command=command,
+        citation=paper.CITATION,
+    )
+    _write(path, page)
+    return [block.text for block in blocks if isinstance(block, Heading) and block.anchor]
 
 
 def _examined(name: str, trace: Trace, theta: float) -> Found:
@@ -174,152 +132,143 @@ def _together(found: Sequence[Found], theta: float) -> _Together:
     return _Together(comparison, laws, why, no_laws)
 
 
-# --- what stands in it -------------------------------------------------------------------------------------
+# --- its blocks --------------------------------------------------------------------------------------------
 
 
-def _sections(found: Sequence[Found], together: _Together, theta: float) -> Iterator[Section]:
+def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterator[Block]:
     traces = [one.trace for one in found]
-    yield Section("found", "What was found", tuple(_summary(found, together)))
-    yield Section("run", "What was run", (_what_was_run(found),))
-    yield Section(
-        "norms",
-        "Norm, equilibrium norm and loss",
-        (
-            _picture(
-                "rho (solid) and rho_eq (dashed): the network of median T, and the band over all. T is the first step from which rho is "
-                f"at least {theta:g} rho_eq for good; shaded, its 95 % interval over networks.",
-                lambda path: rho_figure(traces, path, theta),
-            ),
-            _picture("Square loss and error on training and test set.", lambda path: loss_figure(traces, path, theta)),
-        ),
+    yield Heading("What was found", 2, "found")
+    yield from _summary(found, together)
+    yield Heading("What was run", 2, "run")
+    yield _what_was_run(found)
+    yield Heading("Norm, equilibrium norm and loss", 2, "norms")
+    yield Figure(
+        "rho (solid) and rho_eq (dashed): lines show the network of median T, bands all networks. T is the first step from "
+        f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks.",
+        lambda path: rho_figure(traces, path, theta),
     )
+    yield Figure("Loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
     for number, one in enumerate(found, 1):
         yield from _of_run(one, f"run{number}", theta)
-    comparison, laws = together.comparison, together.laws
-    if comparison and any(side.each for side in comparison.sides):
-        drawn = _picture(
-            "log(rho/rho_eq) after the transient, its spectrum and size.",
-            lambda path: comparison_figure(comparison, traces, path),
-        )
-        title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
-        letters = [
-            Block("text", f"{side.letter}: {one.name}") for side, one in zip(comparison.sides, found, strict=True)
-        ]
-        yield Section(
-            "fluctuation", title, (*letters, *_printed(lambda page: print_contrasts(page, comparison)), drawn)
-        )
-    elif together.why:
-        yield Section("fluctuation", "Run against run", (Block("text", f"Not compared: {together.why}."),))
-    if laws:
-        drawn = _picture("T against rho_k(0).", lambda path: plots.scaling_figure(laws, path))
-        yield Section("scaling", "T against the start", (*_printed(lambda page: print_laws(page, laws)), drawn))
-    elif together.no_laws:
-        yield Section("scaling", "T against the start", (Block("text", f"Not fitted: {together.no_laws}."),))
-    yield Section("errata", "Where the memo does not agree with itself", _printed(print_errata)[1:])
-    yield Section("again", "How to do it again", tuple(_reproduce(found)))
-
-
-def _printed(print_on: Callable[[Page], None]) -> tuple[Block, ...]:
-    page = Page()
-    print_on(page)
-    return tuple(page.blocks)
+    yield from _of_several(found, together)
+    yield Heading("Where the memo contradicts itself", 2, "errata")
+    yield from errata()
+    yield Heading("How to reproduce it", 2, "again")
+    yield from _reproduce(found)
 
 
 def _summary(found: Sequence[Found], together: _Together) -> Iterator[Block]:
     for one in found:
         name = f"{one.name}: " if len(found) > 1 else ""
         for words in pool_words(one.analysis.transient):
-            yield Block("lead", name + words)
+            yield Paragraph(name + words, strong=True)
         outcomes = [claim.finding.outcome for claim in one.claims]
-        yield Block(
-            "text",
-            f"{name}of {len(outcomes)} statements of the memo {outcomes.count('holds')} hold in this run, "
-            f"{outcomes.count('fails')} fail, and {outcomes.count('not testable here')} cannot be tested on it alone.",
+        yield Paragraph(
+            f"{name}of {len(outcomes)} statements of the memo, {outcomes.count('holds')} hold in this run, "
+            f"{outcomes.count('fails')} fail, and {outcomes.count('not testable here')} cannot be tested on this run alone."
         )
         if not one.trace.complete:
-            yield Block(
-                "text", f"{name}the run is not finished ({one.analysis.summary['state']}): all of this may change."
-            )
+            state = one.analysis.summary["state"]
+            yield Paragraph(f"{name}the run is not finished ({state}): all of this may change.")
     if together.comparison and len(found) > 1:
         for verdict in verdicts(together.comparison):
-            yield Block("lead", verdict)
+            yield Paragraph(verdict, strong=True)
 
 
-def _what_was_run(found: Sequence[Found]) -> Block:
-    grid = table("<run | <state and size | <network, optimizer, data")
-    for one in found:
-        first, second = headline(one.analysis.summary).split("\n")
-        row(grid, one.name, first, second)
-    return _printed(lambda page: page.print(grid))[0]
+def _what_was_run(found: Sequence[Found]) -> Table:
+    rows = [(one.name, *headline(one.analysis.summary).split("\n")) for one in found]
+    return table("<run | <state and size | <network, optimizer, data", rows)
 
 
-def _of_run(one: Found, key: str, theta: float) -> Iterator[Section]:
+def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
+    yield Heading(f"Run {one.name}", 2, key)
     claim = str(one.trace.recipe.get("claim") or "")
-    about = [Block("text", line) for line in (claim, *headline(one.analysis.summary).split("\n")) if line]
-    transient = _picture(
-        "Equation (5) driven by the measured sums (dotted), over the measurement; below, by how much it misses.",
+    yield Paragraph("\n".join(line for line in (claim, headline(one.analysis.summary)) if line))
+
+    yield Heading("Transient time, fits and audit of the steps", 3, f"{key}-T")
+    yield Figure(
+        "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
         lambda path: plots.transient_figure({"": (one.evidence.series, one.analysis.transient)}, path),
     )
-    yield Section(key, f"Run {one.name}", tuple(about))
-    fits = _printed(lambda page: print_findings(page, one.analysis, fits=True))
-    yield Section(f"{key}-T", "Transient time, fits and audit of the steps", (transient, *fits), within=True)
-    layers = _picture(
+    yield from findings(one.analysis, fits=True)
+
+    yield Heading("Layers and margins", 3, f"{key}-layers")
+    yield Figure(
         "Norm of each layer, and how far its square moves from the mean over layers.",
         lambda path: layers_figure([one.trace], path, theta),
     )
-    margins = _picture(
+    yield Figure(
         "Margins over the training set; a label is met where y f = 1/rho.",
         lambda path: margins_figure([one.trace], path, theta),
     )
-    yield Section(f"{key}-layers", "Layers and margins", (layers, margins), within=True)
-    audited = _picture(
-        "What the audit measured along the run, in the worst network, and what it tolerates.",
+
+    yield Heading("The memo, statement by statement", 3, f"{key}-claims")
+    yield from statements(one.claims)
+    yield Figure(
+        "What the audit measured along the run, in the worst network, and the tolerances.",
         lambda path: audit_figure(one.evidence, one.claims, path),
     )
-    claims = _printed(lambda page: print_statements(page, one.claims))
-    yield Section(f"{key}-claims", "The memo, statement by statement", (*claims, audited), within=True)
-    origin = _printed(lambda page: page.print(provenance_table(one.trace)))
-    recipe = Block("recipe", str(one.trace.attributes["recipe"]), names=(f"{one.name.replace('/', '-')}.yaml",))
-    yield Section(f"{key}-origin", "Where it came from", (*origin, recipe), within=True)
+
+    yield Heading("Where it came from", 3, f"{key}-origin")
+    yield provenance(one.trace)
+    yield Code(str(one.trace.attributes["recipe"]), f"{one.name.replace('/', '-')}.yaml")
+
+
+def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
+    """The fluctuation, of a single run too, and T against the start."""
+    comparison, fitted = together.comparison, together.laws
+    if comparison and any(side.each for side in comparison.sides):
+        title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
+        yield Heading(title, 2, "fluctuation")
+        for side, one in zip(comparison.sides, found, strict=True):
+            yield Paragraph(f"{side.letter}: {one.name}")
+        yield from contrasts(comparison)
+        yield Figure(
+            "log(rho/rho_eq) after the transient, its spectrum and size.",
+            lambda path: comparison_figure(comparison, [one.trace for one in found], path),
+        )
+    elif together.why:
+        yield Heading("Run against run", 2, "fluctuation")
+        yield Paragraph(f"Not compared: {together.why}.")
+    if fitted:
+        yield Heading("T against the start", 2, "scaling")
+        yield from laws(fitted)
+        yield Figure("T against rho_k(0).", lambda path: plots.scaling_figure(fitted, path))
+    elif together.no_laws:
+        yield Heading("T against the start", 2, "scaling")
+        yield Paragraph(f"Not fitted: {together.no_laws}.")
 
 
 def _reproduce(found: Sequence[Found]) -> Iterator[Block]:
-    yield Block(
-        "text",
-        "The recipes stand under each run with every default spelled out; saved under the names used here, these commands "
-        "make the runs and this report again. On the machine that trained them the numbers are the same to the last bit.",
+    yield Paragraph(
+        "The recipe of each run is above, with every default spelled out. Save the recipes under the names used here; these "
+        "commands then produce the runs and this report again. On the machine that trained them the numbers are the same "
+        "to the last bit."
     )
     names = [one.name.replace("/", "-") for one in found]
     lines = [f"rhotrace train {shlex.quote(f'{name}.yaml')} -o {shlex.quote(f'runs/{name}.h5')}" for name in names]
     lines.append(f"rhotrace report {shlex.join(f'runs/{name}.h5' for name in names)} -o report.html")
-    yield Block("code", "\n".join(lines))
-    grid = table("<run file | <SHA-256 | bytes")
-    for path, complete in ((one.trace.path, one.trace.complete) for one in found):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if complete else "not finished"
-        row(grid, str(path), digest, f"{path.stat().st_size}")
-    yield from _printed(lambda page: page.print(grid))
+    yield Code("\n".join(lines))
+    yield table("<run file | <SHA-256 | bytes", [_file(one.trace) for one in found])
+
+
+def _file(trace: Trace) -> tuple[str, str, str]:
+    with trace.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if trace.complete else "not finished"
+    return str(trace.path), digest, f"{trace.path.stat().st_size}"
+
+
+def _results(found: Sequence[Found], together: _Together) -> Data:
+    return Data(
+        {
+            "runs": [{**plain(one.analysis), "claims": [plain(claim) for claim in one.claims]} for one in found],
+            "comparison": as_plain(together.comparison) if together.comparison else None,
+            "scaling": plain(together.laws),
+        }
+    )
 
 
 # --- the file ----------------------------------------------------------------------------------------------
-
-
-def _rendered(found: Sequence[Found], together: _Together, sections: Sequence[Section], command: str) -> str:
-    results = {
-        "runs": [{**plain(one.analysis), "claims": [plain(claim) for claim in one.claims]} for one in found],
-        "comparison": as_plain(together.comparison) if together.comparison else None,
-        "scaling": plain(together.laws),
-    }
-    return rendered(
-        "report.html.j2",
-        title=", ".join(one.name for one in found),
-        sections=sections,
-        made=provenance.now(),
-        version=provenance.versions(),
-        command=command,
-        citation=paper.CITATION,
-        results=to_json(results).replace("<", "\\u003c"),
-    )
 
 
 def _write(path: Path, text: str) -> None:

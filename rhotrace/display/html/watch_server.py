@@ -11,8 +11,8 @@ from typing import Any
 
 from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse
 from rhotrace.display.figures.runs import watch_figure
-from rhotrace.display.html.pages import embedded, rendered
-from rhotrace.display.terminal.watch import words
+from rhotrace.display.html.renderer import embedded, rendered
+from rhotrace.display.pages.watch import words
 from rhotrace.errors import RhoTraceError
 
 HOST = "127.0.0.1"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rhotrace.training.train import Progress as Block
 
 _LINE_SECONDS = 5.0
+_RATIO = "rho_eq_over_rho"
 
 
 class TrainingView:
@@ -31,8 +32,11 @@ class TrainingView:
 
     Args:
         console: where to.
-        path: of the run file, from which a run that goes on has its beginning.
-        announce: prints what is about to be trained, once all is checked and the first step is near.
+        path: of the run file; of a resumed run, its first steps are read from there.
+        announce: prints what is about to be trained, once everything is checked.
+
+    Attributes:
+        transient: T so far; None for a loss without rho_eq, which has no T.
     """
 
     def __init__(self, console: Console, path: Path, announce: Callable[[int], None]) -> None:
@@ -40,7 +44,7 @@ class TrainingView:
         self._announce = announce
         self._before = (0, 0.0)  # steps and seconds at the end of the last block
         self._stride = 1  # steps between rows of rho_eq/rho
-        self.transient = TransientWatch()
+        self.transient: TransientWatch | None = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -57,7 +61,7 @@ class TrainingView:
         return self
 
     def begin(self, first: int) -> None:
-        """Announces the run, which starts or goes on at step ``first``, and opens the display."""
+        """Announces the run, which starts or resumes at step ``first``, and opens the display."""
         self._before = (first, 0.0)
         self._recall(first)
         with contextlib.suppress(OSError):
@@ -66,16 +70,20 @@ class TrainingView:
             self._live.start()
 
     def _recall(self, first: int) -> None:
-        """Shows ``transient`` the rows that are recorded: a run that goes on may have passed its T long before."""
+        """Gives ``transient`` the recorded rows: a resumed run may have passed its T long before."""
         with open_trace(self._path) as trace:
+            if _RATIO not in trace:
+                self.transient = None
+                return
             self._stride = trace.strides["full"]
             slab = trace.layout.steps_within(SLAB_BYTES)
             for start in range(0, first, slab):
                 rows = trace.layout.span("full", start, min(start + slab, first))
-                self._follow(rows.start, trace.rows("rho_eq_over_rho", rows))
+                self._follow(rows.start, trace.rows(_RATIO, rows))
 
     def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
-        self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
+        if self.transient:
+            self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -84,12 +92,13 @@ class TrainingView:
             self._live.stop()
 
     def __call__(self, block: Block) -> None:
-        """Shows one block; training goes on where the output cannot be written any more."""
+        """Shows one block; training continues even if the output can no longer be written."""
         with contextlib.suppress(OSError):
             self._show(block)
 
     def _show(self, block: Block) -> None:
-        self._follow(-(-block.first // self._stride), block.block["rho_eq_over_rho"])
+        if _RATIO in block.block:
+            self._follow(-(-block.first // self._stride), block.block[_RATIO])
         state = self._state(block)
         steps, seconds = self._before
         per_second = (block.last - steps) / max(block.seconds - seconds, 1e-9)
@@ -107,14 +116,15 @@ class TrainingView:
             )
             self._next_line = time.monotonic() + _LINE_SECONDS
 
-    def _state(self, block: Block) -> tuple[str, str]:
+    def _state(self, block: Block) -> list[str]:
         rows = block.block
         measured = {"rho": np.exp(min(_median(rows["log_rho"][-1]), 700))}
         if len(rows["loss"]):
-            loss, ratio = (_median(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
-            measured = {"loss": loss, **measured, "rho_eq/rho": ratio}
+            measured = {"loss": _median(rows["loss"][-1]), **measured}
+            measured |= {"rho_eq/rho": _median(rows[_RATIO][-1])} if _RATIO in rows else {}
         medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
-        return self.transient.words(), medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
+        values = medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
+        return [self.transient.words(), values] if self.transient else [values]
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

@@ -12,7 +12,9 @@ from rich.live import Live
 from rich.text import Text
 
 from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse, as_plain
-from rhotrace.display.formatting import number, say, to_json
+from rhotrace.display.as_json import to_json
+from rhotrace.display.pages.watch import words
+from rhotrace.display.terminal.renderer import say
 from rhotrace.training.stop_signal import StopRequest
 
 if TYPE_CHECKING:
@@ -83,26 +85,6 @@ def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:
     with console.status(Text(_writable(console, f"waiting for {path}")), spinner=spinner):
         while not path.exists() and time.monotonic() < ends:
             time.sleep(0.2)
-
-
-def words(glimpse: Glimpse) -> list[str]:
-    """Progress, speed, transient and the last values, each a few words."""
-    left = f", {_duration(glimpse.seconds_left)} left" if np.isfinite(glimpse.seconds_left) else ""
-    rate = f"{number(glimpse.steps_per_second)} steps/s{left}" if np.isfinite(glimpse.steps_per_second) else ""
-    last = glimpse.last
-    values = []
-    if last:
-        medians = "medians: " if glimpse.members > 1 else ""
-        values = [
-            f"{medians}loss {number(last['loss'])}  error {number(last['error'])}  "
-            f"rho {_power(last['log_rho'])}  rho_eq/rho {number(last['rho_eq_over_rho'])}"
-        ]
-    return [
-        f"{glimpse.state}: step {glimpse.steps} of {glimpse.planned_steps}",
-        *([rate] if rate else []),
-        glimpse.transient,
-        *values,
-    ]
 
 
 def view(console: Console, glimpse: Glimpse) -> Text:
@@ -182,13 +164,3 @@ def _writable(console: Console, text: str) -> str:
     if not console.options.ascii_only:
         return text
     return text.replace("–", "-").replace("∞", "inf").encode("ascii", "replace").decode()
-
-
-def _power(log: float) -> str:
-    return f"10^{log / _PER_DECADE:.2f}" if np.isfinite(log) else number(float(np.exp(log)))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -138,11 +138,29 @@ def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures
     assert "first 8 of 10 runs" in figures[0].axes[0].get_title(loc="left")
 
 
-def test_runs_without_a_T_are_drawn(train, tmp_path):
-    for number, overrides in enumerate([("steps=5",), ("optimizer.lr=1000", "steps=40"), ("network.depth=1",)]):
-        with open_trace(train(*overrides, "record.snapshots=0")) as trace:
-            plots.transient_figure({"": (series_of(trace), fit_transient(trace))}, tmp_path / f"t{number}.png")
-            plots.scaling_figure(scaling([trace]), tmp_path / f"s{number}.png")
+@pytest.mark.parametrize(
+    ("overrides", "have_T"),
+    [(("steps=5",), 0), (("optimizer.lr=1000", "steps=40"), 0), (("network.depth=1",), 3)],
+    ids=["short", "died", "one layer"],
+)
+def test_a_T_is_marked_where_there_is_one(train, tmp_path, figures, overrides, have_T):
+    with open_trace(train(*overrides, "record.snapshots=0")) as trace:
+        fitted = fit_transient(trace)
+        plots.transient_figure({"": (series_of(trace), fitted)}, tmp_path / "transient.png")
+        plots.scaling_figure(scaling([trace]), tmp_path / "scaling.png")
+        start = trace["log_rho"][0] / np.log(10)
+    transient, laws = figures
+    above = transient.axes[0]
+    marks = [
+        line.get_xdata()[0] for line in above.lines if line.get_marker() in plot_style.MARKERS and len(line.get_xdata())
+    ]
+    assert marks == [each.T for each in fitted.each if each.T > 0]
+    assert len(marks) == have_T
+    curves = [line for line in above.lines if line.get_marker() == "None" and len(line.get_xdata())]
+    np.testing.assert_allclose([line.get_ydata()[0] for line in curves[::3]], start, atol=1e-12)
+    assert ("T of each member: –, –, – steps" in transient.get_label()) == (not have_T)
+    empty = [text.get_text() for axes in laws.axes for text in axes.texts]
+    assert empty == ["nothing to draw"] * (1 if have_T else 2)
 
 
 def made(rows: int, member: int) -> tuple[Series, MemberTransient]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,6 +17,7 @@ from rhotrace.display.figures import style as plot_style
 from rhotrace.display.figures.claims import audit_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
 from rhotrace.errors import AnalysisError
+from rhotrace.models.losses import Logistic, Square
 from rhotrace.recording.quantities import QUANTILES, QUANTITIES
 from rhotrace.runfile.reader import open_trace
 from rhotrace.theory.step_identity import ROUNDING
@@ -185,9 +187,21 @@ def test_the_picture_of_an_audit_under_minibatches_says_what_is_not_there(runs, 
     "overrides", [["optimizer.lr=1e6"], ["network.depth=1"], ["optimizer.lr=1e9", "network.depth=1"]]
 )
 @pytest.mark.parametrize("figure", [rho_figure, layers_figure, margins_figure, loss_figure])
-def test_runs_that_die_diverge_or_have_one_layer_are_drawn(train, tmp_path, overrides, figure):
+def test_runs_that_die_diverge_or_have_one_layer_are_drawn(train, tmp_path, figures, overrides, figure):
     with open_trace(train(*overrides, "steps=40", "record.snapshots=0")) as trace:
         figure([trace], tmp_path / "x.png")
+        quantity = {rho_figure: "log_rho", layers_figure: "rho_k", margins_figure: None, loss_figure: "loss"}[figure]
+        left = [each.T for each in fit_transient(trace, fit=False).each if each.T > 0]
+        recorded = trace[quantity] if quantity else None
+    for axes in figures[0].axes:
+        assert np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
+        assert any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in axes.lines)
+    if recorded is not None:
+        scale = np.log(10) if quantity == "log_rho" else 1.0
+        starts = recorded[0].reshape(len(recorded[0]), -1)[:, 0] / scale
+        assert np.isclose(figures[0].axes[0].lines[0].get_ydata()[0], starts, atol=1e-12).any()
+    if figure is not loss_figure:
+        assert ("no network left its transient" in figures[0].get_label()) == (not left)
 
 
 def test_a_fluctuation_that_is_not_there_is_refused_with_the_reason(train, tmp_path):
@@ -201,15 +215,20 @@ def test_symbols_of_the_table_are_valid_mathematics():
 
     for quantity in QUANTITIES.values():
         for decimal in (False, True):
-            MathTextParser("path").parse(plot_style.symbol(quantity.name, decimal=decimal))
+            MathTextParser("path").parse(plot_style.symbol(quantity, decimal=decimal))
     assert plot_style.symbol("log_rho_eq", decimal=True) == "$\\log_{10} \\rho_\\mathrm{eq}$"
-    assert plot_style.label("loss") == "$L$  (output²)"
+    assert plot_style.label(QUANTITIES["loss"].describe(Square())) == "$L$  (output²)"
+    assert plot_style.label(QUANTITIES["loss"].describe(Logistic())) == "$L$"
 
 
 def test_a_file_name_with_dollars_is_no_mathematics(train, tmp_path):
     paths = [train(name="a$b$.h5"), train(name="c_$.h5")]
     for kind in ("rho", "layers", "transient"):
         draw(kind, paths, tmp_path / f"{kind}.svg")
+        letters = re.findall(r">([^<>]+)</t(?:ext|span)>", (tmp_path / f"{kind}.svg").read_text(encoding="utf-8"))
+        dollars = "".join(letters).count("$")  # mathematics would have taken them for its own
+        assert dollars > 0, kind
+        assert dollars % 3 == 0, kind
 
 
 # --- the command -------------------------------------------------------------------------------------------

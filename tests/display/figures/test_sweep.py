@@ -13,8 +13,10 @@ from rich.console import Console
 
 from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.display.figures.sweep import sweep_figure
-from rhotrace.display.terminal import sweep as report_sweep
-from rhotrace.display.terminal.sweep import SweepView, print_end, print_sweep
+from rhotrace.display.pages.sweep import end_page, sweep_page
+from rhotrace.display.terminal import sweep as live_view
+from rhotrace.display.terminal.renderer import show
+from rhotrace.display.terminal.sweep import SweepView
 from rhotrace.errors import RhoTraceError
 from rhotrace.statistics.intervals import NONE, geometric_mean
 from rhotrace.sweeps.results import PointResult, SweepResult
@@ -40,7 +42,7 @@ def result_of(axes: dict[str, list], outcomes=lambda _: (LEFT, LEFT)) -> SweepRe
 
 def printed(result: SweepResult, width: int = 120, terminal: bool = False) -> str:
     to = io.StringIO()
-    print_sweep(Console(file=to, width=width, force_terminal=terminal, color_system=None), result, None)
+    show(Console(file=to, width=width, force_terminal=terminal, color_system=None), sweep_page(result, {}))
     return to.getvalue()
 
 
@@ -136,7 +138,7 @@ def test_the_live_view_shows_every_state_at_any_width(tmp_path, small, monkeypat
     (tmp_path / "sweep.yaml").write_text(
         "recipe: small.yaml\nset: {steps: 3}\naxes: [{grid: {network.depth: [2, 3]}}]\n"
     )
-    monkeypatch.setattr(report_sweep, "_LINE_SECONDS", -10.0)
+    monkeypatch.setattr(live_view, "_LINE_SECONDS", -10.0)
     to = io.StringIO()
     console = Console(file=to, width=width, height=10, force_terminal=terminal, color_system=None)
     planned = plan(read(tmp_path / "sweep.yaml"), tmp_path / "out")
@@ -144,7 +146,8 @@ def test_the_live_view_shows_every_state_at_any_width(tmp_path, small, monkeypat
     with SweepView(console) as view:
         view({"a": State(first, "waiting"), "b": State(second, "waiting")})
         view({"a": State(first, "training", 2, 0.1), "b": State(second, "failed", why="[red]x")})
-    print_end(console, {"a": State(first, "finished", 3), "b": State(second, "failed", why="[red]x", notes=("[i]n",))})
+    ended = {"a": State(first, "finished", 3), "b": State(second, "failed", why="[red]x", notes=("[i]n",))}
+    show(console, end_page(ended))
     text = re.sub(r"\s", "", to.getvalue())
     assert f"failed:{second.name}:[red]x" in text
     assert "note:[i]n" in text

@@ -16,8 +16,10 @@ from browser import open_page
 from rhotrace.analysis.claims.findings import audit_claims
 from rhotrace.analysis.run_analysis import analyze
 from rhotrace.config.recipe import parse
-from rhotrace.display.formatting import number, row, say, table
-from rhotrace.display.html.report import Page, write_report
+from rhotrace.display.blocks import Code, Data, Heading, Paragraph, table
+from rhotrace.display.html.renderer import report_page
+from rhotrace.display.html.report import write_report
+from rhotrace.display.numbers import number
 from rhotrace.errors import AnalysisError, RhoTraceError
 from rhotrace.runfile.reader import open_trace
 
@@ -71,7 +73,7 @@ def test_the_report_tells_T_the_claims_the_end_and_the_origin_of_a_run(pages, ru
     for value in ("versions", "host", "recipe_digest", "data_md5"):
         assert " ".join(str(attributes[value]).split()) in words
     assert hashlib.sha256((runs / "gd.h5").read_bytes()).hexdigest() in words
-    for heading in ("What was found", "Transient time, fits and audit of the steps", "How to do it again"):
+    for heading in ("What was found", "Transient time, fits and audit of the steps", "How to reproduce it"):
         assert heading in words
 
 
@@ -155,16 +157,32 @@ def test_it_can_be_printed(pages, tmp_path):
         assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_page_keeps_what_is_printed_as_blocks():
-    page, grid = Page(), table("<name | number", "A title")
-    row(grid, "[red]rho[/red]", "1.5")
-    page.print(grid)
-    say(page, "first\nsecond", "bold")
-    say(page, "")
-    words = [(block.kind, block.text) for block in page.blocks]
-    assert words == [("table", "A title"), ("lead", "first"), ("lead", "second")]
-    assert page.blocks[0].rows == (("[red]rho[/red]", "1.5"),)
-    assert page.blocks[0].numeric == (False, True)
+def test_blocks_become_sections_with_everything_escaped():
+    nowhere = {"title": "<t>", "made": "", "version": "", "command": "", "citation": ""}
+    blocks = [
+        Data({"x": "</script>", "y": float("nan")}),
+        Heading("First <1>", 2, "first"),
+        Paragraph("one\ntwo", strong=True),
+        table("<name | number", [("[red]rho[/red]", "1.5"), ("FAILS", "2")], "A <title>"),
+        Heading("Inside"),
+        Heading("Second", 3, "second"),
+        Code("a: <b>", "a.yaml"),
+    ]
+    text = report_page(blocks, **nowhere)
+    assert re.findall(r"<h\d[^>]*>.*?</h\d>", text)[1:] == [
+        '<h2 id="first">First &lt;1&gt;</h2>',
+        "<h4>Inside</h4>",
+        '<h3 id="second">Second</h3>',
+    ]
+    assert re.findall(r'<p class="strong">(.*?)</p>', text) == ["one", "two"]
+    assert "<caption>A &lt;title&gt;</caption>" in text
+    assert '<td data-name="name">[red]rho[/red]</td><td data-name="number" class="number">1.5</td>' in text
+    assert '<td data-name="name" class="fails">FAILS</td>' in text
+    assert 'download="a.yaml"' in text
+    assert "<pre><code>a: &lt;b&gt;</code></pre>" in text
+    assert text.count("</script>") == 1
+    (content,) = re.findall(r'id="results">(.*?)</script>', text, re.DOTALL)
+    assert json.loads(content) == {"x": "</script>", "y": None}
 
 
 def test_an_unfinished_run_says_so(train, tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_the_transient_shown_of_a_resumed_run_is_that_of_the_whole_run(
     steps = [] if step < 90 else ["--steps", 93]
     code, out, err = command("train", source, "-o", "run.h5", "--device", "cpu", *steps)
     assert (code, out) == (0, "")
-    assert f"going on at step {step} " in err
+    assert re.search(rf"^resuming .* at step {step},", err, re.M)
     T = true_T(tmp_path / "run.h5")
     assert (T < 60).all()
     words, last = f"T about {geometric_mean(T).value:.0f} steps (3 of 3 members)", 90 if step < 90 else 93
@@ -104,3 +104,26 @@ def test_the_transient_shown_of_a_resumed_run_is_that_of_the_whole_run(
     with open_trace(tmp_path / "run.h5") as trace:
         assert trace.complete
         assert trace.steps == last
+
+
+@pytest.mark.parametrize("loss", ["logistic", "exponential"])
+def test_a_loss_without_rho_eq_trains_and_has_no_T(command, small, tmp_path, loss):
+    (tmp_path / "small.yaml").write_text(small)
+    words = ["--set", f"loss.kind={loss}", "--set", "steps=40", "--device", "cpu", "--json"]
+    code, out, err = command("train", "small.yaml", *words, "-o", "run.h5")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["ended"], told["steps"], told["T"]) == ("finished", 40, None)
+    assert "step 40/40" in err
+    assert "rho_eq" not in err
+    assert "T " not in err
+    assert "next: rhotrace info run.h5" in err
+
+
+def test_a_resumed_training_knows_the_T_of_its_first_steps(command, small, tmp_path):
+    (tmp_path / "small.yaml").write_text(small)
+    common = ["small.yaml", "--set", "optimizer.lr=0.1", "--device", "cpu", "--json", "-o", "run.h5"]
+    first = json.loads(command("train", *common, "--steps", 300)[1])
+    again = json.loads(command("train", *common, "--steps", 310)[1])
+    assert first["T"] == again["T"]
+    assert all(T > 0 for T in again["T"])

@@ -1,0 +1,42 @@
+"""The headline of a run: what was run, in two lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rhotrace.display.blocks import Block, Heading, Paragraph
+from rhotrace.display.numbers import count
+
+
+def title(name: str, about: str) -> list[Block]:
+    """What a page is about: a name, and a line or two on it."""
+    return [Heading(name, level=1), Paragraph(about)]
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The state and size of a run, and below it its network, optimizer and data."""
+    each, optimizer = summary["per_member"], summary["optimizer_options"]
+    options = ", ".join(
+        f"{name.replace('_', ' ')} {_value(each.get(name, value))}"
+        for name, value in optimizer.items()
+        if value is not None and (name != "sampling" or optimizer["batch_size"])
+    )
+    noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
+    width = "" if summary["depth"] == 1 else f", width {summary['width']}"
+    return (
+        f"{summary['state']}: {summary['steps']} of {summary['planned_steps']} steps, "
+        f"{count(summary['members'], 'member')}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
+        f"L = {summary['depth']}{width}, {summary['dtype']}; {summary['optimizer']}, {options}; "
+        f"{summary['dataset']} {summary['classes']}, N = {summary['samples']}{noise}"
+    )
+
+
+def _value(value: str | float | Sequence[float]) -> str:
+    """A value of the optimizer's options; of one that differs between members, the range."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float | int):
+        return f"{value:g}"
+    low, high = min(value), max(value)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -1,0 +1,48 @@
+"""The page of ``quantities``, and the same table for the README."""
+
+from __future__ import annotations
+
+from rhotrace.display.blocks import Block, Data, Paragraph, table
+from rhotrace.models.losses import Square
+from rhotrace.recording.quantities import QUANTITIES
+from rhotrace.theory import paper
+
+
+def quantities_page() -> list[Block]:
+    """The table of everything that a run records."""
+    rows = _rows()
+    return [
+        Data(rows),
+        table(" | ".join(f"<{name}" for name in rows[0]), [row.values() for row in rows]),
+        Paragraph(f"memo: {paper.CITATION}."),
+        Paragraph(
+            "cadence: step = at every step; full = every record.full_every steps (with full batches, every step); "
+            "test = every record.test_every steps."
+        ),
+    ]
+
+
+def quantities_markdown() -> str:
+    """The same table for the README."""
+    rows = _rows()
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += [
+        "| " + " | ".join(f"`{v}`" if k == "quantity" else v.replace("|", "\\|") for k, v in row.items()) + " |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _rows() -> list[dict[str, str]]:
+    return [
+        {
+            "quantity": q.name,
+            "symbol": q.symbol,
+            "axes": ", ".join(("time", *q.axes)),
+            "units": q.units,
+            "memo": paper.STATEMENTS[q.equation].place if q.equation else "",
+            "cadence": q.cadence,
+            "says": q.says,
+        }
+        for q in (quantity.describe(Square()) for quantity in QUANTITIES.values())
+    ]

@@ -1,0 +1,29 @@
+"""The headline of a run says what was trained."""
+
+from __future__ import annotations
+
+import pytest
+
+from rhotrace.analysis.run_analysis import summary
+from rhotrace.display.pages.headline import headline
+from rhotrace.runfile.reader import open_trace
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "gd, lr 0.05;"),
+        (["members={seeds: 2, lr: [0.02, 0.02]}"], "gd, lr 0.02;"),
+        (["members={seeds: 3, lr: [0.03, 0.01, 0.02]}"], "gd, lr 0.01 to 0.03;"),
+        (["optimizer={kind: sgd, lr: 0.1, batch_size: 8}"], "sgd, lr 0.1, batch size 8, sampling shuffled;"),
+    ],
+    ids=["optimizer's", "equal", "range", "sgd"],
+)
+def test_the_learning_rate_is_that_of_the_members(train, overrides, said):
+    with open_trace(train("steps=2", "record.snapshots=0", *overrides)) as trace:
+        assert said in headline(summary(trace))
+
+
+def test_one_member_is_not_several(train):
+    with open_trace(train("steps=2", "members.seeds=1")) as trace:
+        assert headline(summary(trace)).startswith("finished: 2 of 2 steps, 1 member, ")
