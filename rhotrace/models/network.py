@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from rhotrace.models.component import Component, Registry
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Tensors = tuple[torch.Tensor, ...]
 
+T = TypeVar("T")
 Role = Literal["weight", "scale", "shift", "buffer"]
 Mode = Literal["train", "eval"]
 
@@ -132,6 +133,14 @@ class Network(ABC):
         """Those of the layers, of tensors for every parameter."""
         return tensors if len(self.layers) == len(tensors) else tuple(tensors[k] for k in self.layer_numbers)
 
+    def split(self, tensors: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+        """Parameters and buffers, from tensors in the order of the blocks, as a snapshot has them."""
+        pairs = list(zip(self.blocks, tensors, strict=True))
+        return (
+            tuple(tensor for block, tensor in pairs if block.role != "buffer"),
+            tuple(tensor for block, tensor in pairs if block.role == "buffer"),
+        )
+
     def units(self, size: int) -> int:
         """Numbers that a forward pass makes of one sample of this size, for estimates of memory."""
         import torch
@@ -189,7 +198,7 @@ class Network(ABC):
         buffers: Tensors = (),
     ) -> Tensors:
         """The Hessian of each member's loss times a vector, both with a tensor (M, out, fan_in) for each parameter."""
-        from torch.func import jvp, vjp
+        from torch.func import vjp
 
         def gradient_of(own: Tensors) -> Tensors:
             pulled: Any = vjp(lambda W: self._members(W, buffers, x, "eval").outputs, own)
@@ -197,7 +206,8 @@ class Network(ABC):
             found: Tensors = pull(loss.slope(outputs, y.mT))[0]
             return found
 
-        products: Tensors = jvp(gradient_of, (parameters,), (vectors,))[1]
+        pulled: Any = vjp(gradient_of, parameters)  # the Hessian is symmetric: pulling back multiplies by it
+        products: Tensors = pulled[1](vectors)[0]
         return products
 
     def tangent_kernel(
