@@ -1017,9 +1017,9 @@ def test_a_name_cannot_become_part_of_the_page(serve, runs, tmp_path):
 def test_a_port_that_is_taken_is_told_in_one_line(refused, runs):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RhoTraceError, match=rf"^--port: {port} cannot be had \(.*\); choose another, or 0$"):
+        with pytest.raises(RhoTraceError, match=rf"^--port: {port} is not available \(.*\); choose another, or 0$"):
             watch_server.serve(Follower(runs["empty"]), port, every=1.0, announce=pytest.fail)
-        assert f"--port: {port} cannot be had" in refused("watch", runs["empty"], "--web", "--port", port)
+        assert f"--port: {port} is not available" in refused("watch", runs["empty"], "--web", "--port", port)
 
 
 def test_the_command_tells_the_address_and_is_left_by_ctrl_c(command, runs, monkeypatch):

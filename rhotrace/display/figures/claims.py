@@ -1,4 +1,4 @@
-"""The picture of ``audit``: what it measured along the run, beside what it tolerates."""
+"""The figure of ``audit``: what it measured along the run, with its tolerances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
         share = np.abs(1 - 1 / np.where(evidence.ratio > 0, evidence.ratio, np.nan))
         across = None if evidence.across is None else evidence.across / np.nanmax(evidence.across, axis=0)
     counts = Counter(claim.finding.outcome for claim in claims)
-    told = f"{counts['holds']} statements hold, {counts['fails']} fail, {counts['not testable here']} are not testable on it"
+    verdict = (
+        f"{counts['holds']} statements hold, {counts['fails']} fail, {counts['not testable here']} are not testable"
+    )
     with drawn(path, 6.6, 7.6) as figure:
         axes = figure.subplots(4, 1, sharex=True)
         _panel(axes[0], steps[:-1], residual, ROUNDING[dtype], "rounding")
@@ -50,9 +52,9 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
             _panel(axes[3], steps, across, 0.05, "tolerated at the end")
         axes[3].set(title=f"Directions at rest: {paper.cite('eq8')}", ylabel="gradient across\n$V_k$ / its largest")
         axes[3].set_xlabel("step")
-        figure.suptitle(f"Memo 112 against this run: {told}", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(f"Memo 112 compared with this run: {verdict}", fontsize=9, x=0.01, ha="left")
         figure.set_label(
-            f"What the audit measured along the run, in the worst member and layer: {told}. Largest residual of the exact "
+            f"What the audit measured along the run, in the worst member and layer: {verdict}. Largest residual of the exact "
             f"step {np.nanmax(residual, initial=0):.1e}, tolerated {ROUNDING[dtype]:g}."
         )
 

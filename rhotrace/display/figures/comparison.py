@@ -1,4 +1,4 @@
-"""The picture of ``compare``: delta of each run, spectra, and the fluctuation beside its predictions and against eta/b."""
+"""The figure of ``compare``: delta of each run, spectra, and the fluctuation with its predictions and against eta/b."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
             _against_noise(right, result)
         else:
             _over_time(right, result)
-        told = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
+        sizes = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
         figure.set_label(
-            "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(told) + "."
+            "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(sizes) + "."
         )
 
 
@@ -139,7 +139,7 @@ def _against_noise(axes: Axes, result: Comparison) -> None:
 
 def _over_time(axes: Axes, result: Comparison) -> None:
     """The size of the steps of delta in twelve pieces of the time after T, of the member that the strips show."""
-    axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="std of the jumps of δ")
+    axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="size of the jumps of δ (std)")
     axes.set_title("Size of the jumps after T")
     some = False
     for number, side in enumerate(result.sides):

@@ -21,7 +21,7 @@ from rhotrace.sweeps.results import collect
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of picture.
+    """One kind of figure.
 
     Attributes:
         says: what it shows.

@@ -1,4 +1,4 @@
-"""The pictures of runs over time: norm and equilibrium norm, layer norms, margins, loss and error; members as bands."""
+"""The figures of runs over time: norm and equilibrium norm, layer norms, margins, loss and error; members as bands."""
 
 from __future__ import annotations
 
@@ -226,16 +226,16 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
 
 
 def _few(found: list[Group], most: int) -> tuple[list[Group], str]:
-    """The groups that fit a picture, and words for the others."""
+    """The groups that fit in a figure, and words for the others."""
     return found[:most], f" (the first {most} of {len(found)} groups)" if len(found) > most else ""
 
 
 def _members(shown: Sequence[Group]) -> str:
-    """What a line and a band stand for."""
+    """What a line and a band mean."""
     if all(len(group.members) == 1 for group in shown):
         return "one network each" if len(shown) > 1 else "one network"
     if len(shown) > 1:
-        return "of each group the network of median T, band over all"
+        return "the network of median T in each group, band over all"
     (group,) = shown
     why = " (median T)" if np.isfinite(group.T.T.value) else ""
     return f"network {group.members[group.typical]}{why}, band over all {len(group.members)}"

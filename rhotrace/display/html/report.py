@@ -61,15 +61,15 @@ def write_report(
         traces: 1 to 20 runs.
         path: of the new file, which may replace an older report.
         theta: the transient ends at rho = theta rho_eq.
-        command: with which it was made, for the record.
-        force: replace a file that is no report.
+        command: that makes the report, for the record.
+        force: replace a file that is not a report.
 
     Returns:
         The titles of its sections.
 
     Raises:
-        AnalysisError: too many runs, or one without steps.
-        RhoTraceError: the file cannot be written, or another one is there.
+        AnalysisError: there are too many runs, or one has no steps.
+        RhoTraceError: the file cannot be written, or the path is taken.
     """
     if len(traces) > MOST_RUNS:
         raise AnalysisError(f"got {len(traces)} runs, expected at most {MOST_RUNS} in a report")
@@ -98,22 +98,29 @@ def _examined(name: str, trace: Trace, theta: float) -> Found:
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
-    """Raises RhoTraceError where a file is in the way that is no report."""
+    """Raises RhoTraceError if the path is taken by a file that is not a report."""
     if path.is_dir():
         raise RhoTraceError(f"{path}: got a folder, expected a name for the report, such as {path / 'report.html'}")
     refuse_to_replace_a_run(path)
     if path.exists() and not force and MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise RhoTraceError(f"{path}: is there already and is no report; choose another name with -o, or --force")
+        raise RhoTraceError(f"{path}: exists and is not a report; choose another name with -o, or --force")
 
 
 @dataclass(frozen=True)
 class _Together:
-    """What several runs say together; None where they do not."""
+    """What the runs show together.
+
+    Attributes:
+        comparison: of the runs; None if they cannot be compared.
+        laws: T against the start; None unless a depth has several starts.
+        why: there is no comparison.
+        no_laws: why T cannot be fitted against the start, where runs differ in it.
+    """
 
     comparison: Comparison | None
     laws: Scaling | None
-    why: str  # there is no comparison
-    no_laws: str  # why T is not held against the start, where runs differ in it
+    why: str
+    no_laws: str
 
 
 def _together(found: Sequence[Found], theta: float) -> _Together:

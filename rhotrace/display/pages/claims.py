@@ -45,8 +45,8 @@ def statements(claims: Sequence[Claim]) -> Iterator[Block]:
     yield table(columns, rows, paper.CITATION)
     yield Paragraph("–: not testable on this run alone, for the reason given.")
     counts = Counter(claim.finding.outcome for claim in claims)
-    told = f"{counts['holds']} hold, {counts['fails']} fail, {counts['not testable here']} not testable here"
-    yield Paragraph(told, strong=True)
+    verdict = f"{counts['holds']} hold, {counts['fails']} fail, {counts['not testable here']} not testable here"
+    yield Paragraph(verdict, strong=True)
 
 
 def errata() -> Iterator[Block]:

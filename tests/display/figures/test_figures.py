@@ -75,7 +75,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RhoTraceError, match=r"file/x\.png: the picture cannot be written: "):
+    with pytest.raises(RhoTraceError, match=r"file/x\.png: the figure cannot be written: "):
         plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / "file" / "x.png")
 
 

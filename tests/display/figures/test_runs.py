@@ -258,7 +258,7 @@ def test_audit_draws(command, runs, tmp_path):
         (["-o", "x.jpg"], "-o: got x.jpg, expected a name that ends in .png, .svg, .pdf"),
         (["-o", "x.png", "--theta", "2"], "--theta: got 2"),
         (["--what", "phase", "-o", "x.png"], "no sweep.json of a sweep"),
-        (["--what", "scaling", "-o", "file/x.png"], "the picture cannot be written"),
+        (["--what", "scaling", "-o", "file/x.png"], "the figure cannot be written"),
     ],
     ids=["kind", "ending", "theta", "phase", "place"],
 )
