@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.claims.evidence import data_and_network
-from rhotrace.analysis.run_analysis import audit_run
+from rhotrace.analysis.rebuild_network import data_and_network
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config.recipe import Recipe
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
@@ -61,16 +61,17 @@ def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _audit(trace: Trace) -> str:
-    found = audit_run(trace)
+    run = RunSeries(trace)
+    found = run.audit
     if found is None:
-        raise NotChecked("fewer than two finite steps")
+        raise NotChecked(run.no_audit)
     step, member, layer = found.where
     if not found.holds:
         raise Wrong(
             f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
             f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
         )
-    finite = np.isfinite(trace["rho_k"]).min(axis=2)
+    finite = np.isfinite(run.every_step("rho_k")).min(axis=2)
     given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(trace["batch_a"] + trace["batch_q"])
     lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])
     if len(lost):

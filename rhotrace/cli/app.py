@@ -155,8 +155,8 @@ def analyze(
 ) -> None:
     """Measure the transient time T of a run and audit its steps."""
     check_theta(theta)
-    from rhotrace.analysis.run_analysis import analyze as examine
-    from rhotrace.analysis.run_analysis import require_steps, series_of
+    from rhotrace.analysis.analyze import analyze as examine
+    from rhotrace.analysis.run_series import RunSeries, require_steps
     from rhotrace.display import formatting
     from rhotrace.display.figures import style as plot_style
     from rhotrace.display.figures import transient as plots
@@ -165,10 +165,10 @@ def analyze(
     plot_style.check_format(plot)
     with open_trace(run) as trace:
         require_steps(trace)
-        series = series_of(trace)
-        result = examine(trace, fit=fit_transient, theta=theta, series=series)
+        series = RunSeries(trace, theta)
+        result = examine(series, fit=fit_transient)
         if plot:
-            plots.transient_figure({"": (series, result.transient)}, plot)
+            plots.transient_figure({"": (series.members, result.transient)}, plot)
     from rhotrace.display.terminal.analysis import print_analysis
 
     if as_json:
@@ -202,6 +202,7 @@ def compare(
 
     from rhotrace.analysis.fluctuation.comparison import chosen_window
     from rhotrace.analysis.fluctuation.comparison import compare as side_by_side
+    from rhotrace.analysis.run_series import RunSeries
     from rhotrace.display import formatting
     from rhotrace.display.figures import style as plot_style
     from rhotrace.display.terminal.comparison import as_plain, print_comparison
@@ -213,18 +214,17 @@ def compare(
         raise RhoTraceError(f"--align: got {align!r}, expected step or time")
     plot_style.check_format(plot)
     with ExitStack() as stack:
-        traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
+        series = [RunSeries(stack.enter_context(open_trace(run)), theta) for run in run_files(runs)]
         result = side_by_side(
-            traces,
+            series,
             align="time" if align == "time" else "step",
             window=chosen_window(window),
-            theta=theta,
             predicting=predict,
         )
         if plot:
             from rhotrace.display.figures.comparison import comparison_figure
 
-            comparison_figure(result, traces, plot)
+            comparison_figure(result, series, plot)
     if as_json:
         typer.echo(formatting.to_json(as_plain(result)))
     else:
@@ -235,21 +235,23 @@ app.command(epilog="Example: rhotrace simulate --depth 4 --start 0.1,0.15,0.2,0.
 
 
 @app.command(epilog="Example: rhotrace audit runs/deep8.h5")
-def audit(run: RunFile, plot: Plot = None, as_json: AsJson = False) -> None:
+def audit(run: RunFile, theta: Theta = 0.5, plot: Plot = None, as_json: AsJson = False) -> None:
     """Go through the memo statement by statement, and say what holds in this run."""
     from rhotrace.analysis.claims.evidence import Evidence
-    from rhotrace.analysis.claims.findings import audit_claims
-    from rhotrace.analysis.run_analysis import summary
+    from rhotrace.analysis.claims.findings import audit_claims, cautions
+    from rhotrace.analysis.run_series import RunSeries
+    from rhotrace.analysis.run_summary import summary
     from rhotrace.display import formatting
     from rhotrace.display.figures import style as plot_style
     from rhotrace.display.terminal.claims import print_claims
     from rhotrace.runfile.reader import open_trace
     from rhotrace.theory import paper
 
+    check_theta(theta)
     plot_style.check_format(plot)
     with open_trace(run) as trace:
-        evidence = Evidence(trace)
-        claims, about = audit_claims(evidence), summary(trace)
+        evidence = Evidence(RunSeries(trace, theta))
+        claims, about, first = audit_claims(evidence), summary(trace), cautions(evidence)
         if plot:
             from rhotrace.display.figures.claims import audit_figure
 
@@ -257,10 +259,17 @@ def audit(run: RunFile, plot: Plot = None, as_json: AsJson = False) -> None:
     if as_json:
         errata = [formatting.plain(erratum) for erratum in paper.ERRATA]
         typer.echo(
-            formatting.to_json({"path": str(run), "claims": [formatting.plain(c) for c in claims], "errata": errata})
+            formatting.to_json(
+                {
+                    "path": str(run),
+                    "cautions": first,
+                    "claims": [formatting.plain(c) for c in claims],
+                    "errata": errata,
+                }
+            )
         )
     else:
-        print_claims(formatting.output(), run, about, claims, plot)
+        print_claims(formatting.output(), run, about, claims, plot, first)
 
 
 @app.command(epilog="Example: rhotrace scaling runs/scaling-L*.h5 --plot scaling.png")
@@ -276,7 +285,7 @@ def scaling(
     """Fit T against rho_k(0) at each depth, and hold the exponent against the memo's law."""
     from contextlib import ExitStack
 
-    from rhotrace.analysis.transient.scaling_with_start import scaling as fit
+    from rhotrace.analysis.scaling_with_start import scaling as fit
     from rhotrace.display import formatting
     from rhotrace.display.figures import style as plot_style
     from rhotrace.display.figures import transient as plots
@@ -315,7 +324,7 @@ app.command(epilog="Example: rhotrace export runs/deep8.h5 --to csv --every 10")
 @app.command(epilog="Example: rhotrace info runs/deep8.h5")
 def info(run: RunFile, as_json: AsJson = False) -> None:
     """Show what a run file holds and where it came from."""
-    from rhotrace.analysis.run_analysis import summary
+    from rhotrace.analysis.run_summary import summary
     from rhotrace.display import formatting
     from rhotrace.display.terminal.runs import print_info
     from rhotrace.runfile.reader import open_trace

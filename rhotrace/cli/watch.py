@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import RunFile
+from rhotrace.cli.options import RunFile, Theta, check_theta
 
 
 def watch(
@@ -14,17 +14,19 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds from one look to the next.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
     web: Annotated[bool, typer.Option("--web", help="Show it in a browser of this machine instead.")] = False,
+    theta: Theta = 0.5,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --web; 0 takes a free one.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print each look as a line of JSON.")] = False,
 ) -> None:
     """Follow a run from another terminal while it trains; the training does not notice."""
+    check_theta(theta)
     try:
         from rhotrace.analysis.transient.live_follower import Follower
         from rhotrace.display import formatting
         from rhotrace.display.terminal.watch import wait_for
         from rhotrace.display.terminal.watch import watch as show
 
-        follower = Follower(run)
+        follower = Follower(run, theta=theta)
         if not once:
             wait_for(formatting.output(), run)
         if web:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,13 @@ Setting = tuple[Constants, list[int], list[float]]
 def given(A: float, B: float) -> Setting:
     """Constants that the user gave, and the depth and starts of the memo's Figure 1."""
     return Constants(A, B, 0.0, "given"), [4], [0.1, 0.15, 0.2, 0.3, 0.5]
+
+
+def refuse_both(A: float | None, B: float | None, run: Path | None) -> None:
+    """Raises AnalysisError where constants are given beside a run that has its own."""
+    got = [f"{option} {value:g}" for option, value in (("--A", A), ("--B", B)) if value is not None]
+    if run and got:
+        raise AnalysisError(f"{' '.join(got)}: got constants beside --from {run}, which has its own; leave out either")
 
 
 def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.member_bands import Band, Curve, Floats, Group, band, bands, groups
+from rhotrace.analysis.member_bands import Band, Floats, Group, band, bands, groups
 from rhotrace.display.figures.style import (
     COLOURS,
     DASHES,
@@ -25,6 +25,7 @@ from rhotrace.display.figures.style import (
 )
 from rhotrace.display.formatting import number, span
 from rhotrace.recording.quantities import QUANTILES
+from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
 

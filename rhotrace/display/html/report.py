@@ -16,13 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rhotrace.analysis.analyze import Analysis, analyze
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.findings import Claim, audit_claims
+from rhotrace.analysis.claims.findings import cautions as audit_cautions
 from rhotrace.analysis.fluctuation.comparison import MOST_RUNS, Comparison, alone, compare
 from rhotrace.analysis.fluctuation.verdict import verdicts
 from rhotrace.analysis.member_bands import run_names
-from rhotrace.analysis.run_analysis import Analysis, analyze, require_steps, series_of
-from rhotrace.analysis.transient.scaling_with_start import Scaling, scaling
+from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.scaling_with_start import Scaling, scaling
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.claims import audit_figure
 from rhotrace.display.figures.comparison import comparison_figure
@@ -126,7 +128,7 @@ def write_report(
     refuse_to_replace(path, force=force)
     names = run_names([trace.path for trace in traces])
     found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
-    together = _together(found, theta)
+    together = _together(found)
     sections = list(_sections(found, together, theta))
     _write(path, _rendered(found, together, sections, command))
     return [section.title for section in sections]
@@ -134,9 +136,8 @@ def write_report(
 
 def _examined(name: str, trace: Trace, theta: float) -> Found:
     require_steps(trace)
-    evidence = Evidence(trace, series_of(trace))
-    analysis = analyze(trace, fit=True, theta=theta, series=evidence.series)
-    return Found(name, trace, evidence, analysis, audit_claims(evidence))
+    evidence = Evidence(RunSeries(trace, theta))
+    return Found(name, trace, evidence, analyze(evidence.run, fit=True), audit_claims(evidence))
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
@@ -158,17 +159,17 @@ class _Together:
     no_laws: str  # why T is not held against the start, where runs differ in it
 
 
-def _together(found: Sequence[Found], theta: float) -> _Together:
-    traces = [one.trace for one in found]
+def _together(found: Sequence[Found]) -> _Together:
+    traces, runs = [one.trace for one in found], [one.evidence.run for one in found]
     comparison, laws, why, no_laws = None, None, "", ""
     try:
-        comparison = compare(traces, theta=theta) if len(traces) > 1 else alone(traces[0], theta=theta)
+        comparison = compare(runs) if len(runs) > 1 else alone(runs[0])
     except AnalysisError as reason:
         why = str(reason)
     starts = {(t.depth, float(start)) for t in traces if "init_rho_k" in t for start in t["init_rho_k"]}
     if len(starts) > len({depth for depth, _ in starts}):  # several at a depth
         try:
-            laws = scaling(traces, theta=theta)
+            laws = scaling(runs)
         except AnalysisError as reason:
             no_laws = str(reason)
     return _Together(comparison, laws, why, no_laws)
@@ -178,7 +179,7 @@ def _together(found: Sequence[Found], theta: float) -> _Together:
 
 
 def _sections(found: Sequence[Found], together: _Together, theta: float) -> Iterator[Section]:
-    traces = [one.trace for one in found]
+    traces, runs = [one.trace for one in found], [one.evidence.run for one in found]
     yield Section("found", "What was found", tuple(_summary(found, together)))
     yield Section("run", "What was run", (_what_was_run(found),))
     yield Section(
@@ -199,11 +200,14 @@ def _sections(found: Sequence[Found], together: _Together, theta: float) -> Iter
     if comparison and any(side.each for side in comparison.sides):
         drawn = _picture(
             "log(rho/rho_eq) after the transient, its spectrum and size.",
-            lambda path: comparison_figure(comparison, traces, path),
+            lambda path: comparison_figure(comparison, runs, path),
         )
         title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
         letters = [
-            Block("text", f"{side.letter}: {one.name}") for side, one in zip(comparison.sides, found, strict=True)
+            Block("text", f"{side.letter}: {', '.join(part for part in (one.name, side.group) if part)}")
+            for one in found
+            for side in comparison.sides
+            if side.path == str(one.trace.path)
         ]
         yield Section(
             "fluctuation", title, (*letters, *_printed(lambda page: print_contrasts(page, comparison)), drawn)
@@ -258,7 +262,7 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Section]:
     about = [Block("text", line) for line in (claim, *headline(one.analysis.summary).split("\n")) if line]
     transient = _picture(
         "Equation (5) driven by the measured sums (dotted), over the measurement; below, by how much it misses.",
-        lambda path: plots.transient_figure({"": (one.evidence.series, one.analysis.transient)}, path),
+        lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
     )
     yield Section(key, f"Run {one.name}", tuple(about))
     fits = _printed(lambda page: print_findings(page, one.analysis, fits=True))
@@ -276,7 +280,7 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Section]:
         "What the audit measured along the run, in the worst network, and what it tolerates.",
         lambda path: audit_figure(one.evidence, one.claims, path),
     )
-    claims = _printed(lambda page: print_statements(page, one.claims))
+    claims = _printed(lambda page: print_statements(page, one.claims, audit_cautions(one.evidence)))
     yield Section(f"{key}-claims", "The memo, statement by statement", (*claims, audited), within=True)
     origin = _printed(lambda page: page.print(provenance_table(one.trace)))
     recipe = Block("recipe", str(one.trace.attributes["recipe"]), names=(f"{one.name.replace('/', '-')}.yaml",))

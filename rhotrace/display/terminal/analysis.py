@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rhotrace.analysis.run_analysis import Analysis
+    from rhotrace.analysis.analyze import Analysis
     from rhotrace.analysis.transient.transient_time import MemberTransient, Pool, TransientFit
     from rhotrace.statistics.intervals import Interval
-    from rhotrace.theory.step_identity import Audit
 
 
 def print_analysis(console: Console, result: Analysis, *, fits: bool, plot: Path | None = None) -> None:
@@ -37,7 +36,7 @@ def print_findings(console: Console, result: Analysis, *, fits: bool) -> None:
     for words in pool_words(result.transient):
         say(console, words, "bold")
     console.print()
-    _print_audit(console, result.audit)
+    _print_audit(console, result)
 
 
 def _print_transient(console: Console, result: Analysis) -> None:
@@ -112,8 +111,13 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
     if pool.left == 0:
         return f"No T{where}: none of {pool.members} members left the transient in this run."
     some = "" if pool.left == pool.members else " that left; the others would be later, so this is a lower bound"
-    if pool.left == 1:
-        return f"T = {number(pool.T.value, 4)} steps{where}; one member of {pool.members} has a T: no interval over members."
+    if pool.seeds == 1:
+        who = "one member" if pool.left == 1 else f"{pool.left} members that share one seed"
+        have = "has" if pool.left == 1 else "have"
+        return (
+            f"T = {number(pool.T.value, 4)} steps{where}; {who} of {pool.members} {have} a T: no interval over members."
+        )
+    some += "" if pool.seeds == pool.left else f", which have {pool.seeds} distinct seeds, each counted once"
     return (
         f"T = {number(pool.T.value, 4)} steps{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
         f"(geometric mean of {pool.left} of {pool.members} members{some}; Student's t on log T{_bootstrapped(pool)}; "
@@ -174,10 +178,11 @@ def _beside(each: MemberTransient) -> bool:
     return each.fit is not None and not each.fit.holds
 
 
-def _print_audit(console: Console, audit: Audit | None) -> None:
+def _print_audit(console: Console, result: Analysis) -> None:
     say(console, "Audit", "bold")
+    audit = result.audit
     if audit is None:
-        say(console, "fewer than two finite steps: nothing to check")
+        say(console, f"not checked: {result.no_audit}")
         return
     step, member, layer = audit.where
     verdict = "holds to rounding" if audit.holds else "does NOT hold"

@@ -21,18 +21,25 @@ _SHORT = {"holds": "holds", "fails": "FAILS", "not testable here": "–"}
 
 
 def print_claims(
-    console: Console, path: Path, summary: dict[str, Any], claims: tuple[Claim, ...], plot: Path | None = None
+    console: Console,
+    path: Path,
+    summary: dict[str, Any],
+    claims: tuple[Claim, ...],
+    plot: Path | None = None,
+    cautions: Sequence[str] = (),
 ) -> None:
     """The memo, statement by statement, against one run; then where the memo contradicts itself."""
     title(console, str(path), headline(summary))
-    print_statements(console, claims)
+    print_statements(console, claims, cautions)
     print_errata(console)
     if plot:
         say(console, f"\ndrawn in {plot}")
 
 
-def print_statements(console: Console, claims: Sequence[Claim]) -> None:
-    """Every statement with what was measured, and how many hold."""
+def print_statements(console: Console, claims: Sequence[Claim], cautions: Sequence[str] = ()) -> None:
+    """What to know about the run first; every statement with what was measured, and how many hold."""
+    for caution in cautions:
+        say(console, caution, "bold")
     grid = table("<where | <the memo says | <this run | <measured, in the worst member (tolerance)", paper.CITATION)
     for claim in claims:
         finding = claim.finding

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rhotrace.analysis.transient.scaling_with_start import Scaling
+    from rhotrace.analysis.scaling_with_start import Scaling
 
 
 def _times(factor: float) -> str:

@@ -161,8 +161,8 @@ def test_every_kind_of_run_is_audited_without_a_warning(train, overrides):
 
 
 def test_factors_are_written_as_numbers_or_as_powers_of_ten():
-    assert findings._factors([np.log(2.6), np.log(32)]) == "2.6 to 32"
-    assert findings._factors([np.log(1e5)]) == "10^5.0"
+    assert transient.factors([np.log(2.6), np.log(32)]) == "2.6 to 32"
+    assert transient.factors([np.log(1e5)]) == "10^5.0"
 
 
 def test_A_that_changes_sign_is_told_and_not_divided_by(good, tmp_path):

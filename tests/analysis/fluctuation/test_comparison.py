@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_fluctuation import ar1
+from series import ar1
 
 from rhotrace.analysis.fluctuation.comparison import Comparison, chosen_window, compare
 from rhotrace.analysis.fluctuation.one_run import examine
 from rhotrace.analysis.fluctuation.verdict import cautions, dies, labels, verdicts
-from rhotrace.analysis.run_analysis import delta as delta_of
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.layout import Layout
 from rhotrace.runfile.reader import open_trace
@@ -337,7 +337,7 @@ def test_in_time_everything_counts_in_the_learning_rate(planted):
     dying = noise(1.0, 3, 37) * 0.1 * np.exp(-t / 1000)
     path = planted(dying, lr=0.2)
     with open_trace(path) as trace:
-        step, time = examine(trace, align="step"), examine(trace, align="time")
+        step, time = examine(RunSeries(trace), align="step"), examine(RunSeries(trace), align="time")
     assert {m.unit for m in step.each} == {1.0}
     assert {m.unit for m in time.each} == {0.2}
     assert time.T.value == pytest.approx(0.2 * step.T.value)
@@ -374,7 +374,7 @@ def test_transients_are_compared_in_time(planted):
 
 def test_the_spectrum_of_a_run_is_that_of_its_fluctuation(planted):
     with open_trace(planted(noise(0.03, 3, 42, rows=8000))) as trace:
-        spectrum = examine(trace).spectrum
+        spectrum = examine(RunSeries(trace)).spectrum
     truth = 0.03**2 * 2 * (1 - 0.64) / (1.64 - 1.6 * np.cos(2 * np.pi * spectrum.frequency))
     assert (spectrum.density / truth)[2:-1].mean() == pytest.approx(1, abs=0.05)
 
@@ -471,7 +471,7 @@ def test_a_dying_fluctuation_is_said_to_die_with_its_half_life(planted):
 def test_a_fluctuation_that_grows_does_not_die(planted):
     growing = noise(0.01, 3, 56) * np.exp(np.arange(3000) / 1000)[:, None]
     with open_trace(planted(growing)) as trace:
-        side = examine(trace)
+        side = examine(RunSeries(trace))
     assert side.decay.fall > 2
     assert not dies(side)
 
@@ -508,9 +508,10 @@ def test_sgd_fluctuates_more_than_gd_on_real_noisy_labels(train, sgd):
 
 def test_the_frozen_number_is_the_variance_that_the_traced_sums_build_up(sgd):
     with open_trace(sgd) as trace:
-        side = examine(trace)
+        side = examine(RunSeries(trace))
         arrays = {name: trace[name] for name in ("a", "q", "batch_a", "batch_q", "rho_k")}
-        steps, deltas, _ = delta_of(trace)
+        run = RunSeries(trace)
+        steps, deltas = run.steps, run.delta
     assert side.each
     for member in side.each:
         m, (first, last) = member.fluctuation.member, member.fluctuation.window

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.fluctuation.comparison import compare
-from rhotrace.analysis.run_analysis import fit_transient, series_of
+from rhotrace.analysis.run_series import RunSeries
+from rhotrace.analysis.scaling_with_start import scaling
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.scaling_with_start import scaling
 from rhotrace.analysis.transient.simulation import Constants, simulate
 from rhotrace.analysis.transient.transient_time import MemberTransient, TransientFit, measure, pool
 from rhotrace.display.figures import style as plot_style
@@ -31,7 +32,7 @@ def drawers(train):
     """Every picture by name, as a function of a path."""
     run = train("members={seeds: [0, 1, 0, 1], rho_k: [1.2, 1.2, 0.8, 0.8]}", "steps=400", "record.snapshots=0")
     with open_trace(run) as trace:
-        series, transient, laws = series_of(trace), fit_transient(trace, fit=False), scaling([trace])
+        series, transient, laws = RunSeries(trace).members, fit_transient(trace, fit=False), scaling([trace])
     result = simulate([1, 2, 4], [0.1, 0.3, 1.5], ONE)
     several = {f"figure {name}": lambda path, draw=draw: draw(result, path) for name, draw in plots.FIGURES.items()}
     return {
@@ -141,7 +142,7 @@ def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures
 def test_runs_without_a_T_are_drawn(train, tmp_path):
     for number, overrides in enumerate([("steps=5",), ("optimizer.lr=1000", "steps=40"), ("network.depth=1",)]):
         with open_trace(train(*overrides, "record.snapshots=0")) as trace:
-            plots.transient_figure({"": (series_of(trace), fit_transient(trace))}, tmp_path / f"t{number}.png")
+            plots.transient_figure({"": (RunSeries(trace).members, fit_transient(trace))}, tmp_path / f"t{number}.png")
             plots.scaling_figure(scaling([trace]), tmp_path / f"s{number}.png")
 
 
@@ -159,7 +160,7 @@ def made(rows: int, member: int) -> tuple[Series, MemberTransient]:
 def test_many_members_of_a_million_rows_are_thinned_with_extremes_and_ends(tmp_path, figures):
     rows = 1_000_000
     members = [made(rows, m) for m in range(2)] + [made(100, m) for m in range(2, 12)]
-    transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12))
+    transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12, range(12)))
     path = tmp_path / "many.svg"
     plots.transient_figure({"": ([s for s, _ in members], transient)}, path)
     assert path.stat().st_size < 3_000_000

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from rhotrace.analysis.transient import scaling_with_start as module
-from rhotrace.analysis.transient.scaling_with_start import _Members, _scaling_of, scaling
+from rhotrace.analysis import scaling_with_start as module
+from rhotrace.analysis.scaling_with_start import _Members, _scaling_of, scaling
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
 

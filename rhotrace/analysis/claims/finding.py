@@ -1,0 +1,94 @@
+"""What a run says of one statement, and the conditions under which it says anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.claims.evidence import Evidence
+from rhotrace.analysis.claims.final_network import FinalNetwork
+from rhotrace.analysis.transient.transient_time import Outcome as Ended
+
+Floats = NDArray[np.float64]
+Outcome = Literal["holds", "fails", "not testable here"]
+
+_NAMED = 5  # diverged members that are named one by one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run says of one statement: outcome, measured figure in words, and the tolerance."""
+
+    outcome: Outcome
+    measured: str
+    tolerance: str = ""
+
+
+def judged(good: bool, measured: str, tolerance: str) -> Finding:
+    """Holds or fails, by what was measured."""
+    return Finding("holds" if good else "fails", measured, tolerance)
+
+
+def untestable(why: str) -> Finding:
+    """The run does not decide it, and why."""
+    return Finding("not testable here", why)
+
+
+def of_sound(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
+    """A claim about training; judged on the members that did not diverge."""
+
+    def conditional(evidence: Evidence) -> Finding:
+        if not evidence.sound:
+            return untestable(which_diverged(evidence))
+        finding, members = claim(evidence), evidence.trace.members
+        if finding.outcome == "not testable here" or len(evidence.sound) == members:
+            return finding
+        some = f"in the {len(evidence.sound)} of {members} members that did not diverge: "
+        return replace(finding, measured=some + finding.measured)
+
+    return conditional
+
+
+def at_end(claim: Callable[[Evidence, FinalNetwork], Finding]) -> Callable[[Evidence], Finding]:
+    """A claim about the network at its last snapshot; not testable without its weights and data."""
+
+    def conditional(evidence: Evidence) -> Finding:
+        end = evidence.end
+        return untestable(end) if isinstance(end, str) else claim(evidence, end)
+
+    return conditional
+
+
+def after_T(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
+    """A claim about the members that left the transient: a run that ends within it says nothing of what comes after."""
+
+    def conditional(evidence: Evidence) -> Finding:
+        members = evidence.trace.members
+        if not evidence.left:
+            ends = enumerate(evidence.run.passages)
+            outcomes = Counter(str(Ended.DIVERGED if m in evidence.run.diverged else p.outcome) for m, p in ends)
+            return untestable("no member has a T: " + "; ".join(f"{n} {o}" for o, n in outcomes.items()))
+        finding = claim(evidence)
+        some = "" if len(evidence.left) == members else f"in the {len(evidence.left)} of {members} members with a T: "
+        return replace(finding, measured=some + finding.measured)
+
+    return conditional
+
+
+def columns(values: Floats, members: Sequence[int]) -> Floats:
+    """Some members' columns; all of them are not copied."""
+    return values if len(members) == values.shape[1] else values[:, list(members)]
+
+
+def which_diverged(evidence: Evidence) -> str:
+    """Such as ``2 of 3 members diverged (member 0 from step 12 on, member 2 from step 14 on)``."""
+    diverged, members = evidence.run.diverged, evidence.trace.members
+    where = [f"member {m} from step {step} on" for m, step in diverged.items()]
+    if len(where) > _NAMED:
+        where = [f"the first from step {min(diverged.values())} on"]
+    return f"{len(diverged)} of {members} members diverged ({', '.join(where)})"

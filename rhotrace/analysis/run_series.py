@@ -1,0 +1,236 @@
+"""One run, read once: its series at the steps that have full-set sums, what became of each member, and the step audit.
+
+Everything that examines a run takes a ``RunSeries``. Each array is read when it is first needed and then shared, and
+the threshold theta is stated in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.transient import transient_time
+from rhotrace.analysis.transient.closed_form_fit import Series
+from rhotrace.analysis.transient.transient_time import Passage, TransientFit
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import Trace
+from rhotrace.theory.norm_dynamics import THETA
+from rhotrace.theory.step_identity import LAWS, Audit, StepLaw, audit, identity
+
+Floats = NDArray[np.float64]
+
+_LAW_OF = {"gd": "descent", "sgd": "descent", "weight-norm": "weight-norm"}
+
+
+@dataclass(frozen=True, eq=False)
+class RunSeries:
+    """One run's series, with the threshold of its transient; n rows, M members, L layers.
+
+    Attributes:
+        trace: the run, open.
+        theta: the transient ends at rho = theta rho_eq.
+    """
+
+    trace: Trace
+    theta: float = THETA
+
+    @classmethod
+    def of(cls, run: Trace | RunSeries, theta: float | None = None) -> RunSeries:
+        """A run as its series; one that is given as such is kept, unless another theta is asked for."""
+        if not isinstance(run, RunSeries):
+            return cls(run, THETA if theta is None else theta)
+        return run if theta is None or theta == run.theta else cls(run.trace, theta)
+
+    # --- the series --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Step of each row, (n,)."""
+        return self.trace.step_of("a")
+
+    @cached_property
+    def log_rho(self) -> Floats:
+        """Logarithm of the product norm, (n, M)."""
+        return self.trace.aligned("log_rho")
+
+    @cached_property
+    def rho_k(self) -> Floats:
+        """Layer norms, (n, M, L)."""
+        return self.trace.aligned("rho_k")
+
+    @cached_property
+    def rho_eq_over_rho(self) -> Floats:
+        """a/q, (n, M)."""
+        return self.trace["rho_eq_over_rho"]
+
+    @cached_property
+    def a(self) -> Floats:
+        """mean(y g), (n, M)."""
+        return self.trace["a"]
+
+    @cached_property
+    def q(self) -> Floats:
+        """mean(g^2), (n, M)."""
+        return self.trace["q"]
+
+    @cached_property
+    def loss(self) -> Floats:
+        """Loss on the training set, (n, M)."""
+        return self.trace["loss"]
+
+    @cached_property
+    def delta(self) -> Floats:
+        """log(rho/rho_eq), (n, M); NaN where a <= 0."""
+        ratio = self.rho_eq_over_rho
+        with np.errstate(all="ignore"):
+            return np.asarray(-np.log(np.where(ratio > 0, ratio, np.nan)))
+
+    @cached_property
+    def members(self) -> tuple[Series, ...]:
+        """Each member's own columns; views, not copies."""
+        return tuple(
+            Series(
+                steps=self.steps,
+                log_rho=self.log_rho[:, m],
+                rho_eq_over_rho=self.rho_eq_over_rho[:, m],
+                a=self.a[:, m],
+                q=self.q[:, m],
+                loss=self.loss[:, m],
+                rho_k=self.rho_k[:, m],
+                lr=float(lr),
+            )
+            for m, lr in enumerate(self.lr)
+        )
+
+    def every_step(self, name: str) -> Floats:
+        """A quantity at every step: rho_k and log rho are not read again where all steps have full-set sums."""
+        if self.trace.strides["forward"] == 1 and name in ("rho_k", "log_rho"):
+            return np.asarray(getattr(self, name))
+        return self.trace[name]
+
+    # --- the members -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def lr(self) -> Floats:
+        """Learning rates, (M,)."""
+        return self.trace["lr"]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Seed of each member's weights."""
+        return [int(seed) for seed in self.trace["seed"]]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """What distinguishes each member apart from its seeds: initial scale and learning rate."""
+        name = next(n for n in ("init_rho_k", "init_scale") if n in self.trace)
+        shown = {"init_rho_k": "rho_k(0)", "init_scale": "He scale"}[name]
+        return [f"{shown} {start:g}, lr {lr:g}" for start, lr in zip(self.trace[name], self.lr, strict=True)]
+
+    def groups(self) -> dict[str, list[int]]:
+        """The members that differ in nothing but their seeds, by what they share that the others do not."""
+        labels = dict.fromkeys(self.labels)
+        if len(labels) == 1:
+            return {"": list(range(len(self.labels)))}
+        common = set.intersection(*(set(label.split(", ")) for label in labels))
+        return {
+            ", ".join(part for part in label.split(", ") if part not in common): [
+                m for m, own in enumerate(self.labels) if own == label
+            ]
+            for label in labels
+        }
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples in a step; None for the full training set."""
+        size = self.trace.recipe["optimizer"].get("batch_size")
+        return None if size is None else int(size)
+
+    # --- what became of them -----------------------------------------------------------------------------------
+
+    @cached_property
+    def passages(self) -> tuple[Passage, ...]:
+        """Whether and when each member left its transient."""
+        ratio, q, log_rho = self.rho_eq_over_rho, self.q, self.log_rho
+        return tuple(
+            transient_time.passage(self.steps, ratio[:, m], q[:, m], log_rho[:, m], theta=self.theta)
+            for m in range(self.trace.members)
+        )
+
+    @cached_property
+    def transient(self) -> TransientFit:
+        """T of each member by every definition, and over members; without the closed form."""
+        each = tuple(
+            transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
+            for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
+        )
+        return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
+
+    @cached_property
+    def fitted(self) -> TransientFit:
+        """As ``transient``, with the closed form fitted to each member."""
+        pairs = zip(self.transient.each, self.members, strict=True)
+        return replace(
+            self.transient,
+            each=tuple(transient_time.with_fit(found, series, theta=self.theta) for found, series in pairs),
+        )
+
+    @cached_property
+    def diverged(self) -> dict[int, int]:
+        """The members whose norms or outputs cease to be finite, before or after T, and the first step where they do."""
+        finite = np.isfinite(self.q) & np.isfinite(self.log_rho)
+        return {int(m): int(self.steps[int(np.argmin(finite[:, m]))]) for m in np.flatnonzero(~finite.all(axis=0))}
+
+    # --- the steps ---------------------------------------------------------------------------------------------
+
+    @property
+    def optimizer(self) -> str:
+        """Kind of the optimizer."""
+        return str(self.trace.recipe["optimizer"]["kind"])
+
+    @property
+    def law(self) -> StepLaw | None:
+        """What one step of the optimizer does to rho_k, exactly; None where no law is known."""
+        return LAWS.get(_LAW_OF.get(self.optimizer, ""))
+
+    @property
+    def no_audit(self) -> str:
+        """Why there is no audit of the steps; empty where there is one."""
+        if self.law is None:
+            return f"the optimizer {self.optimizer} has no known step law"
+        return "" if self.audit else "fewer than two finite steps"
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """The discrete step identity at every step; None where ``no_audit`` says why."""
+        return self.audit_of(range(self.trace.members))
+
+    def audit_of(self, members: Sequence[int]) -> Audit | None:
+        """The audit of some members; their places in it are those among them."""
+        return audit(**self._identity(members)) if self.law else None
+
+    @property
+    def step_residuals(self) -> Floats | None:
+        """By how much each step misses the identity, relative, (steps - 1, M, L); None without a step law."""
+        return identity(**self._identity(range(self.trace.members)))[0] if self.law else None
+
+    def _identity(self, members: Sequence[int]) -> dict[str, Any]:
+        """What the identity is made of, by the names of the arguments."""
+        arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm", "batch_a", "batch_q")}
+        lr = self.lr
+        if len(members) < self.trace.members:
+            arrays, lr = {name: values[:, list(members)] for name, values in arrays.items()}, lr[list(members)]
+        return {**arrays, "lr": lr, "dtype": self.trace.attributes["dtype"], "law": self.law}
+
+
+def require_steps(trace: Trace) -> None:
+    """Raises AnalysisError where fewer than two steps have been committed."""
+    if trace.steps < 2:
+        raise AnalysisError(
+            f"{trace.path}: got {trace.steps} committed steps, expected at least 2; let the run train for longer"
+        )
