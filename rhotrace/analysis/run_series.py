@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import Passage, TransientFit
+from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.norm_dynamics import THETA
@@ -181,10 +181,17 @@ class RunSeries:
         )
 
     @cached_property
-    def diverged(self) -> dict[int, int]:
-        """The members whose norms or outputs cease to be finite, before or after T, and the first step where they do."""
-        finite = np.isfinite(self.q) & np.isfinite(self.log_rho)
-        return {int(m): int(self.steps[int(np.argmin(finite[:, m]))]) for m in np.flatnonzero(~finite.all(axis=0))}
+    def broken(self) -> dict[int, tuple[Outcome, int]]:
+        """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
+        finite, silent = np.isfinite(self.q) & np.isfinite(self.log_rho), self.q == 0
+        found = {}
+        for m in range(self.trace.members):
+            if not finite[:, m].all():
+                found[m] = Outcome.DIVERGED, int(self.steps[int(np.argmin(finite[:, m]))])
+            elif silent[-1:, m].any():
+                heard = np.flatnonzero(~silent[:, m])
+                found[m] = Outcome.DEAD, int(self.steps[heard[-1] + 1 if len(heard) else 0])
+        return found
 
     # --- the steps ---------------------------------------------------------------------------------------------
 

@@ -30,17 +30,17 @@ class Evidence:
 
     @cached_property
     def left(self) -> list[int]:
-        """The members that have a T and did not diverge after it."""
+        """The members that have a T and neither diverged nor died after it."""
         return [m for m in self.sound if self.run.passages[m].T > 0]
 
     @cached_property
     def sound(self) -> list[int]:
-        """The members that did not diverge."""
-        return [m for m in range(self.trace.members) if m not in self.run.diverged]
+        """The members that neither diverged nor died."""
+        return [m for m in range(self.trace.members) if m not in self.run.broken]
 
     @cached_property
     def audit(self) -> Audit | None:
-        """The step identity of the members that did not diverge; of all where all did."""
+        """The step identity of the members that neither diverged nor died; of all where there is none of these."""
         if len(self.sound) in (0, self.trace.members):
             return self.run.audit
         return self.run.audit_of(self.sound)

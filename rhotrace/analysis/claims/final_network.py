@@ -53,10 +53,11 @@ def final_network(trace: Trace, recipe: Recipe) -> FinalNetwork | str:
     finite = np.all([np.isfinite(w).all(axis=(1, 2)) for w in weights], axis=0)
     if not finite.any():
         return f"the weights at step {steps[-1]} are not finite"
-    return _examined(steps[-1], [w[finite] for w in weights], *again)
+    return examined(steps[-1], [w[finite] for w in weights], *again)
 
 
-def _examined(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, network: Network) -> FinalNetwork:
+def examined(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, network: Network) -> FinalNetwork:
+    """A network at some weights on the training set; see ``FinalNetwork``."""
     import torch
 
     W = tuple(torch.as_tensor(w, dtype=torch.float64) for w in weights)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
-from rhotrace.analysis.transient.transient_time import Outcome as Ended
 
 Floats = NDArray[np.float64]
 Outcome = Literal["holds", "fails", "not testable here"]
 
-_NAMED = 5  # diverged members that are named one by one
+_NAMED = 5  # members that are named one by one
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,15 @@ def untestable(why: str) -> Finding:
 
 
 def of_sound(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
-    """A claim about training; judged on the members that did not diverge."""
+    """A claim about training; judged on the members that neither diverged nor died."""
 
     def conditional(evidence: Evidence) -> Finding:
         if not evidence.sound:
-            return untestable(which_diverged(evidence))
+            return untestable(which_broke(evidence))
         finding, members = claim(evidence), evidence.trace.members
         if finding.outcome == "not testable here" or len(evidence.sound) == members:
             return finding
-        some = f"in the {len(evidence.sound)} of {members} members that did not diverge: "
+        some = f"in the {len(evidence.sound)} of {members} members that neither diverged nor died: "
         return replace(finding, measured=some + finding.measured)
 
     return conditional
@@ -70,8 +69,8 @@ def after_T(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Findin
     def conditional(evidence: Evidence) -> Finding:
         members = evidence.trace.members
         if not evidence.left:
-            ends = enumerate(evidence.run.passages)
-            outcomes = Counter(str(Ended.DIVERGED if m in evidence.run.diverged else p.outcome) for m, p in ends)
+            broken = {m: ended for m, (ended, _) in evidence.run.broken.items()}
+            outcomes = Counter(str(broken.get(m, p.outcome)) for m, p in enumerate(evidence.run.passages))
             return untestable("no member has a T: " + "; ".join(f"{n} {o}" for o, n in outcomes.items()))
         finding = claim(evidence)
         some = "" if len(evidence.left) == members else f"in the {len(evidence.left)} of {members} members with a T: "
@@ -85,10 +84,13 @@ def columns(values: Floats, members: Sequence[int]) -> Floats:
     return values if len(members) == values.shape[1] else values[:, list(members)]
 
 
-def which_diverged(evidence: Evidence) -> str:
+def which_broke(evidence: Evidence) -> str:
     """Such as ``2 of 3 members diverged (member 0 from step 12 on, member 2 from step 14 on)``."""
-    diverged, members = evidence.run.diverged, evidence.trace.members
-    where = [f"member {m} from step {step} on" for m, step in diverged.items()]
-    if len(where) > _NAMED:
-        where = [f"the first from step {min(diverged.values())} on"]
-    return f"{len(diverged)} of {members} members diverged ({', '.join(where)})"
+    words, members = [], evidence.trace.members
+    for ended in dict.fromkeys(ended for ended, _ in evidence.run.broken.values()):
+        first = {m: step for m, (how, step) in evidence.run.broken.items() if how is ended}
+        where = [f"member {m} from step {step} on" for m, step in first.items()]
+        if len(where) > _NAMED:
+            where = [f"the first from step {min(first.values())} on"]
+        words.append(f"{len(first)} of {members} members {ended} ({', '.join(where)})")
+    return "; ".join(words)

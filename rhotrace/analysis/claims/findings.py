@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rhotrace.analysis.claims import flow, remarks, transient
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, which_diverged
+from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, which_broke
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory import paper
@@ -42,15 +42,11 @@ def audit_claims(run: Trace | RunSeries | Evidence) -> tuple[Claim, ...]:
 
 
 def cautions(evidence: Evidence) -> tuple[str, ...]:
-    """What to know about a run before its statements: which members diverged, and what is judged then."""
-    if not evidence.run.diverged:
+    """What to know about a run before its statements: which members diverged or died, and what is judged then."""
+    if not evidence.run.broken:
         return ()
-    others = (
-        "statements about training are judged on the others"
-        if evidence.sound
-        else "statements about training are not judged"
-    )
-    return (f"{which_diverged(evidence)}: {others}. Lower optimizer.lr.",)
+    judged = "are judged on the others" if evidence.sound else "are not judged"
+    return (f"{which_broke(evidence)}: statements about training {judged}. Lower optimizer.lr.",)
 
 
 CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
