@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -59,6 +61,21 @@ def test_a_run_and_its_series_give_one_answer_and_theta_is_that_of_the_series(tr
         assert RunSeries.of(trace).theta == 0.5
         T = {theta: RunSeries(trace, theta).transient.each[0].T for theta in (0.3, 0.5, 0.8)}
     assert T[0.3] < T[0.5] < T[0.8]
+
+
+def test_a_report_has_one_T_for_a_member_whatever_the_threshold(train, command, tmp_path):
+    path = train("steps=800", "optimizer.lr=0.1", "record.snapshots=0")
+    code, _, error = command("report", path, "--theta", "0.8", "-o", "page.html")
+    assert code == 0, error
+    (found,) = re.findall(
+        r'<script type="application/json" id="results">(.*?)</script>', (tmp_path / "page.html").read_text(), re.DOTALL
+    )
+    (run,) = json.loads(found)["runs"]
+    T = [each["T"] for each in run["transient"]["each"]]
+    judged = next(claim["finding"]["measured"] for claim in run["claims"] if claim["key"] == "transient")
+    assert judged.startswith(f"T = {min(T):.4g} to {max(T):.4g} steps in 3 of 3 members")
+    with open_trace(path) as trace:
+        assert [passed.T for passed in RunSeries(trace, 0.8).passages] == T
 
 
 def test_the_live_follower_finds_the_T_of_the_threshold_that_it_is_given(train, command):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import LAWS, audit
+from rhotrace.theory.step_identity import LAWS, StepLaw, audit, identity
 
 NAMES = ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")
 
