@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
     from rhotrace.analysis.fluctuation.comparison import Comparison
     from rhotrace.analysis.fluctuation.one_run import Side
+    from rhotrace.runfile.reader import Trace
 
 _MOST_STRIPS = 8
 _STRIP, _BELOW = 0.75, 3.0  # heights in inches
 _REACH = 6.0  # standard deviations beyond the offset that a strip shows, of the run that needs most
 
 
-def comparison_figure(result: Comparison, runs: Sequence[RunSeries], path: Path) -> None:
+def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], path: Path) -> None:
     """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and their law or their course."""
-    of = {str(run.trace.path): run for run in runs}
+    of = {str(run.trace.path): run for run in map(RunSeries.of, runs)}
     shown = [(side, of[side.path]) for side in result.sides[:_MOST_STRIPS]]
     with drawn(path, 9.0, _STRIP * len(shown) + _BELOW + 0.6) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_STRIP * len(shown) + 0.4, _BELOW))[:, 0]

@@ -196,8 +196,10 @@ def test_members_of_different_starts_are_not_pooled_and_are_compared_with_those_
         assert contrast.ratio.value == pytest.approx(truths[contrast.base, contrast.run], rel=1e-6)
     assert result.differs["members"] == ("rho_k(0) 1", "rho_k(0) 2", "rho_k(0) 2", "rho_k(0) 1")
     said = " ".join(verdicts(result))
-    assert "under A2 (GD, rho_k(0) 2) as under A1 (GD, rho_k(0) 1)" in said
-    assert "under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
+    assert (
+        "as under A1 (GD, rho_k(0) 1): 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)" in said
+    )
+    assert "5 times as much under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
 
 
 def test_members_of_different_rates_are_groups_of_one_run(planted):
