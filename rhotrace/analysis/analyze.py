@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import summary
 from rhotrace.analysis.transient.transient_time import TransientFit
@@ -78,8 +80,9 @@ def fit_transient(run: Trace | RunSeries, *, fit: bool = True, theta: float | No
 
 def _final(run: RunSeries) -> tuple[Final, ...]:
     names = ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error", "test_error")
-    rows = {name: len(run.trace.step_of(name)) for name in names}
-    last = {name: run.trace.rows(name, slice(n - 1, n))[0] for name, n in rows.items()}
+    rows = {name: len(run.trace.step_of(name)) for name in names if name in run.trace}
+    last = {name: np.full(run.trace.members, np.nan) for name in names}  # of what the run's loss has no sums for
+    last |= {name: run.trace.rows(name, slice(n - 1, n))[0] for name, n in rows.items()}
     return tuple(
         Final(member=m, seed=seed, **{name: float(values[m]) for name, values in last.items()})
         for m, seed in enumerate(run.seeds)

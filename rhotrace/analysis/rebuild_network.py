@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe, options
 from rhotrace.errors import DataError
 from rhotrace.models import datasets
-from rhotrace.models.networks import NETWORKS, Network
+from rhotrace.models.network import Network
 from rhotrace.runfile.reader import Trace
+
+if TYPE_CHECKING:
+    from rhotrace.models.network import Tensors
 
 
 def data_and_network(
@@ -21,5 +27,16 @@ def data_and_network(
         return f"needs the data: {absent.brief}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
-    shape = loaded.x.shape[1], loaded.y.shape[1]
-    return loaded, NETWORKS[recipe.network.kind](*shape, **options(recipe.network, without=("dtype",)))
+    return loaded, recipe.network.build(loaded.x.shape[1:], loaded.y.shape[1])
+
+
+def parameters_and_buffers(
+    network: Network, snapshot: list[NDArray[Any]], dtype: type[np.floating[Any]] | None = None
+) -> tuple[Tensors, Tensors]:
+    """The blocks of a snapshot as tensors, those that are trained and the others; of their own type by default."""
+    import torch
+
+    tensors = [torch.as_tensor(values if dtype is None else values.astype(dtype)) for values in snapshot]
+    pairs = list(zip(network.blocks, tensors, strict=True))
+    parameters = tuple(tensor for block, tensor in pairs if block.role != "buffer")
+    return parameters, tuple(tensor for block, tensor in pairs if block.role == "buffer")

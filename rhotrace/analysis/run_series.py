@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis import applicability
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit
+from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit, inapplicable
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.intervals import NONE
 from rhotrace.theory.norm_dynamics import THETA
-from rhotrace.theory.step_identity import LAWS, Audit, StepLaw, audit, identity
+from rhotrace.theory.step_identity import Audit, audit, identity
 
 Floats = NDArray[np.float64]
-
-_LAW_OF = {"gd": "descent", "sgd": "descent", "weight-norm": "weight-norm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class RunSeries:
     @cached_property
     def steps(self) -> NDArray[np.int64]:
         """Step of each row, (n,)."""
-        return self.trace.step_of("a")
+        return self.trace.step_of("loss")
 
     @cached_property
     def log_rho(self) -> Floats:
@@ -65,18 +65,23 @@ class RunSeries:
 
     @cached_property
     def rho_eq_over_rho(self) -> Floats:
-        """a/q, (n, M)."""
-        return self.trace["rho_eq_over_rho"]
+        """a/q, (n, M); NaN where the loss has none."""
+        return self._sum("rho_eq_over_rho")
 
     @cached_property
     def a(self) -> Floats:
-        """mean(y g), (n, M)."""
-        return self.trace["a"]
+        """mean(y g), (n, M); NaN where the loss has none."""
+        return self._sum("a")
 
     @cached_property
     def q(self) -> Floats:
-        """mean(g^2), (n, M)."""
-        return self.trace["q"]
+        """mean(g^2), (n, M); NaN where the loss has none."""
+        return self._sum("q")
+
+    def _sum(self, name: str) -> Floats:
+        if name in self.trace:
+            return self.trace[name]
+        return np.full((len(self.steps), self.trace.members), np.nan)
 
     @cached_property
     def loss(self) -> Floats:
@@ -109,7 +114,7 @@ class RunSeries:
 
     def every_step(self, name: str) -> Floats:
         """A quantity at every step: rho_k and log rho are not read again where all steps have full-set sums."""
-        if self.trace.strides["forward"] == 1 and name in ("rho_k", "log_rho"):
+        if self.trace.strides["full"] == 1 and name in ("rho_k", "log_rho"):
             return np.asarray(getattr(self, name))
         return self.trace[name]
 
@@ -126,11 +131,20 @@ class RunSeries:
         return [int(seed) for seed in self.trace["seed"]]
 
     @cached_property
+    def starts(self) -> list[str]:
+        """Initial scale of each member, such as ``rho_k(0) 2.5``."""
+        return self._settings(initial=True)
+
+    @cached_property
     def labels(self) -> list[str]:
-        """What distinguishes each member apart from its seeds: initial scale and learning rate."""
-        name = next(n for n in ("init_rho_k", "init_scale") if n in self.trace)
-        shown = {"init_rho_k": "rho_k(0)", "init_scale": "He scale"}[name]
-        return [f"{shown} {start:g}, lr {lr:g}" for start, lr in zip(self.trace[name], self.lr, strict=True)]
+        """What distinguishes each member apart from its seeds: initial scale, learning rate and other options."""
+        pairs = zip(self.starts, self._settings(initial=False), strict=True)
+        return [", ".join(part for part in pair if part) for pair in pairs]
+
+    def _settings(self, *, initial: bool) -> list[str]:
+        shown = self.trace.layout.per_member.items()
+        found = [(symbol, self.trace[name]) for name, symbol in shown if name.startswith("init_") == initial]
+        return [", ".join(f"{symbol} {values[m]:g}" for symbol, values in found) for m in range(self.trace.members)]
 
     def groups(self) -> dict[str, list[int]]:
         """The members that differ in nothing but their seeds, by what they share that the others do not."""
@@ -148,14 +162,21 @@ class RunSeries:
     @property
     def batch_size(self) -> int | None:
         """Samples in a step; None for the full training set."""
-        size = self.trace.recipe["optimizer"].get("batch_size")
+        size = self.trace.recipe["optimizer"].get("batch_size") if self.trace.facts.minibatches else None
         return None if size is None else int(size)
 
     # --- what became of them -----------------------------------------------------------------------------------
 
     @cached_property
+    def no_equilibrium(self) -> str:
+        """Why the run has no rho_eq, and so no transient time; empty where it has."""
+        return applicability.no_equilibrium(self.trace)
+
+    @cached_property
     def passages(self) -> tuple[Passage, ...]:
         """Whether and when each member left its transient."""
+        if self.no_equilibrium:
+            return (Passage(Outcome.INAPPLICABLE, np.nan, 0, NONE),) * self.trace.members
         ratio, q, log_rho = self.rho_eq_over_rho, self.q, self.log_rho
         return tuple(
             transient_time.passage(self.steps, ratio[:, m], q[:, m], log_rho[:, m], theta=self.theta)
@@ -165,6 +186,8 @@ class RunSeries:
     @cached_property
     def transient(self) -> TransientFit:
         """T of each member by every definition, and over members; without the closed form."""
+        if self.no_equilibrium:
+            return inapplicable(self.theta, self.no_equilibrium, self.labels, self.seeds)
         each = tuple(
             transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
             for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
@@ -183,7 +206,9 @@ class RunSeries:
     @cached_property
     def broken(self) -> dict[int, tuple[Outcome, int]]:
         """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
-        finite, silent = np.isfinite(self.q) & np.isfinite(self.log_rho), self.q == 0
+        finite, silent = np.isfinite(self.loss) & np.isfinite(self.log_rho), self.q == 0
+        if self.trace.facts.equilibrium:
+            finite &= np.isfinite(self.q)
         found = {}
         for m in range(self.trace.members):
             if not finite[:, m].all():
@@ -195,22 +220,10 @@ class RunSeries:
 
     # --- the steps ---------------------------------------------------------------------------------------------
 
-    @property
-    def optimizer(self) -> str:
-        """Kind of the optimizer."""
-        return str(self.trace.recipe["optimizer"]["kind"])
-
-    @property
-    def law(self) -> StepLaw | None:
-        """What one step of the optimizer does to rho_k, exactly; None where no law is known."""
-        return LAWS.get(_LAW_OF.get(self.optimizer, ""))
-
-    @property
+    @cached_property
     def no_audit(self) -> str:
         """Why there is no audit of the steps; empty where there is one."""
-        if self.law is None:
-            return f"the optimizer {self.optimizer} has no known step law"
-        return "" if self.audit else "fewer than two finite steps"
+        return applicability.no_step_law(self.trace) or ("" if self.audit else "fewer than two finite steps")
 
     @cached_property
     def audit(self) -> Audit | None:
@@ -218,21 +231,36 @@ class RunSeries:
         return self.audit_of(range(self.trace.members))
 
     def audit_of(self, members: Sequence[int]) -> Audit | None:
-        """The audit of some members; their places in it are those among them."""
-        return audit(**self._identity(members)) if self.law else None
+        """The audit of some members; layers in which the outputs are not homogeneous are left out."""
+        if applicability.no_step_law(self.trace):
+            return None
+        found = audit(**self._identity(members))
+        if found is None:
+            return None
+        step, member, layer = found.where
+        return replace(found, where=(step, members[member], self._homogeneous[layer - 1] + 1))
 
     @property
     def step_residuals(self) -> Floats | None:
-        """By how much each step misses the identity, relative, (steps - 1, M, L); None without a step law."""
-        return identity(**self._identity(range(self.trace.members)))[0] if self.law else None
+        """By how much each step misses the identity, relative, (steps - 1, M, L); None without an audit."""
+        if applicability.no_step_law(self.trace):
+            return None
+        return identity(**self._identity(range(self.trace.members)))[0]
+
+    @cached_property
+    def _homogeneous(self) -> list[int]:
+        return [k for k, block in enumerate(self.trace.layout.layers) if block.degree is not None]
 
     def _identity(self, members: Sequence[int]) -> dict[str, Any]:
         """What the identity is made of, by the names of the arguments."""
         arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm", "batch_a", "batch_q")}
-        lr = self.lr
+        lr, degree = self.lr, [block.degree for block in self.trace.layout.layers if block.degree is not None]
+        if len(degree) < self.trace.depth:
+            arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
         if len(members) < self.trace.members:
             arrays, lr = {name: values[:, list(members)] for name, values in arrays.items()}, lr[list(members)]
-        return {**arrays, "lr": lr, "dtype": self.trace.attributes["dtype"], "law": self.law}
+        law = applicability.law_of(self.trace)
+        return {**arrays, "lr": lr, "dtype": self.trace.attributes["dtype"], "law": law, "degree": np.array(degree)}
 
 
 def require_steps(trace: Trace) -> None:

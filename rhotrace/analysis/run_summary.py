@@ -24,6 +24,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "depth": trace.depth,
         "width": recipe["network"].get("width"),
         "dtype": attributes["dtype"],
+        "loss": trace.facts.loss,
         "optimizer": optimizer.pop("kind"),
         "optimizer_options": optimizer,
         "dataset": recipe["data"]["dataset"],

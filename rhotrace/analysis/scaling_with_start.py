@@ -180,6 +180,8 @@ def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, ta
         trace = run.trace
         paths.append(str(trace.path))
         require_steps(trace)
+        if run.no_equilibrium:
+            raise AnalysisError(f"{trace.path}: T against rho_k(0) {run.no_equilibrium}")
         if "init_rho_k" not in trace:
             raise AnalysisError(
                 f"{trace.path}: got init.kind {trace.recipe['init']['kind']}, expected equal-norms: the law is one in rho_k(0)"
@@ -189,6 +191,9 @@ def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, ta
         if same & seen:
             raise AnalysisError(f"{trace.path}: has members that another of the runs has too; give each run once")
         seen |= same
+        for name in set(trace.per_member) - set(_MEMBER):
+            if len(set(trace[name].tolist())) > 1:
+                raise AnalysisError(f"{trace.path}: its members differ in {name}; give runs of one {name}")
         T = [passed.T * float(lr) for passed, lr in zip(run.passages, run.lr, strict=True)]
         found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
     pooled = {

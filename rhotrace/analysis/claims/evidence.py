@@ -1,4 +1,4 @@
-"""What the claims about a run share: its series and transient, its recipe, and its network at the last snapshot."""
+"""What the claims about a run share: its series and transient, and its network at the last snapshot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.final_network import FinalNetwork, final_network
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.config.recipe import Recipe
 from rhotrace.theory.step_identity import Audit
 
 Floats = NDArray[np.float64]
@@ -24,9 +23,7 @@ class Evidence:
 
     def __init__(self, run: RunSeries) -> None:
         self.run, self.trace = run, run.trace
-        self.recipe = Recipe.model_validate(run.trace.recipe)
-        self.stride = run.trace.strides["forward"]
-        self.minibatches = bool(run.batch_size)
+        self.stride, self.minibatches = run.trace.strides["full"], run.trace.facts.minibatches
 
     @cached_property
     def left(self) -> list[int]:
@@ -48,7 +45,7 @@ class Evidence:
     @cached_property
     def across(self) -> Floats | None:
         """Norm of the part of dL/dW_k across W_k at each step, (n, M, L); None without the full gradient at every step."""
-        if self.stride != 1 or self.minibatches:
+        if self.stride != 1 or self.minibatches or self.run.no_equilibrium:
             return None
         along = 2 * (self.run.q - self.run.a)[..., None] / self.run.rho_k
         return np.sqrt(np.maximum(self.trace["grad_norm"] ** 2 - along**2, 0.0))
@@ -56,4 +53,4 @@ class Evidence:
     @cached_property
     def end(self) -> FinalNetwork | str:
         """The network at its last snapshot, or why it is not available."""
-        return final_network(self.trace, self.recipe)
+        return final_network(self.trace)

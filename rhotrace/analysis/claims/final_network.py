@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.rebuild_network import data_and_network
-from rhotrace.config.recipe import Recipe
+from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
+from rhotrace.errors import TraceError
 from rhotrace.models import datasets
-from rhotrace.models.networks import Network
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Network
 from rhotrace.runfile.reader import Trace
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class FinalNetwork:
         largest_f: log10 of the largest |f_n|, (M,).
         margins_f: log10 of the largest y_n f_n, (M,); -inf where none is positive.
         inputs: smallest and largest ||x_n||.
-        homogeneity: |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k||, (M, L).
+        homogeneity: |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k|| of the square loss, (M, L).
         turning: difference of one short step of V_k from equation (4), relative, (M, L).
     """
 
@@ -41,12 +42,15 @@ class FinalNetwork:
     turning: Floats
 
 
-def final_network(trace: Trace, recipe: Recipe) -> FinalNetwork | str:
+def final_network(trace: Trace) -> FinalNetwork | str:
     """The network at its last snapshot, or why it is not available."""
     steps = trace.snapshot_steps()
     if not steps:
         return "the file has no snapshots"
-    again = data_and_network(trace, recipe)
+    try:
+        again = data_and_network(trace, trace.validated_recipe())
+    except TraceError as unknown:
+        return str(unknown)
     if isinstance(again, str):
         return again
     weights = trace.snapshot(steps[-1])
@@ -60,10 +64,11 @@ def examined(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, n
     """A network at some weights on the training set; see ``FinalNetwork``."""
     import torch
 
-    W = tuple(torch.as_tensor(w, dtype=torch.float64) for w in weights)
+    parameters, buffers = parameters_and_buffers(network, weights, np.float64)
     x, y = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y)
     with torch.no_grad():
-        g, G = network.gradients(W, x, y)
+        g, all_gradients, _ = network.gradients(parameters, x, y, Square(), buffers)
+        W, G = network.of_layers(parameters), network.of_layers(all_gradients)
         norms = torch.stack([w.square().sum((1, 2)).sqrt() for w in W], dim=1)  # (M, L)
         log_rho = norms.log10().sum(dim=1)
         targets = y.T if y.shape[1] == 1 else 2 * y.T - 1

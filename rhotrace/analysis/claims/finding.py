@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
+from rhotrace.runfile.reader import Trace
 
 Floats = NDArray[np.float64]
 Outcome = Literal["holds", "fails", "not testable here"]
+Reason = Callable[[Trace], str]  # why a statement does not apply to a run; empty where it does
 
 _NAMED = 5  # members that are named one by one
 
@@ -38,10 +40,12 @@ def untestable(why: str) -> Finding:
     return Finding("not testable here", why)
 
 
-def of_sound(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
-    """A claim about training; judged on the members that neither diverged nor died."""
+def of_sound(claim: Callable[[Evidence], Finding], unless: Reason = lambda _: "") -> Callable[[Evidence], Finding]:
+    """A claim about training; judged on the members that neither diverged nor died, and where it applies."""
 
     def conditional(evidence: Evidence) -> Finding:
+        if why := unless(evidence.trace):
+            return untestable(why)
         if not evidence.sound:
             return untestable(which_broke(evidence))
         finding, members = claim(evidence), evidence.trace.members
@@ -53,10 +57,14 @@ def of_sound(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Findi
     return conditional
 
 
-def at_end(claim: Callable[[Evidence, FinalNetwork], Finding]) -> Callable[[Evidence], Finding]:
-    """A claim about the network at its last snapshot; not testable without its weights and data."""
+def at_end(
+    claim: Callable[[Evidence, FinalNetwork], Finding], unless: Reason = lambda _: ""
+) -> Callable[[Evidence], Finding]:
+    """A claim about the network at its last snapshot; not testable without its weights and data, or does not apply."""
 
     def conditional(evidence: Evidence) -> Finding:
+        if why := unless(evidence.trace):
+            return untestable(why)
         end = evidence.end
         return untestable(end) if isinstance(end, str) else claim(evidence, end)
 
@@ -68,6 +76,8 @@ def after_T(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Findin
 
     def conditional(evidence: Evidence) -> Finding:
         members = evidence.trace.members
+        if evidence.run.no_equilibrium:
+            return untestable(evidence.run.no_equilibrium)
         if not evidence.left:
             broken = {m: ended for m, (ended, _) in evidence.run.broken.items()}
             outcomes = Counter(str(broken.get(m, p.outcome)) for m, p in enumerate(evidence.run.passages))

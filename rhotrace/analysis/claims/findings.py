@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rhotrace.analysis.applicability import no_equilibrium, no_norm
 from rhotrace.analysis.claims import flow, remarks, transient
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, which_broke
@@ -51,14 +52,14 @@ def cautions(evidence: Evidence) -> tuple[str, ...]:
 
 CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
     "unit_inputs": at_end(flow.unit_inputs),
-    "bounded": at_end(flow.bounded),
+    "bounded": at_end(flow.bounded, no_norm),
     "equal_norms": flow.equal_norms,
     "eq1": of_sound(flow.flow),
-    "eq2": at_end(flow.homogeneity),
+    "eq2": at_end(flow.homogeneity, no_equilibrium),
     "eq3": flow.layer_growth,
-    "eq4": at_end(flow.directions),
-    "lemma1": of_sound(flow.balance),
-    "eq5": of_sound(flow.product_growth),
+    "eq4": at_end(flow.directions, no_equilibrium),
+    "lemma1": of_sound(flow.balance, no_norm),
+    "eq5": of_sound(flow.product_growth, no_equilibrium),
     "eq6": after_T(flow.equilibrium),
     "eq7": of_sound(flow.equal_throughout),
     "eq8": after_T(flow.stationary),
@@ -70,9 +71,9 @@ CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
     "interpolation": after_T(transient.interpolation),
     "linear": transient.linear,
     "minimum_norm": transient.minimum_norm,
-    "growing": of_sound(remarks.growing),
+    "growing": of_sound(remarks.growing, no_equilibrium),
     "at_least_one": after_T(remarks.at_least_one),
-    "unit_margins": at_end(remarks.unit_margins),
+    "unit_margins": at_end(remarks.unit_margins, no_norm),
     "weightnorm": remarks.weight_normalisation,
     "sgd": remarks.fluctuating,
     "exponential": remarks.exponential,

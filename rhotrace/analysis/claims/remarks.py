@@ -53,19 +53,21 @@ def unit_margins(_: Evidence, end: FinalNetwork) -> Finding:
 
 def weight_normalisation(evidence: Evidence) -> Finding:
     """Remark 4: gamma_k follows equation (3) exactly, under weight normalisation."""
-    if evidence.run.optimizer != "weight-norm":
+    if evidence.trace.facts.law != "weight-norm":
         return untestable("another optimizer; compare with a weight-norm run of the same recipe")
     return layer_growth(evidence)
 
 
 def fluctuating(evidence: Evidence) -> Finding:
     """Remark 5 needs two runs."""
-    return untestable(f"one run ({evidence.run.optimizer}); `rhotrace compare GD SGD` decides it")
+    return untestable(f"one run ({evidence.trace.facts.optimizer}); `rhotrace compare GD SGD` decides it")
 
 
-def exponential(_: Evidence) -> Finding:
+def exponential(evidence: Evidence) -> Finding:
     """Open question 1."""
-    return untestable("needs the exponential loss, which RhoTrace does not train with")
+    if evidence.trace.facts.loss == "exponential":
+        return untestable("this loss has no rho_eq to time a transient by; its margins: `rhotrace plot --what margins`")
+    return untestable("needs a run with the exponential loss, `loss: {kind: exponential}`")
 
 
 def generalisation(_: Evidence) -> Finding:
@@ -75,7 +77,7 @@ def generalisation(_: Evidence) -> Finding:
 
 def resnets(_: Evidence) -> Finding:
     """Open question 3."""
-    return untestable("needs residual networks, which RhoTrace does not have")
+    return untestable("needs runs of a residual network and of one without shortcuts")
 
 
 def small_rho(_: Evidence) -> Finding:

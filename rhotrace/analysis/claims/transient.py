@@ -28,7 +28,9 @@ def transient_first(evidence: Evidence) -> Finding:
 def longer(evidence: Evidence) -> Finding:
     """T (learning rate x steps) against the start, where the members of the run differ in it."""
     trace = evidence.trace
-    name, shown = ("init_rho_k", "rho_k(0)") if "init_rho_k" in trace else ("init_scale", "scale")
+    name, shown = next(((n, s) for n, s in trace.layout.per_member.items() if n.startswith("init_")), ("", ""))
+    if not name:
+        return untestable("one start: needs several, see `rhotrace scaling`")
     starts, T = trace[name][evidence.left], np.array([evidence.run.passages[m].T for m in evidence.left])
     log_T = np.log(T * trace["lr"][evidence.left])
     centres = {r: float(np.exp(log_T[starts == r].mean())) for r in sorted(set(starts.tolist()), reverse=True)}

@@ -23,6 +23,8 @@ from rhotrace.statistics.intervals import NONE, Interval, geometric_mean
 
 MOST_RUNS = 20
 
+Sides = dict[tuple[str, str], Side]  # of one run, by start, and by start, learning rate and whatever else differs
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -116,24 +118,24 @@ def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
     return _compared([run.trace], [_sides(run, "A")], "step")
 
 
-def _sides(run: RunSeries, letter: str, **how: Any) -> dict[str, Side]:  # noqa: ANN401 - keywords of ``examine``
+def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - keywords of ``examine``
     """A side for each group of a run's members, lettered A, or A1, A2 and so on, by start and learning rate."""
     groups = run.groups()
     return {
-        run.labels[members[0]]: examine(
+        (run.starts[members[0]], run.labels[members[0]]): examine(
             run, letter if len(groups) == 1 else f"{letter}{number}", group=group, members=members, **how
         )
         for number, (group, members) in enumerate(groups.items(), 1)
     }
 
 
-def _compared(traces: Sequence[Trace], grouped: Sequence[dict[str, Side]], align: Align) -> Comparison:
+def _compared(traces: Sequence[Trace], grouped: Sequence[Sides], align: Align) -> Comparison:
     """All sides against those of the first run."""
     first = grouped[0]
     pairs: dict[tuple[str, str], tuple[Side, Side, bool]] = {}
     for number, own in enumerate(grouped):
-        for label, side in own.items():
-            base = _nearest(label, first) if number else next(iter(first.values()))
+        for kind, side in own.items():
+            base = _nearest(kind, first) if number else next(iter(first.values()))
             if side is not base:
                 pairs[base.letter, side.letter] = base, side, False
     for a, b in _sampling_pairs(traces):  # which have the same members, and so the same groups
@@ -144,10 +146,10 @@ def _compared(traces: Sequence[Trace], grouped: Sequence[dict[str, Side]], align
     return Comparison(align, sides, _differences(traces, grouped), contrasts, exponents(_points(sides)))
 
 
-def _nearest(label: str, sides: dict[str, Side]) -> Side:
+def _nearest(kind: tuple[str, str], sides: Sides) -> Side:
     """The side of the same start and learning rate; else that of the same start; else the first."""
-    same_start = (side for other, side in sides.items() if other.split(", ")[0] == label.split(", ", maxsplit=1)[0])
-    return sides.get(label) or next(same_start, next(iter(sides.values())))
+    same_start = (side for (start, _), side in sides.items() if start == kind[0])
+    return sides.get(kind) or next(same_start, next(iter(sides.values())))
 
 
 def chosen_window(text: str | None) -> tuple[float, float] | None:
@@ -187,7 +189,7 @@ def _data(trace: Trace) -> str:
     return f"{data['dataset']} {trace.attributes['data_classes']}, N = {trace.attributes['samples']}, label noise {data['label_noise']:g}, seed {data['seed']}"
 
 
-def _differences(traces: Sequence[Trace], grouped: Sequence[dict[str, Side]]) -> dict[str, tuple[Any, ...]]:
+def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:
     recipes = [trace.recipe for trace in traces]
     keys = dict.fromkeys(key for recipe in recipes[1:] for key in differences(recipes[0], recipe))
 
@@ -212,7 +214,7 @@ def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
         (a, b)
         for a, first in enumerate(recipes)
         for b, second in enumerate(recipes)
-        if differences(first, second) == wanted and first["optimizer"]["batch_size"]
+        if differences(first, second) == wanted and first["optimizer"].get("batch_size")
     ]
 
 
@@ -235,7 +237,7 @@ def _points(sides: Sequence[Side]) -> list[Point]:
     return [
         Point(
             optimizer=side.summary["optimizer"],
-            sampling=side.summary["optimizer_options"]["sampling"],
+            sampling=side.summary["optimizer_options"].get("sampling", ""),
             seed=member.seed,
             lr=member.lr,
             batch=side.batch,

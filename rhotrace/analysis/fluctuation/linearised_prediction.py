@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import no_step_law
 from rhotrace.analysis.fluctuation.one_series import detrend
 from rhotrace.analysis.rebuild_network import data_and_network
 from rhotrace.analysis.run_series import RunSeries
@@ -82,7 +83,9 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
         AnalysisError: the data or the network cannot be had again, or the training set is too large for a kernel.
     """
     trace = run.trace
-    recipe = Recipe.model_validate(trace.recipe)
+    if why := run.no_equilibrium or no_step_law(trace):
+        raise AnalysisError(f"{trace.path}: --predict: {why}")
+    recipe = trace.validated_recipe()
     again = data_and_network(trace, recipe)
     if isinstance(again, str):
         raise AnalysisError(f"{trace.path}: --predict: {again}; set RHOTRACE_DATA to the folder of the run's data")

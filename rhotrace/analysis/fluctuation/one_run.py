@@ -140,12 +140,12 @@ def examine(
     members = range(run.trace.members) if members is None else members
     T, found, left_out = _measure(run, members, align, window)
     frozen = _frozen(run, found)
-    predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting else {}
+    predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
     lr = run.lr
     each = tuple(
         Member(
             seed=run.seeds[m],
-            start=run.labels[m].split(", ")[0],
+            start=run.starts[m],
             lr=float(lr[m]),
             unit=float(lr[m]) if align == "time" else 1.0,
             T=T[m],
@@ -190,6 +190,8 @@ def _measure(
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
     left_out: dict[int, str] = {}
+    if run.no_equilibrium:
+        return T, found, dict.fromkeys(members, run.no_equilibrium)
     for m in members:
         passed = run.passages[m]
         if passed.outcome not in {Outcome.LEFT, Outcome.NONE}:
@@ -255,7 +257,7 @@ def _frozen(run: RunSeries, found: dict[int, Fluctuation]) -> dict[int, float]:
 
 
 def _spectrum(run: RunSeries, each: Sequence[Member]) -> Spectrum | None:
-    steps, deltas, every = run.steps, run.delta, run.trace.strides["forward"]
+    steps, deltas, every = run.steps, run.delta, run.trace.strides["full"]
     if not each or len({m.unit for m in each}) > 1:  # members that count time differently have no common frequencies
         return None
     windows = [m.fluctuation.window for m in each]

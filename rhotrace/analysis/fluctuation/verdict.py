@@ -57,9 +57,11 @@ def labels(sides: Sequence[Side]) -> dict[str, str]:
 
 
 def _optimizer(side: Side) -> str:
-    if side.summary["optimizer"] == "weight-norm":
-        return "weight normalisation" if side.batch is None else "minibatch weight normalisation"
-    return "GD" if side.batch is None else "SGD"
+    kind = side.summary["optimizer"]
+    if kind in ("gd", "sgd"):
+        return "GD" if side.batch is None else "SGD"
+    name = "weight normalisation" if kind == "weight-norm" else str(kind)
+    return name if side.batch is None else f"minibatch {name}"
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------
@@ -67,12 +69,21 @@ def _optimizer(side: Side) -> str:
 
 def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
     """Every side against one of the first run, those with one outcome in one sentence; then the sampling alone."""
-    empty = [names[side.letter] for side in result.sides if not side.each]
-    if empty:
-        yield f"No verdict on {', '.join(empty)}: no member left its transient with enough steps after it."
+    empty = [side for side in result.sides if not side.each]
+    stayed = [names[side.letter] for side in empty if not _inapplicable(side)]
+    if stayed:
+        yield f"No verdict on {', '.join(stayed)}: no member left its transient with enough steps after it."
+    for side in empty:
+        if why := _inapplicable(side):
+            yield f"No verdict on {names[side.letter]}: {why}."
     for base in (side for side in result.sides if side.path == result.sides[0].path):
         yield from _against(base, result, names)
     yield from (_sampling(c) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
+
+
+def _inapplicable(side: Side) -> str:
+    """Why nothing can be said of a run's fluctuation; empty where its members may have one."""
+    return next((why for why in side.left_out.values() if why.startswith("does not apply")), "")
 
 
 def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[str]:
@@ -148,7 +159,8 @@ def _exponent(exponent: Exponent, *, several: bool) -> str:
     p = exponent.joint
     kind = exponent.sampling.replace("-", " ") + (f", {exponent.start}" if several else "")
     over = f"over eta/b from {exponent.scales[0]:.2g} to {exponent.scales[-1]:.2g}"
-    who = "minibatch weight normalisation" if exponent.optimizer == "weight-norm" else "SGD"
+    others = {"sgd": "SGD", "weight-norm": "minibatch weight normalisation"}
+    who = others.get(exponent.optimizer, f"minibatch {exponent.optimizer}")
     if not np.isfinite(p.low):
         return f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} {over}; too few points for an interval."
     holds = p.low <= LAW <= p.high
@@ -240,8 +252,11 @@ def _about_recipes(result: Comparison) -> Iterator[str]:
 
 def _about_run(side: Side) -> Iterator[str]:
     letter, each, n = side.letter, [m.fluctuation for m in side.each], len(side.each)
-    if side.left_out:
-        why = "; ".join(f"member {m}: {reason}" for m, reason in side.left_out.items())
+    if side.left_out and not _inapplicable(side):
+        who = {why: [str(m) for m, own in side.left_out.items() if own == why] for why in side.left_out.values()}
+        why = "; ".join(
+            f"member{'s' if len(those) > 1 else ''} {', '.join(those)}: {why}" for why, those in who.items()
+        )
         yield f"{letter}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})"
     if len({m.seed for m in side.each}) < n:
         yield (

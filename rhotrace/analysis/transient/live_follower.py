@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.analysis.transient.transient_time import first_lasting
 from rhotrace.errors import TraceError
 from rhotrace.runfile.layout import SLAB_BYTES
@@ -31,10 +32,11 @@ class TransientWatch:
 
     Attributes:
         T: step of each member's first lasting crossing, NaN where there is none yet; None before the first row.
+        inapplicable: why the run has no T, to be set by who knows; empty where it may have one.
     """
 
     def __init__(self, theta: float = THETA) -> None:
-        self.theta = theta
+        self.theta, self.inapplicable = theta, ""
         self.T: NDArray[np.float64] | None = None
         self._since: NDArray[np.float64] = np.empty(0)  # step from which each member's condition holds, or NaN
 
@@ -56,6 +58,8 @@ class TransientWatch:
 
     def words(self) -> str:
         """Such as ``T about 4410 steps (3 of 4 members)``, the geometric mean over those that have passed it."""
+        if self.inapplicable:
+            return f"T: {self.inapplicable}"
         if self.T is None:
             return "T not yet reached"
         members = len(self.T)
@@ -158,15 +162,19 @@ class Follower:
             )
 
     def _read(self, trace: Trace) -> None:
+        self._transient.inapplicable = no_equilibrium(trace)
         slab = trace.layout.steps_within(SLAB_BYTES)
         for first in range(self._seen, trace.steps, slab):
             last = min(first + slab, trace.steps)
-            rows = trace.layout.span("forward", first, last)
+            rows = trace.layout.span("full", first, last)
             stride = trace.strides["full"]
-            ratio = trace.rows("rho_eq_over_rho", rows)
-            self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)
+            if not self._transient.inapplicable:
+                ratio = trace.rows("rho_eq_over_rho", rows)
+                self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)
             for name, curve in self._curves.items():
-                own = trace.layout.span("free", first, last) if name == "log_rho" else rows
+                if name not in trace:
+                    continue
+                own = trace.layout.span("step", first, last) if name == "log_rho" else rows
                 curve.extend(over_members(trace.rows(name, own))[1])
         self._seen = trace.steps
 
@@ -198,6 +206,9 @@ def _last(trace: Trace) -> dict[str, float]:
         return {}
     found = {}
     for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error"):
+        if name not in trace:
+            found[name] = np.nan
+            continue
         rows = trace.layout.rows(trace.quantity(name).cadence, trace.steps)
         found[name] = float(over_members(trace.rows(name, slice(rows - 1, rows)))[1][0])
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory import norm_dynamics
@@ -223,8 +224,10 @@ def constants_of(trace: Trace, *, step: int, member: int = 0) -> Setting:
     """A and B of a run at a step, in units in which rho_eq at that step is 1; its depth, and its norm as a start.
 
     Raises:
-        AnalysisError: the run has no such step or member, or a <= 0 or q = 0 there.
+        AnalysisError: the run has no rho_eq, no such step or member, or a <= 0 or q = 0 there.
     """
+    if why := no_equilibrium(trace):
+        raise AnalysisError(f"{trace.path}: --from: {why}")
     steps = trace.step_of("a")
     if not 0 <= member < trace.members or not len(steps) or not 0 <= step <= steps[-1]:
         raise AnalysisError(

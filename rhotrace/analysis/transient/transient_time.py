@@ -48,6 +48,7 @@ class Outcome(StrEnum):
     DECAYED = "decayed towards zero"
     DEAD = "died: every output became zero"
     DIVERGED = "diverged"
+    INAPPLICABLE = "does not apply"
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,27 @@ class Pool:
 
 @dataclass(frozen=True)
 class TransientFit:
-    """All of ``analyze``'s answer about the transient."""
+    """All of ``analyze``'s answer about the transient.
+
+    Attributes:
+        theta: the transient ends at rho = theta rho_eq.
+        each: T of each member.
+        pools: T over members.
+        inapplicable: why the run has no T by its definition; empty where it may have one.
+    """
 
     theta: float
     each: tuple[MemberTransient, ...]
     pools: tuple[Pool, ...]
+    inapplicable: str = ""
+
+
+def inapplicable(theta: float, why: str, labels: Sequence[str], seeds: Sequence[int]) -> TransientFit:
+    """The answer about a run that has no rho_eq."""
+    each = tuple(
+        MemberTransient(m, Outcome.INAPPLICABLE, np.nan, 0, np.nan, np.nan, no_fit=why) for m in range(len(labels))
+    )
+    return TransientFit(theta, each, pool(each, labels, seeds), why)
 
 
 def measure(

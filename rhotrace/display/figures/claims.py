@@ -27,7 +27,7 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
     """The exact step, the balance of the layers, the distance from rho_eq and the rest of V, each in the worst member."""
     trace = evidence.trace
     dtype, residual, ratio = trace.attributes["dtype"], evidence.run.step_residuals, evidence.run.rho_eq_over_rho
-    steps, rows = np.arange(trace.steps), trace.step_of("a")
+    steps, rows = np.arange(trace.steps), evidence.run.steps
     with np.errstate(all="ignore"):
         share = np.abs(1 - 1 / np.where(ratio > 0, ratio, np.nan))
         across = None if evidence.across is None else evidence.across / np.nanmax(evidence.across, axis=0)

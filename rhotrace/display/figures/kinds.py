@@ -49,7 +49,8 @@ def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
     if not any(side.each for side in result.sides):
         side = result.sides[0]
         member, why = next(iter(side.left_out.items()))
-        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; train for longer, or draw rho")
+        remedy = "" if runs[0].no_equilibrium else "train for longer, or "
+        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; {remedy}draw rho")
     comparison_figure(result, runs, path)
 
 

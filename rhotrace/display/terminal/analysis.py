@@ -58,7 +58,7 @@ def _print_transient(console: Console, result: Analysis) -> None:
             number(each.driven.T, 4) if each.driven else "–",
             number(each.T_constant, 4),
         )
-        if math.isnan(each.T):
+        if math.isnan(each.T) and not result.transient.inapplicable:
             failed.append(f"member {each.member}: no T, {each.outcome}")
     console.print(grid)
     say(
@@ -103,6 +103,8 @@ def _print_driven(console: Console, transient: TransientFit) -> None:
 
 def pool_words(transient: TransientFit) -> list[str]:
     """T over the members that share start and learning rate, a sentence for each."""
+    if transient.inapplicable:
+        return [f"T: {transient.inapplicable}."]
     return [_pool_words(pool, several=len(transient.pools) > 1) for pool in transient.pools]
 
 

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.analysis.transient.live_follower import TransientWatch
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import open_trace
@@ -69,9 +70,12 @@ class TrainingView:
         """Shows ``transient`` the rows that are recorded: a run that goes on may have passed its T long before."""
         with open_trace(self._path) as trace:
             self._stride = trace.strides["full"]
+            self.transient.inapplicable = no_equilibrium(trace)
+            if self.transient.inapplicable:
+                return
             slab = trace.layout.steps_within(SLAB_BYTES)
             for start in range(0, first, slab):
-                rows = trace.layout.span("forward", start, min(start + slab, first))
+                rows = trace.layout.span("full", start, min(start + slab, first))
                 self._follow(rows.start, trace.rows("rho_eq_over_rho", rows))
 
     def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
@@ -89,7 +93,8 @@ class TrainingView:
             self._show(block)
 
     def _show(self, block: Block) -> None:
-        self._follow(-(-block.first // self._stride), block.block["rho_eq_over_rho"])
+        if not self.transient.inapplicable:
+            self._follow(-(-block.first // self._stride), block.block["rho_eq_over_rho"])
         state = self._state(block)
         steps, seconds = self._before
         per_second = (block.last - steps) / max(block.seconds - seconds, 1e-9)
@@ -111,8 +116,9 @@ class TrainingView:
         rows = block.block
         measured = {"rho": np.exp(min(_median(rows["log_rho"][-1]), 700))}
         if len(rows["loss"]):
-            loss, ratio = (_median(rows[n][-1]) for n in ("loss", "rho_eq_over_rho"))
-            measured = {"loss": loss, **measured, "rho_eq/rho": ratio}
+            measured = {"loss": _median(rows["loss"][-1]), **measured}
+            if "rho_eq_over_rho" in rows:
+                measured["rho_eq/rho"] = _median(rows["rho_eq_over_rho"][-1])
         medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
         return self.transient.words(), medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
 
