@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.run_analysis import require_steps
+from rhotrace.analysis.run_series import require_steps
 from rhotrace.errors import RhoTraceError, choice
 from rhotrace.export.loggers import own_export, to_tensorboard, to_wandb
 from rhotrace.recording.quantity import Description

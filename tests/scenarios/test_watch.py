@@ -36,7 +36,7 @@ from rich.console import Console
 from small import SMALL
 
 from rhotrace.analysis.member_bands import over_members
-from rhotrace.analysis.run_analysis import passages
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.transient import live_follower as watching
 from rhotrace.analysis.transient.live_follower import CURVES, TRAINING, Follower
 from rhotrace.analysis.transient.transient_time import Outcome
@@ -154,7 +154,7 @@ def test_a_run_looked_at_while_it_grows_shows_what_the_file_holds(tmp_path, name
                 assert (np.nanmin(kept), np.nanmax(kept)) == (np.nanmin(expected), np.nanmax(expected))
             for quantity, value in glimpse.last.items():
                 assert value == medians(trace, quantity)[-1]
-            for T, passed in zip(glimpse.T, passages(trace), strict=True):
+            for T, passed in zip(glimpse.T, RunSeries(trace).passages, strict=True):
                 assert (T > 0) == (passed.outcome is Outcome.LEFT)
                 assert (T == 0) == (passed.outcome is Outcome.NONE)
                 if T > 0:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_fluctuation import ar1
+from series import ar1
 
 from rhotrace.statistics.autocorrelation import autocorrelation_time, integrated_time, integrated_time_interval
 

@@ -31,7 +31,7 @@ from rhotrace.runfile import hdf5_io as hdf5_files
 from rhotrace.runfile import provenance
 from rhotrace.runfile import writer as trace_writer
 from rhotrace.runfile.reader import Trace, open_trace
-from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_identity import LAWS, audit
 from rhotrace.training import recorder
 from rhotrace.training import train as training
 
@@ -472,7 +472,7 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
         checked = audit(
             *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
             dtype=trace.attributes["dtype"],
-            weight_norm="v_norm" in trace,
+            law=LAWS["weight-norm" if "v_norm" in trace else "descent"],
         )
         if not checked or not checked.holds:
             found.append(f"the step identity does not hold: {checked}")

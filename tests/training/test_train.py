@@ -10,7 +10,7 @@ import oracle
 import pytest
 import torch
 
-from rhotrace.analysis.run_analysis import fit_transient
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.transient.transient_time import Outcome as Transient
 from rhotrace.config import recipe
 from rhotrace.config.recipe import options

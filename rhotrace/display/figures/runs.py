@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.member_bands import Band, Curve, Floats, Group, band, bands, groups
+from rhotrace.analysis.member_bands import Band, Floats, Group, band, bands, groups
 from rhotrace.display.figures.style import (
     COLOURS,
     DASHES,
@@ -25,6 +25,7 @@ from rhotrace.display.figures.style import (
 )
 from rhotrace.display.numbers import number, span
 from rhotrace.recording.quantities import QUANTILES
+from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
 
@@ -48,14 +49,17 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> Non
         words = []
         for place, group in enumerate(shown):
             rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
-            eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
-            name = _named(group)
+            name, end = _named(group), ""
             _draw(axes, rho, colour(place), label=f"{mathematical(name)}$\\rho$")
-            _draw(axes, eq, colour(place), label=f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$", linestyle=DASHES[1])
+            if "log_rho_eq" in group.trace:  # the square loss alone has it
+                eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
+                own = f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$"
+                _draw(axes, eq, colour(place), label=own, linestyle=DASHES[1])
+                end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
             _mark_T(axes, group, colour(place))
             words.append(
                 f"{name}{group.size}, steps {rho.steps[0]} to {rho.steps[1]}: log10 of rho goes from {rho.ends[0]:.3g} to "
-                f"{rho.ends[1]:.3g}, that of rho_eq ends at {eq.ends[1]:.3g}; {_T_words(group)}"
+                f"{rho.ends[1]:.3g}{end}; {_T_words(group)}"
             )
         axes.set(
             xlabel="step",

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rhotrace.analysis.member_bands import Curve, Floats
-    from rhotrace.statistics.extremes import Rows
+    from rhotrace.statistics.extremes import Curve, Floats, Rows
 
 _AXIS = 8  # columns of the numbers beside a plot
 _BAR = 20

@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.signal import lfilter
+from series import ar1
 
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.fluctuation.one_series import LEVELS, Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.statistics.intervals import Interval
-
-
-def ar1(n: int, phi: float, std: float, rng: np.random.Generator) -> np.ndarray:
-    """A stationary first-order autoregression; its integrated time is (1 + phi)/(1 - phi)."""
-    noise = rng.standard_normal(n) * std * np.sqrt(1 - phi**2)
-    noise[0] = rng.standard_normal() * std
-    return lfilter([1.0], [1.0, -phi], noise)
 
 
 def measured(delta: np.ndarray, *, stride: int = 1, after: float = 0, **options: object) -> Fluctuation:
@@ -332,10 +325,10 @@ def test_a_window_too_short_for_twelve_pieces_has_no_decay():
 
 def test_decays_are_pooled_over_members():
     each = [dying(np.exp(-ROWS / 4000), seed) for seed in range(5)]
-    pooled = pooled_decay(each)
+    pooled = pooled_decay(each, range(len(each)))
     rates = np.array([d.rate.value for d in each])
     assert pooled.rate.value == pytest.approx(rates.mean())
     assert pooled.rate.high - pooled.rate.value == pytest.approx(2.7764 * rates.std(ddof=1) / np.sqrt(5), rel=1e-3)
     assert pooled.fall == pytest.approx(np.prod([d.fall for d in each]) ** 0.2)
     assert pooled.straighter == "exponential"
-    assert pooled_decay(each[:1]).rate == each[0].rate
+    assert pooled_decay(each[:1], [0]).rate == each[0].rate

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import pytest
 from browser import open_page
 
+from rhotrace.analysis.analyze import analyze
 from rhotrace.analysis.claims.findings import audit_claims
-from rhotrace.analysis.run_analysis import analyze
 from rhotrace.config.recipe import parse
 from rhotrace.display.blocks import Code, Data, Heading, Paragraph, table
 from rhotrace.display.html.renderer import report_page
