@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rhotrace.analysis.analyze import fit_transient
     from rhotrace.analysis.fluctuation.comparison import compare
-    from rhotrace.analysis.run_analysis import fit_transient
     from rhotrace.runfile.reader import Trace
     from rhotrace.runfile.reader import open_trace as open  # noqa: A004 - read as rhotrace.open
 
@@ -20,7 +20,7 @@ __all__ = ["Trace", "compare", "fit_transient", "open"]
 _HOMES = {
     "Trace": ("rhotrace.runfile.reader", "Trace"),
     "compare": ("rhotrace.analysis.fluctuation.comparison", "compare"),
-    "fit_transient": ("rhotrace.analysis.run_analysis", "fit_transient"),
+    "fit_transient": ("rhotrace.analysis.analyze", "fit_transient"),
     "open": ("rhotrace.runfile.reader", "open_trace"),
 }
 

@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.run_analysis import member_labels, passages, require_steps
+from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.transient.transient_time import Passage, Pool, pool
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
-from rhotrace.statistics.extremes import Envelope
-from rhotrace.theory.norm_dynamics import THETA
+from rhotrace.statistics.extremes import Curve, Envelope, over_members
 
 Floats = NDArray[np.float64]
-Curve = tuple[NDArray[np.int64], Floats]  # steps and values
 
 _STRETCHES = 400  # of a curve, each with its smallest and its largest value: a page is about as many dots wide
 
@@ -81,23 +79,23 @@ class Group:
         return f"{len(self.members)} network{'s' if len(self.members) > 1 else ''}"
 
 
-def groups(traces: Sequence[Trace], *, theta: float = THETA) -> list[Group]:
+def groups(runs: Sequence[Trace | RunSeries], *, theta: float | None = None) -> list[Group]:
     """The groups of all runs, in order.
+
+    Args:
+        runs: the runs; a ``RunSeries`` has a theta of its own.
+        theta: the transient ends at rho = theta rho_eq; 1/2 by default.
 
     Raises:
         AnalysisError: a run has no steps.
     """
-    found, names = [], run_names([trace.path for trace in traces])
-    for trace, name in zip(traces, names, strict=True):
-        require_steps(trace)
-        labels, passed = member_labels(trace), passages(trace, theta=theta)
-        pools = pool(passed, labels)
-        shared = set.intersection(*(set(one.label.split(", ")) for one in pools)) if len(pools) > 1 else set()
-        for one in pools:
-            members = tuple(m for m, own in enumerate(labels) if own == one.label)
-            parts = [name] if len(traces) > 1 else []
-            parts += [part for part in one.label.split(", ") if part not in shared] if len(pools) > 1 else []
-            found.append(Group(trace, members, ", ".join(parts), tuple(passed[m] for m in members), one))
+    each, found = [RunSeries.of(run, theta) for run in runs], []
+    for run, name in zip(each, run_names([run.trace.path for run in each]), strict=True):
+        require_steps(run.trace)
+        pools = pool(run.passages, run.labels, run.seeds)
+        for (own, members), one in zip(run.groups().items(), pools, strict=True):
+            label = ", ".join(part for part in (name if len(runs) > 1 else "", own) if part)
+            found.append(Group(run.trace, tuple(members), label, tuple(run.passages[m] for m in members), one))
     return found
 
 
@@ -138,14 +136,3 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
             for curve, over in zip(triple, (low, found[:, group.typical], high), strict=True):
                 curve.extend(over)
     return [Band(*((at * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves]
-
-
-def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Smallest, median and largest finite number of each row, (n,) each; NaN where a row has none."""
-    if values.shape[1] == 1:
-        return values[:, 0], values[:, 0], values[:, 0]
-    ordered = np.sort(np.where(np.isfinite(values), values, np.nan), axis=1)  # NaN last
-    count = np.isfinite(ordered).sum(axis=1)
-    row, last = np.arange(len(ordered)), np.maximum(count - 1, 0)
-    middle = (ordered[row, last // 2] + ordered[row, -(-last // 2)]) / 2
-    return ordered[:, 0], middle, ordered[row, last]

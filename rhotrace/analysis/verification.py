@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.claims.evidence import data_and_network
-from rhotrace.analysis.run_analysis import audit_run
-from rhotrace.config.recipe import Recipe
+from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
+from rhotrace.analysis.run_series import RunSeries
+from rhotrace.errors import TraceError
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
@@ -61,16 +61,17 @@ def _rows_at(trace: Trace, name: str, steps: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _audit(trace: Trace) -> str:
-    found = audit_run(trace)
+    run = RunSeries(trace)
+    found = run.audit
     if found is None:
-        raise NotChecked("fewer than two finite steps")
+        raise NotChecked(run.no_audit)
     step, member, layer = found.where
     if not found.holds:
         raise Wrong(
             f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
             f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
         )
-    finite = np.isfinite(trace["rho_k"]).min(axis=2)
+    finite = np.isfinite(run.every_step("rho_k")).min(axis=2)
     given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(trace["batch_a"] + trace["batch_q"])
     lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])
     if len(lost):
@@ -84,7 +85,9 @@ def _norms(trace: Trace) -> str:
     if not steps:
         raise NotChecked("the file has no copies of the weights")
     for step in steps:
-        norms = np.stack([np.sqrt(np.square(W, dtype=np.float64).sum(axis=(1, 2))) for W in trace.snapshot(step)], 1)
+        pairs = zip(trace.layout.blocks, trace.snapshot(step), strict=True)
+        weights = [W for block, W in pairs if block.role == "weight"]
+        norms = np.stack([np.sqrt(np.square(W, dtype=np.float64).sum(axis=(1, 2))) for W in weights], 1)
         if step == trace.steps:
             _same_end(trace, step)
             continue
@@ -102,13 +105,21 @@ def _norms(trace: Trace) -> str:
 
 def _same_end(trace: Trace, step: int) -> None:
     """The last copy of the weights and the state after the last step are the same thing, kept twice."""
-    end = trace.state().get("weights")
-    if end and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(end, trace.snapshot(step), strict=True)):
+    state, blocks = trace.state(), list(zip(trace.layout.blocks, trace.snapshot(step), strict=True))
+    kept = {
+        "weights": [values for block, values in blocks if block.role != "buffer"],
+        "buffers": [values for block, values in blocks if block.role == "buffer"],
+    }
+    ends = ((state[name], values) for name, values in kept.items() if name in state)
+    if not all(np.array_equal(a, b, equal_nan=True) for end, own in ends for a, b in zip(end, own, strict=True)):
         raise Wrong(f"weights at step {step} differ from the optimizer's state after it")
 
 
 def _outputs(trace: Trace) -> str:
-    recipe = Recipe.model_validate(trace.recipe)
+    try:
+        recipe = trace.validated_recipe()
+    except TraceError as unknown:
+        raise NotChecked(str(unknown)) from None
     steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["full"] == 0]
     if not steps:
         raise NotChecked("the file has no copies of the weights at steps with full-set sums")
@@ -121,9 +132,13 @@ def _outputs(trace: Trace) -> str:
     x, targets = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y.T).double()
     for step in steps:
         with torch.no_grad():
-            g = network.forward(tuple(map(torch.as_tensor, trace.snapshot(step))), x).double()
+            parameters, buffers = parameters_and_buffers(network, trace.snapshot(step))
+            g = network.forward(parameters, x, buffers).double()
         sums = {"a": (g * targets).sum(dim=(1, 2)) / len(x), "q": g.square().sum(dim=(1, 2)) / len(x)}
         scale = {"a": sums["q"].sqrt(), "q": sums["q"]}
+        if not trace.facts.equilibrium:  # the loss, which an error of g changes by its slope
+            slopes = recipe.loss.slope(g, targets).abs().sum(dim=(1, 2))
+            sums, scale = {"loss": recipe.loss.value(g, targets)}, {"loss": slopes * g.abs().amax(dim=(1, 2))}
         for name, expected in sums.items():
             row = step // trace.strides["full"]
             recorded = trace.rows(name, slice(row, row + 1))[0]
@@ -135,7 +150,8 @@ def _outputs(trace: Trace) -> str:
                     f"{name} at step {step}, member {member}: the weights give {expected[member]:.9g} on the data, "
                     f"the file says {recorded[member]:.9g}"
                 )
-    return f"a and q recomputed from the weights and the data at {len(steps)} steps"
+    what = "a and q" if trace.facts.equilibrium else "the loss"
+    return f"{what} recomputed from the weights and the data at {len(steps)} steps"
 
 
 CHECKS: dict[str, Callable[[Trace], str]] = {

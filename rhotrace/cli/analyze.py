@@ -20,16 +20,16 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Measure the transient time T of a run and audit its steps."""
-    from rhotrace.analysis.run_analysis import analyze as examine
-    from rhotrace.analysis.run_analysis import require_steps, series_of
+    from rhotrace.analysis.analyze import analyze as examine
+    from rhotrace.analysis.run_series import RunSeries, require_steps
     from rhotrace.display.figures.transient import transient_figure
     from rhotrace.display.pages.analysis import analysis_page
     from rhotrace.runfile.reader import open_trace
 
     with open_trace(run) as trace:
         require_steps(trace)
-        series = series_of(trace)
-        result = examine(trace, fit=fit_transient, theta=theta, series=series)
+        series = RunSeries(trace, theta)
+        result = examine(series, fit=fit_transient)
         if plot:
-            transient_figure({"": (series, result.transient)}, plot)
+            transient_figure({"": (series.members, result.transient)}, plot)
     answer(analysis_page(result, fits=fit_transient), as_json=as_json, plot=plot)

@@ -36,14 +36,15 @@ def compare(
 
     from rhotrace.analysis.fluctuation.comparison import chosen_window
     from rhotrace.analysis.fluctuation.comparison import compare as side_by_side
+    from rhotrace.analysis.run_series import RunSeries
     from rhotrace.display.figures.comparison import comparison_figure
     from rhotrace.display.pages.comparison import comparison_page
     from rhotrace.runfile.reader import open_trace
     from rhotrace.sweeps.index import run_files
 
     with ExitStack() as stack:
-        traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
-        result = side_by_side(traces, align=align, window=chosen_window(window), theta=theta, predicting=predict)
+        series = [RunSeries(stack.enter_context(open_trace(run)), theta) for run in run_files(runs)]
+        result = side_by_side(series, align=align, window=chosen_window(window), predicting=predict)
         if plot:
-            comparison_figure(result, traces, plot)
+            comparison_figure(result, series, plot)
     answer(comparison_page(result, members=members), as_json=as_json, plot=plot)

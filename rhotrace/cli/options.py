@@ -16,7 +16,7 @@ def _between_0_and_1(theta: float) -> float:
     return theta
 
 
-def _picture(path: Path | None) -> Path | None:
+def _figure(path: Path | None) -> Path | None:
     if path is not None:
         from rhotrace.display.figures.style import check_format
 
@@ -32,7 +32,7 @@ Overrides = Annotated[
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", help="Also draw the result: NAME.png, .svg or .pdf.", show_default=False, callback=_picture),
+    typer.Option("--plot", help="Also draw the result: NAME.png, .svg or .pdf.", show_default=False, callback=_figure),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 Theta = Annotated[

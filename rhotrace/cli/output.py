@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def answer(page: Iterable[Block], *, as_json: bool, plot: Path | None = None) -> None:
-    """Prints a page on standard output, or with ``as_json`` only its data; ``plot`` is the picture that was drawn."""
+    """Prints a page on standard output, or with ``as_json`` only its data; ``plot`` is the figure that was drawn."""
     from rhotrace.display.as_json import to_json
     from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.display.terminal.renderer import output, show

@@ -18,9 +18,7 @@ def plot(
         list[Path],
         typer.Argument(help="Run files, or the folder of a sweep.", metavar="RUN...", show_default=False),
     ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Picture: NAME.png, .svg or .pdf.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Figure: NAME.png, .svg or .pdf.", show_default=False)],
     what: Annotated[str, typer.Option("--what", help="What to draw.", metavar=_WHAT)] = "rho",
     theta: Theta = 0.5,
     as_json: AsJson = False,

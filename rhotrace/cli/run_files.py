@@ -14,7 +14,7 @@ from rhotrace.cli.output import answer
 
 def info(run: RunFile, as_json: AsJson = False) -> None:
     """Show what a run file contains and where it came from."""
-    from rhotrace.analysis.run_analysis import summary
+    from rhotrace.analysis.run_summary import summary
     from rhotrace.display.pages.run_files import info_page
     from rhotrace.runfile.reader import open_trace
 

@@ -23,7 +23,7 @@ def scaling(
     """Fit T against rho_k(0) at each depth, and compare the exponent with the memo's law."""
     from contextlib import ExitStack
 
-    from rhotrace.analysis.transient.scaling_with_start import scaling as fit
+    from rhotrace.analysis.scaling_with_start import scaling as fit
     from rhotrace.display.figures.transient import scaling_figure
     from rhotrace.display.pages.scaling import scaling_page
     from rhotrace.runfile.reader import open_trace

@@ -75,7 +75,7 @@ def _watched(
     path: Path,
     team: Team | None,
     **how: Any,  # noqa: ANN401 - as ``train`` has them
-) -> tuple[Outcome, TransientWatch | None]:
+) -> tuple[Outcome, TransientWatch]:
     """Trains, and shows the progress; returns how the training ended, and T."""
     from rhotrace.display.pages.training import training_start
     from rhotrace.display.terminal.renderer import show

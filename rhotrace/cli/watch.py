@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import RunFile
+from rhotrace.cli.options import RunFile, Theta
 from rhotrace.cli.output import say
 
 
@@ -15,6 +15,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show the current state once.")] = False,
     web: Annotated[bool, typer.Option("--web", help="Show it in a browser on this machine instead.")] = False,
+    theta: Theta = 0.5,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --web; 0 takes a free one.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print each update as a line of JSON.")] = False,
 ) -> None:
@@ -25,7 +26,7 @@ def watch(
         from rhotrace.display.terminal.watch import wait_for
         from rhotrace.display.terminal.watch import watch as show
 
-        follower = Follower(run)
+        follower = Follower(run, theta=theta)
         if not once:
             wait_for(output(), run)
         if web:

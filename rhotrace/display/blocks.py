@@ -65,7 +65,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied as it is; with a file name it can also be downloaded."""
+    """Text to be copied verbatim; with a file name it can also be downloaded."""
 
     text: str
     file_name: str = ""
@@ -82,7 +82,7 @@ Block = Heading | Paragraph | Table | Figure | Code | Data
 
 
 def table(columns: str, rows: Iterable[Iterable[str]], title: str = "") -> Table:
-    """A table whose columns are separated by ``|``; those that begin with ``<`` hold words."""
+    """A table whose columns are separated by ``|``; those that begin with ``<`` contain words."""
     names = [name.strip() for name in columns.split("|")]
     return Table(
         tuple(Column(name.removeprefix("<"), words=name.startswith("<")) for name in names),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.run_analysis import require_steps
+from rhotrace.analysis.run_series import require_steps
 from rhotrace.errors import RhoTraceError, choice
 from rhotrace.export.own_folder import why_not_own
 from rhotrace.export.tensorboard import to_tensorboard

@@ -1,4 +1,4 @@
-"""A long series cut down to what can be seen: of each stretch of rows its smallest and its largest number, and the ends."""
+"""A long series reduced to what can be seen: the extremes of each stretch of rows and the two ends; members to a band."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Curve = tuple[Rows, Floats]  # steps and values
 
 
 class Envelope:
@@ -85,3 +86,14 @@ def thinned(values: Floats, most: int = 4000) -> Rows:
     envelope = Envelope(most // 2, expected=len(values))
     envelope.extend(values)
     return envelope.curve()[0]
+
+
+def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Smallest, median and largest finite number of each row, (n,) each; NaN where a row has none."""
+    if values.shape[1] == 1:
+        return values[:, 0], values[:, 0], values[:, 0]
+    ordered = np.sort(np.where(np.isfinite(values), values, np.nan), axis=1)  # NaN last
+    count = np.isfinite(ordered).sum(axis=1)
+    row, last = np.arange(len(ordered)), np.maximum(count - 1, 0)
+    middle = (ordered[row, last // 2] + ordered[row, -(-last // 2)]) / 2
+    return ordered[:, 0], middle, ordered[row, last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,3 +55,21 @@ def bootstrapped_geometric_mean(values: Floats) -> Interval:
         (logs,), np.mean, n_resamples=_RESAMPLES, method="BCa", rng=np.random.default_rng(0), vectorized=True
     ).confidence_interval
     return Interval(float(np.exp(logs.mean())), float(np.exp(found.low)), float(np.exp(found.high)))
+
+
+def by_unit(values: Floats, units: Sequence[int], centre: Callable[[Floats], float]) -> Floats:
+    """One value for each independent unit, such as a seed: that of its only one, or the centre of several.
+
+    Members that share a seed start in the same directions, so they are not independent, and an interval over members
+    that counted each of them would be too short.
+    """
+    distinct = list(dict.fromkeys(units))
+    if len(distinct) == len(values):
+        return values
+    of = np.array(units)
+    return np.array([float(mine[0]) if len(mine := values[of == u]) == 1 else centre(mine) for u in distinct])
+
+
+def geometric_centre(values: Floats) -> float:
+    """Geometric mean of positive values, without an interval."""
+    return float(np.exp(np.log(values).mean()))

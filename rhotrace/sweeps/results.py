@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rhotrace.analysis.run_analysis import passages
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.errors import TraceError
 from rhotrace.runfile.reader import open_trace
@@ -78,7 +78,7 @@ def _members(path: Path, theta: float) -> tuple[list[tuple[str, float]], int]:
     with open_trace(path) as trace:
         if trace.steps < 2:
             return [("not begun", np.nan)] * trace.members, trace.steps
-        found = passages(trace, theta=theta)
+        found = RunSeries(trace, theta).passages
         return [(str(e.outcome), e.T * float(lr)) for e, lr in zip(found, trace["lr"], strict=True)], trace.steps
 
 

@@ -36,7 +36,7 @@ STATEMENTS: dict[str, Statement] = {
         "section 2.2", "inputs have norm 1", "||x_n|| = 1", "models.datasets.samples.Samples.load"
     ),
     "bounded": Statement(
-        "section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "analysis.claims.findings.bounded"
+        "section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "analysis.claims.flow.bounded"
     ),
     "equal_norms": Statement(
         "section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "models.networks.INITS"
@@ -51,7 +51,7 @@ STATEMENTS: dict[str, Statement] = {
         "equation (2)",
         "the flow in normalised variables, by homogeneity",
         "dW_k/dt = -2 (rho/rho_k) mean((rho f - y) df/dV_k), <W_k, dg/dW_k> = g",
-        "analysis.claims.findings.homogeneity",
+        "analysis.claims.flow.homogeneity",
     ),
     "eq3": Statement(
         "equation (3)", "growth of one layer's norm", "d rho_k/dt = (2/rho_k)(a - q)", "theory.step_identity.audit"
@@ -60,7 +60,7 @@ STATEMENTS: dict[str, Statement] = {
         "equation (4)",
         "motion of the directions",
         "dV_k/dt = -(1/rho_k)(I - V_k V_k^T) dL/dW_k",
-        "analysis.claims.findings.directions",
+        "analysis.claims.flow.directions",
     ),
     "lemma1": Statement(
         "Lemma 1",
@@ -81,13 +81,13 @@ STATEMENTS: dict[str, Statement] = {
         "equation (7)",
         "motion of the directions, equal norms",
         "dV_k/dt as (4), rho_k = rho^(1/L)",
-        "analysis.claims.findings.equal_throughout",
+        "analysis.claims.flow.equal_throughout",
     ),
     "eq8": Statement(
         "equation (8)",
         "the directions come to rest",
         "mean(l df/dV_k) = mean(l f) V_k, l = rho f - y",
-        "analysis.claims.findings.stationary",
+        "analysis.claims.flow.stationary",
     ),
     "transient": Statement(
         "section 3",
@@ -99,13 +99,13 @@ STATEMENTS: dict[str, Statement] = {
         "section 3",
         "T is longer for smaller starts and deeper nets",
         "T ~ rho_k(0)^-(L-2)",
-        "analysis.transient.scaling_with_start.scaling",
+        "analysis.scaling_with_start.scaling",
     ),
     "eq9": Statement(
         "equation (9)",
         "the transient as Ivanov regularisation",
         "min mean((rho f - y)^2) s.t. rho <= C",
-        "analysis.claims.findings.ivanov",
+        "analysis.claims.transient.ivanov",
     ),
     "fig1": Statement(
         "Figure 1",
@@ -120,34 +120,34 @@ STATEMENTS: dict[str, Statement] = {
         "theory.norm_dynamics.tikhonov_lambda",
     ),
     "interpolation": Statement(
-        "section 3", "after T, gradient descent fits the labels", "L -> 0", "analysis.claims.findings.interpolation"
+        "section 3", "after T, gradient descent fits the labels", "L -> 0", "analysis.claims.transient.interpolation"
     ),
     "linear": Statement(
         "section 3",
         "linear networks: as a Tikhonov lambda ~ 1/time, to the minimum norm",
         "L = 1",
-        "analysis.claims.findings.linear",
+        "analysis.claims.transient.linear",
     ),
     "minimum_norm": Statement(
         "section 3",
         "convergence to a local minimum norm solution",
         "min ||W|| s.t. g = y",
-        "analysis.claims.findings.minimum_norm",
+        "analysis.claims.transient.minimum_norm",
     ),
     "growing": Statement(
         "remark 1",
         "rho_k grows while rho is small and mean(f y) > 0",
         "d rho_k/dt > 0",
-        "analysis.claims.findings.growing",
+        "analysis.claims.remarks.growing",
     ),
     "at_least_one": Statement(
-        "remark 2", "rho_eq is at least 1", "rho_eq >= 1", "analysis.claims.findings.at_least_one"
+        "remark 2", "rho_eq is at least 1", "rho_eq >= 1", "analysis.claims.remarks.at_least_one"
     ),
     "unit_margins": Statement(
         "remark 3",
         "y_n f_n = 1, rho = 1 is stationary with zero loss",
         "y_n f_n = 1, rho = 1",
-        "analysis.claims.findings.unit_margins",
+        "analysis.claims.remarks.unit_margins",
     ),
     "weightnorm": Statement(
         "remark 4",
@@ -165,22 +165,22 @@ STATEMENTS: dict[str, Statement] = {
         "open question 1",
         "exponential loss: the same transient, then growing margins",
         "-",
-        "analysis.claims.findings.exponential",
+        "analysis.claims.remarks.exponential",
     ),
     "generalisation": Statement(
         "open question 2",
         "the transient's regularisation helps prediction",
         "-",
-        "analysis.claims.findings.generalisation",
+        "analysis.claims.remarks.generalisation",
     ),
     "resnets": Statement(
-        "open question 3", "ResNets control the norm more gradually", "-", "analysis.claims.findings.resnets"
+        "open question 3", "ResNets control the norm more gradually", "-", "analysis.claims.remarks.resnets"
     ),
     "small_rho": Statement(
-        "open question 4", "separability biases towards small rho", "-", "analysis.claims.findings.small_rho"
+        "open question 4", "separability biases towards small rho", "-", "analysis.claims.remarks.small_rho"
     ),
     "controlled": Statement(
-        "open question 5", "controlling rho_k apart from V_k may help", "-", "analysis.claims.findings.controlled"
+        "open question 5", "controlling rho_k apart from V_k may help", "-", "analysis.claims.remarks.controlled"
     ),
 }
 

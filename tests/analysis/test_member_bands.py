@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rhotrace.analysis import member_bands as banding
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.member_bands import band, bands, groups, over_members, run_names
-from rhotrace.analysis.run_analysis import fit_transient
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
 

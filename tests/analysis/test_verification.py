@@ -14,6 +14,7 @@ from rhotrace.analysis.verification import CHECKS, verify
 from rhotrace.models import datasets as data
 from rhotrace.runfile.integrity import Check
 from rhotrace.runfile.reader import Trace, open_trace
+from rhotrace.theory.step_identity import LAWS
 
 
 def record(number: int, by: int, *, sealed: bool = True):
@@ -270,3 +271,17 @@ def test_the_command_shows_every_check_and_its_exit_code_tells(command, copies, 
     assert shown["sound"] is False
     wrong = {check["name"] for check in shown["checks"] if check["outcome"] == "wrong"}
     assert wrong == {"derived quantities"} | ({"checksums"} if kind == "live" else set())
+
+
+def test_a_run_whose_optimizer_has_no_known_law_is_not_checked_and_not_wrong(train, command, monkeypatch):
+    path = train("steps=20")
+    monkeypatch.delitem(LAWS, "descent")
+    with open_trace(path) as trace:
+        found = {check.name: check for check in verify(trace).checks}
+    assert found["audit of the steps"].outcome == "not checked"
+    assert found["audit of the steps"].says == "the optimizer gd has no known step law"
+    code, out, _ = command("verify", path)
+    assert code == 0
+    assert "the optimizer gd has no known step law" in out
+    assert "not checked: the optimizer gd has no known step law" in command("analyze", path)[1]
+    assert command("audit", path, "--plot", "audit.svg")[0] == 0

@@ -35,7 +35,7 @@ from crashing import (
 from inside import Killed
 from powercut import Disk, History
 
-from rhotrace.analysis.run_analysis import analyze
+from rhotrace.analysis.analyze import analyze
 from rhotrace.errors import TraceError
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import RunLock, is_locked, lock_path

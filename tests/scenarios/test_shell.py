@@ -14,9 +14,9 @@ import click
 import pytest
 import typer
 
+from rhotrace.analysis.analyze import analyze
 from rhotrace.analysis.claims.findings import audit_claims
 from rhotrace.analysis.fluctuation.comparison import compare
-from rhotrace.analysis.run_analysis import analyze
 from rhotrace.cli import app as cli
 from rhotrace.display.numbers import number
 from rhotrace.display.pages.analysis import analysis_page

@@ -39,7 +39,7 @@ from rich.console import Console
 from small import SMALL
 
 from rhotrace.analysis.member_bands import over_members
-from rhotrace.analysis.run_analysis import passages
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.transient import live_follower as watching
 from rhotrace.analysis.transient.live_follower import CURVES, TRAINING, Follower
 from rhotrace.analysis.transient.transient_time import Outcome
@@ -153,7 +153,7 @@ def test_a_run_followed_while_it_grows_shows_what_is_in_the_file(tmp_path, name)
                 assert (np.nanmin(kept), np.nanmax(kept)) == (np.nanmin(expected), np.nanmax(expected))
             for quantity, value in glimpse.last.items():
                 assert value == medians(trace, quantity)[-1]
-            for T, passed in zip(glimpse.T, passages(trace), strict=True):
+            for T, passed in zip(glimpse.T, RunSeries(trace).passages, strict=True):
                 assert (T > 0) == (passed.outcome is Outcome.LEFT)
                 assert (T == 0) == (passed.outcome is Outcome.NONE)
                 if T > 0:
@@ -1040,9 +1040,9 @@ def test_a_name_cannot_become_part_of_the_page(serve, runs, tmp_path):
 def test_a_port_that_is_taken_is_reported_in_one_line(refused, runs):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RhoTraceError, match=rf"^--port: {port} cannot be had \(.*\); choose another, or 0$"):
+        with pytest.raises(RhoTraceError, match=rf"^--port: {port} is not available \(.*\); choose another, or 0$"):
             watch_server.serve(Follower(runs["empty"]), port, every=1.0, announce=pytest.fail)
-        assert f"--port: {port} cannot be had" in refused("watch", runs["empty"], "--web", "--port", port)
+        assert f"--port: {port} is not available" in refused("watch", runs["empty"], "--web", "--port", port)
 
 
 def test_the_command_prints_the_address_and_ctrl_c_leaves_it(command, runs, monkeypatch):

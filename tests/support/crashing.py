@@ -30,7 +30,7 @@ from rhotrace.config import recipe
 from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.models.datasets import Dataset
 from rhotrace.runfile.reader import Trace, open_trace
-from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_identity import LAWS, audit
 from rhotrace.training import train as training
 
 # Children are forked from a server that has imported everything: each costs milliseconds, not the seconds of torch.
@@ -448,7 +448,7 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
         checked = audit(
             *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
             dtype=trace.attributes["dtype"],
-            weight_norm="v_norm" in trace,
+            law=LAWS["weight-norm" if "v_norm" in trace else "descent"],
         )
         if not checked or not checked.holds:
             found.append(f"the step identity is violated: {checked}")

@@ -1,4 +1,4 @@
-"""Series with planted properties."""
+"""Series with known properties."""
 
 from __future__ import annotations
 

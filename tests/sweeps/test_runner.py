@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from rhotrace.analysis.run_analysis import analyze
+from rhotrace.analysis.analyze import analyze
 from rhotrace.errors import TraceError
 from rhotrace.models.device import find_device
 from rhotrace.runfile.reader import open_trace

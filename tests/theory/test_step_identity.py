@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_identity import LAWS, StepLaw, audit, identity
 
 NAMES = ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")
 
@@ -15,16 +15,16 @@ def arrays(path):
 
 
 OPTIMIZERS = {
-    "gd": ("optimizer={kind: gd, lr: 0.05}", False),
-    "sgd": ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", False),
-    "weight norm": ("optimizer={kind: weight-norm, lr: 0.05}", True),
+    "gd": ("optimizer={kind: gd, lr: 0.05}", "descent"),
+    "sgd": ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "descent"),
+    "weight norm": ("optimizer={kind: weight-norm, lr: 0.05}", "weight-norm"),
 }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("optimizer", "weight_norm"), OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_true_run_passes(train, optimizer, weight_norm, dtype):
-    result = audit(*arrays(train(optimizer, f"network.dtype={dtype}")), dtype=dtype, weight_norm=weight_norm)
+@pytest.mark.parametrize(("optimizer", "law"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_true_run_passes(train, optimizer, law, dtype):
+    result = audit(*arrays(train(optimizer, f"network.dtype={dtype}")), dtype=dtype, law=LAWS[law])
     assert result.holds
     assert result.checked == 59 * 3 * 3
 
@@ -33,7 +33,7 @@ def test_a_true_run_passes(train, optimizer, weight_norm, dtype):
 def test_one_wrong_number_is_found_where_it_is(train, name):
     values = arrays(train())
     values[NAMES.index(name)][30, 1] *= 1 + 1e-6
-    result = audit(*values, dtype="float64", weight_norm=False)
+    result = audit(*values, dtype="float64", law=LAWS["descent"])
     assert not result.holds
     assert result.where[0] in {29, 30}
     assert result.where[1] == 1
@@ -42,12 +42,12 @@ def test_one_wrong_number_is_found_where_it_is(train, name):
 def test_a_wrong_learning_rate_is_found(train):
     values = arrays(train())
     values[-1] *= 1.001
-    assert not audit(*values, dtype="float64", weight_norm=False).holds
+    assert not audit(*values, dtype="float64", law=LAWS["descent"]).holds
 
 
 def test_a_step_far_larger_than_its_start_is_judged_by_its_own_size(train):
     result = audit(
-        *arrays(train("network.depth=1", "optimizer.lr=1e9", "steps=10")), dtype="float64", weight_norm=False
+        *arrays(train("network.depth=1", "optimizer.lr=1e9", "steps=10")), dtype="float64", law=LAWS["descent"]
     )
     assert result.holds
 
@@ -57,9 +57,61 @@ def test_the_balance_is_the_spread_over_layers(train):
     square = values[0] ** 2
     moved = np.abs((square[:, :, :, None] - square[:, :, None, :]) - (square[0, :, :, None] - square[0, :, None, :]))
     expected = (moved.max(axis=(2, 3)) / square.mean(axis=2)).max()
-    assert audit(*values, dtype="float64", weight_norm=False).balance == pytest.approx(expected)
+    assert audit(*values, dtype="float64", law=LAWS["descent"]).balance == pytest.approx(expected)
+
+
+DEGREE = np.array([2.0, 1.0, 3.0])
+
+
+def homogeneous(lr: float, steps: int, *, weight_norm: bool):
+    """Descent on a sum over samples of (u1^2 u2 u3^3 - y)^2, u_k = x . w_k: of degree 2, 1 and 3 in its three vectors."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((12, 4)), rng.standard_normal(12)
+    w = [0.6 * v / np.linalg.norm(v) for v in rng.standard_normal((3, 4))]
+    direction, found = [v.copy() for v in w], {name: [] for name in NAMES[:4]}
+    for _ in range(steps):
+        u = [x @ v for v in w]
+        g = u[0] ** 2 * u[1] * u[2] ** 3
+        slopes = [2 * u[0] * u[1] * u[2] ** 3, u[0] ** 2 * u[2] ** 3, 3 * u[0] ** 2 * u[1] * u[2] ** 2]
+        G = [2 * ((g - y) * slope) @ x / len(y) for slope in slopes]
+        found["rho_k"].append([np.linalg.norm(v) for v in w])
+        found["grad_norm"].append([np.linalg.norm(v) for v in G])
+        found["batch_a"].append(np.mean(y * g))
+        found["batch_q"].append(np.mean(g * g))
+        for k in range(3):
+            if not weight_norm:
+                w[k] = w[k] - lr * G[k]
+                continue
+            gamma, v = np.linalg.norm(w[k]), direction[k]
+            V = v / np.linalg.norm(v)
+            along = V @ G[k]
+            direction[k] = v - lr * gamma / np.linalg.norm(v) * (G[k] - V * along)
+            w[k] = (gamma - lr * along) * direction[k] / np.linalg.norm(direction[k])
+    rho_k, grad_norm, a, q = (np.array(found[name]) for name in NAMES[:4])
+    return rho_k[:, None], grad_norm[:, None], a[:, None], q[:, None], np.array([lr])
+
+
+@pytest.mark.parametrize("law", ["descent", "weight-norm"])
+def test_a_network_of_other_degrees_obeys_the_law_with_its_degrees_and_no_other(law):
+    values = homogeneous(0.05, 40, weight_norm=law == "weight-norm")
+    assert audit(*values, dtype="float64", law=LAWS[law], degree=DEGREE).holds
+    assert not audit(*values, dtype="float64", law=LAWS[law]).holds
+    assert not audit(*values, dtype="float64", law=LAWS[law], degree=DEGREE[::-1]).holds
+
+
+def test_ones_for_degrees_change_no_bit(train):
+    values = arrays(train())
+    plain = identity(*values, dtype="float64", law=LAWS["descent"])
+    ones = identity(*values, dtype="float64", law=LAWS["descent"], degree=np.ones(3))
+    for first, second in zip(plain, ones, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_laws_are_found_by_their_names():
+    assert all(isinstance(law, StepLaw) and law.name == name for name, law in LAWS.items())
+    assert set(LAWS) == {"descent", "weight-norm"}
 
 
 def test_nothing_finite_is_nothing_to_check():
     nan = np.full((5, 1, 2), np.nan)
-    assert audit(nan, nan, nan[:, :, 0], nan[:, :, 0], np.ones(1), dtype="float64", weight_norm=False) is None
+    assert audit(nan, nan, nan[:, :, 0], nan[:, :, 0], np.ones(1), dtype="float64", law=LAWS["descent"]) is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from components import batch_indices, mlp
 
-from rhotrace.analysis.run_analysis import fit_transient
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.transient.transient_time import Outcome as Transient
 from rhotrace.config import recipe
 from rhotrace.models.losses import Square

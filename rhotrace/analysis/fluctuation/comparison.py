@@ -15,14 +15,15 @@ import numpy as np
 
 from rhotrace.analysis.fluctuation.noise_scale_exponent import Exponent, Point, exponents
 from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine
-from rhotrace.analysis.run_analysis import require_steps
+from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.intervals import NONE, Interval, geometric_mean
-from rhotrace.theory.norm_dynamics import THETA
 
 MOST_RUNS = 20
+
+Sides = dict[tuple[str, str], Side]  # of one run, by start, and by start, learning rate and whatever else differs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Contrast:
     """One run over another, by their letters.
 
     Attributes:
-        base: the run that is held against.
+        base: the run that is compared with.
         run: the other.
         ratio: of their fluctuations, ``run`` over ``base``.
         paired: number of seeds over which the ratio is paired; 0 where it is not.
@@ -52,14 +53,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs in the order given.
+    """The runs in the order given; one whose members differ in more than their seeds is several sides, one for each group.
 
     Attributes:
-        align: whether windows, T and tau are told in steps or in time, lr x steps.
-        sides: the runs.
-        differs: keys at which their recipes differ, with each run's value.
-        contrasts: every run but A against A; then shuffled epochs against draws with replacement, where two runs
-            differ in nothing else.
+        align: whether windows, T and tau are in steps or in time, lr x steps.
+        sides: the runs, or the groups of their members.
+        differs: keys at which their recipes differ, with each side's value; ``members`` where a run has several groups.
+        contrasts: every other side against the first run's: the group of the same start and learning rate where
+            there is one; then shuffled epochs against draws with replacement, where two runs differ in nothing else.
         exponents: of the fluctuation against eta/b, over the runs that differ in them.
     """
 
@@ -71,48 +72,84 @@ class Comparison:
 
 
 def compare(
-    traces: Sequence[Trace],
+    runs: Sequence[Trace | RunSeries],
     *,
     align: Align = "step",
     window: tuple[float, float] | None = None,
-    theta: float = THETA,
+    theta: float | None = None,
     predicting: bool = False,
 ) -> Comparison:
     """Compares the fluctuation of rho around rho_eq in runs on the same data.
 
+    Members of a run that differ in their start or learning rate are not pooled: each group of them is a side of its own.
+
     Args:
-        traces: 2 to 20 runs; the first is what the others are held against.
+        runs: 2 to 20 runs; the others are compared with the first. A ``RunSeries`` has a theta of its own.
         align: count in steps, or in time, lr x steps.
-        window: first and last step (or time) to look at, in place of the window that is found; T is heeded still.
-        theta: the transient ends at rho = theta rho_eq.
-        predicting: also predict each fluctuation from the copies of the weights; needs the data.
+        window: first and last step (or time) to look at, in place of the window that is found; never before T.
+        theta: the transient ends at rho = theta rho_eq; 1/2 by default.
+        predicting: also predict each fluctuation from the snapshots; needs the data.
 
     Raises:
         AnalysisError: too few or too many runs, different data or numbers of outputs, a run without steps, or one
             given twice.
     """
+    traces = [run.trace if isinstance(run, RunSeries) else run for run in runs]
     _refuse(traces)
-    sides = tuple(
-        examine(trace, letter, align=align, window=window, theta=theta, predicting=predicting)
-        for letter, trace in zip(ascii_uppercase, traces, strict=False)
-    )
+    grouped = [  # run by run, so that the series of many runs are not kept
+        _sides(RunSeries.of(run, theta), letter, align=align, window=window, predicting=predicting)
+        for letter, run in zip(ascii_uppercase, runs, strict=False)
+    ]
+    sides = [side for own in grouped for side in own.values()]
     if window and not any(side.each for side in sides):
         why = next(reason for side in sides for reason in side.left_out.values())
         raise AnalysisError(f"--window: it leaves no member of any run ({why}); choose a window after T")
-    sampling = _sampling_pairs(traces)
-    pairs = dict.fromkeys([*((0, n) for n in range(1, len(sides))), *sampling])
-    contrasts = tuple(_contrast(sides[a], sides[b], only_sampling=(a, b) in sampling) for a, b in pairs)
-    return Comparison(align, sides, _differences(traces), contrasts, exponents(_points(sides)))
+    return _compared(traces, grouped, align)
 
 
-def alone(trace: Trace, *, theta: float = THETA) -> Comparison:
-    """One run's fluctuation by itself, with nothing to hold it against.
+def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
+    """One run's fluctuation by itself; its groups of members are compared with each other where it has several.
 
     Raises:
         AnalysisError: the run has no steps.
     """
-    require_steps(trace)
-    return Comparison("step", (examine(trace, theta=theta),), {}, (), ())
+    run = RunSeries.of(run, theta)
+    require_steps(run.trace)
+    return _compared([run.trace], [_sides(run, "A")], "step")
+
+
+def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - keywords of ``examine``
+    """A side for each group of a run's members, lettered A, or A1, A2 and so on, by start and learning rate."""
+    groups = run.groups()
+    return {
+        (run.starts[members[0]], run.labels[members[0]]): examine(
+            run, letter if len(groups) == 1 else f"{letter}{number}", group=group, members=members, **how
+        )
+        for number, (group, members) in enumerate(groups.items(), 1)
+    }
+
+
+def _compared(traces: Sequence[Trace], grouped: Sequence[Sides], align: Align) -> Comparison:
+    """All sides against those of the first run."""
+    first = grouped[0]
+    pairs: dict[tuple[str, str], tuple[Side, Side, bool]] = {}
+    for number, own in enumerate(grouped):
+        for kind, side in own.items():
+            base = _nearest(kind, first) if number else next(iter(first.values()))
+            if side is not base:
+                pairs[base.letter, side.letter] = base, side, False
+    for a, b in _sampling_pairs(traces):  # which have the same members, and so the same groups
+        for base, side in zip(grouped[a].values(), grouped[b].values(), strict=True):
+            pairs[base.letter, side.letter] = base, side, True
+    contrasts = tuple(_contrast(base, side, only_sampling=sampling) for base, side, sampling in pairs.values())
+    sides = tuple(side for own in grouped for side in own.values())
+    return Comparison(align, sides, _differences(traces, grouped), contrasts, exponents(_points(sides)))
+
+
+def _nearest(kind: tuple[str, str], sides: Sides) -> Side:
+    """The side of the same start and learning rate; else that of the same start; else the first."""
+    same_start = (side for (start, _), side in sides.items() if start == kind[0])
+    return sides.get(kind) or next(same_start, next(iter(sides.values())))
 
 
 def chosen_window(text: str | None) -> tuple[float, float] | None:
@@ -152,7 +189,7 @@ def _data(trace: Trace) -> str:
     return f"{data['dataset']} {trace.attributes['data_classes']}, N = {trace.attributes['samples']}, label noise {data['label_noise']:g}, seed {data['seed']}"
 
 
-def _differences(traces: Sequence[Trace]) -> dict[str, tuple[Any, ...]]:
+def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:
     recipes = [trace.recipe for trace in traces]
     keys = dict.fromkeys(key for recipe in recipes[1:] for key in differences(recipes[0], recipe))
 
@@ -161,7 +198,12 @@ def _differences(traces: Sequence[Trace]) -> dict[str, tuple[Any, ...]]:
             recipe = recipe.get(part) if isinstance(recipe, dict) else None
         return recipe
 
-    return {key: tuple(value(recipe, key) for recipe in recipes) for key in keys}
+    found = {
+        key: tuple(value(recipe, key) for recipe, own in zip(recipes, grouped, strict=True) for _ in own)
+        for key in keys
+    }
+    groups = tuple(side.group or "all" for own in grouped for side in own.values())
+    return {**found, "members": groups} if any(len(own) > 1 for own in grouped) else found
 
 
 def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
@@ -172,7 +214,7 @@ def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
         (a, b)
         for a, first in enumerate(recipes)
         for b, second in enumerate(recipes)
-        if differences(first, second) == wanted and first["optimizer"]["batch_size"]
+        if differences(first, second) == wanted and first["optimizer"].get("batch_size")
     ]
 
 
@@ -195,11 +237,12 @@ def _points(sides: Sequence[Side]) -> list[Point]:
     return [
         Point(
             optimizer=side.summary["optimizer"],
-            sampling=side.summary["optimizer_options"]["sampling"],
+            sampling=side.summary["optimizer_options"].get("sampling", ""),
             seed=member.seed,
             lr=member.lr,
             batch=side.batch,
             std=member.fluctuation.std.value,
+            start=member.start,
         )
         for side in sides
         if side.batch

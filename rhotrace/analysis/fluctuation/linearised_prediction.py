@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.claims.evidence import data_and_network
+from rhotrace.analysis.applicability import no_step_law
 from rhotrace.analysis.fluctuation.one_series import detrend
-from rhotrace.analysis.run_analysis import delta
+from rhotrace.analysis.rebuild_network import data_and_network
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
@@ -72,7 +73,7 @@ class Prediction:
     sharpness: float
 
 
-def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Prediction | str]:
+def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Prediction | str]:
     """Predicted and measured fluctuation of each member in its window (first and last step).
 
     Returns:
@@ -81,7 +82,10 @@ def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Pred
     Raises:
         AnalysisError: the data or the network cannot be had again, or the training set is too large for a kernel.
     """
-    recipe = Recipe.model_validate(trace.recipe)
+    trace = run.trace
+    if why := run.no_equilibrium or no_step_law(trace):
+        raise AnalysisError(f"{trace.path}: --predict: {why}")
+    recipe = trace.validated_recipe()
     again = data_and_network(trace, recipe)
     if isinstance(again, str):
         raise AnalysisError(f"{trace.path}: --predict: {again}; set RHOTRACE_DATA to the folder of the run's data")
@@ -91,7 +95,7 @@ def predict(trace: Trace, windows: dict[int, tuple[int, int]]) -> dict[int, Pred
             f"{trace.path}: --predict: got {dataset.y.size} outputs on the training set, expected at most {LARGEST} "
             "(the tangent kernel has the square of it); lower data.train"
         )
-    steps, deltas, _ = delta(trace)
+    steps, deltas = run.steps, run.delta
     found: dict[int, Prediction | str] = {}
     for member, window in windows.items():
         starts = _stretches(trace.snapshot_steps(), window, trace.strides["full"])

@@ -22,7 +22,7 @@ LAW = 0.5
 
 @dataclass(frozen=True)
 class Point:
-    """One member: how it was trained, and the standard deviation of its delta."""
+    """One member: how it was trained, from which start, and the standard deviation of its delta."""
 
     optimizer: str
     sampling: str
@@ -30,15 +30,17 @@ class Point:
     lr: float
     batch: int
     std: float
+    start: str = ""
 
 
 @dataclass(frozen=True)
 class Exponent:
-    """Exponents of the fluctuation over members that were trained with one optimizer and one way of sampling.
+    """Exponents of the fluctuation over members that were trained from one start, with one optimizer and sampling.
 
     Attributes:
         optimizer: of the runs.
         sampling: of their minibatches.
+        start: initial scale of the members, such as ``rho_k(0) 2.5``.
         scales: the values of eta/b, from small to large.
         members: number of points.
         paired: seeds whose own slopes were averaged; 0 where all points share one line.
@@ -50,6 +52,7 @@ class Exponent:
 
     optimizer: str
     sampling: str
+    start: str
     scales: tuple[float, ...]
     members: int
     paired: int
@@ -60,9 +63,9 @@ class Exponent:
 
 
 def exponents(points: Sequence[Point]) -> tuple[Exponent, ...]:
-    """One fit per optimizer and sampling that has at least two values of eta/b."""
+    """One fit for each optimizer, sampling and start that has at least two values of eta/b."""
     found = []
-    for (optimizer, sampling), group in groupby(sorted(points, key=_kind), key=_kind):
+    for (optimizer, sampling, start), group in groupby(sorted(points, key=_kind), key=_kind):
         mine = list(group)
         scales = sorted({float(f"{p.lr / p.batch:.9g}") for p in mine})  # as told apart by more than rounding
         if len(scales) < 2:
@@ -71,12 +74,12 @@ def exponents(points: Sequence[Point]) -> tuple[Exponent, ...]:
         logs = np.log([[p.std, p.lr / p.batch] for p in mine]).mean(axis=0)
         level = float(np.exp(logs[0] - joint[0].value * logs[1]))
         both, _ = _slopes(mine, [[np.log(p.lr), -np.log(p.batch)] for p in mine])
-        found.append(Exponent(optimizer, sampling, tuple(scales), len(mine), paired, joint[0], level, *both))
+        found.append(Exponent(optimizer, sampling, start, tuple(scales), len(mine), paired, joint[0], level, *both))
     return tuple(found)
 
 
-def _kind(point: Point) -> tuple[str, str]:
-    return point.optimizer, point.sampling
+def _kind(point: Point) -> tuple[str, str, str]:
+    return point.optimizer, point.sampling, point.start
 
 
 def _slopes(points: Sequence[Point], predictors: list[list[float]]) -> tuple[list[Interval], int]:

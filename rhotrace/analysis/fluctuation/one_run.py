@@ -1,4 +1,4 @@
-"""One run after its transient: each member's fluctuation around rho_eq, what theory says of it, and both over members."""
+"""One run after its transient: each member's fluctuation around rho_eq, what theory says of it, and both over seeds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, predict
 from rhotrace.analysis.fluctuation.one_series import Decay, Fluctuation, pooled_decay, spectrum
-from rhotrace.analysis.run_analysis import delta, passages, summary
+from rhotrace.analysis.run_series import RunSeries
+from rhotrace.analysis.run_summary import summary
 from rhotrace.analysis.transient.transient_time import Outcome
-from rhotrace.runfile.reader import Trace
-from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean
+from rhotrace.statistics.intervals import NONE, Interval, by_unit, geometric_centre, geometric_mean, mean
 from rhotrace.theory.linearised_sgd import frozen_std
-from rhotrace.theory.norm_dynamics import THETA
 
 Floats = NDArray[np.float64]
 Align = Literal["step", "time"]
@@ -32,6 +31,7 @@ class Member:
 
     Attributes:
         seed: of its weights.
+        start: its initial scale, such as ``rho_k(0) 2.5``.
         lr: learning rate eta.
         unit: by which steps are multiplied for display: 1, or the learning rate where runs are aligned in time.
         T: transient time, in steps; 0 where there was no transient.
@@ -42,6 +42,7 @@ class Member:
     """
 
     seed: int
+    start: str
     lr: float
     unit: float
     T: float
@@ -69,11 +70,14 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Side:
-    """One run of a comparison; intervals over members are Student's t, a single member's are of blocks of time.
+    """One run of a comparison, or those of its members that differ in nothing but their seeds.
+
+    Intervals are Student's t over distinct seeds; a single member's are of blocks of time.
 
     Attributes:
-        letter: A is the run that the others are held against.
+        letter: A is the run that the others are compared with; with a number where the run has several groups.
         path: of the run file.
+        group: what its members share that the run's others do not; empty where it is the whole run.
         summary: as ``rhotrace info`` has it.
         batch: samples per step; None for all.
         each: the members that have a fluctuation.
@@ -92,6 +96,7 @@ class Side:
 
     letter: str
     path: str
+    group: str
     summary: dict[str, Any]
     batch: int | None
     each: tuple[Member, ...]
@@ -109,28 +114,38 @@ class Side:
 
 
 def examine(
-    trace: Trace,
+    run: RunSeries,
     letter: str = "A",
     *,
+    group: str = "",
+    members: Sequence[int] | None = None,
     align: Align = "step",
     window: tuple[float, float] | None = None,
-    theta: float = THETA,
     predicting: bool = False,
 ) -> Side:
-    """Everything about one run's fluctuation; the arguments are those of ``comparison.compare``.
+    """Everything about the fluctuation of one run, or of a group of its members.
+
+    Args:
+        run: the run's series, with its theta.
+        letter: of the side.
+        group: what the members share that the run's others do not.
+        members: which; all of them by default.
+        align: as for ``comparison.compare``.
+        window: as for ``comparison.compare``.
+        predicting: also predict each fluctuation from the snapshots.
 
     Raises:
-        AnalysisError: a prediction was asked for, and the data or the network cannot be had again.
+        AnalysisError: a prediction was asked for, and the data or the network is not available.
     """
-    steps, deltas, log_rho = delta(trace)
-    T, found, left_out = _measure(trace, (steps, deltas, log_rho), align, window, theta)
-    about, batch = summary(trace), trace.recipe["optimizer"].get("batch_size")
-    frozen = _frozen(trace, found, batch)
-    predictions = predict(trace, {m: f.window for m, f in found.items()}) if predicting else {}
-    seeds, lr = trace["seed"], trace["lr"]
+    members = range(run.trace.members) if members is None else members
+    T, found, left_out = _measure(run, members, align, window)
+    frozen = _frozen(run, found)
+    predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
+    lr = run.lr
     each = tuple(
         Member(
-            seed=int(seeds[m]),
+            seed=run.seeds[m],
+            start=run.starts[m],
             lr=float(lr[m]),
             unit=float(lr[m]) if align == "time" else 1.0,
             T=T[m],
@@ -140,43 +155,45 @@ def examine(
         )
         for m, f in found.items()
     )
+    seeds = [m.seed for m in each]
     offsets = [m.fluctuation.offset for m in each]
-    predicted = [m.prediction for m in each if m.prediction]
-    decays = [m.decay for m in each if m.decay]
+    predicted = [(m.prediction, m.seed) for m in each if m.prediction]
+    decays = [(decay, m.seed) for m in each if (decay := m.decay)]
     return Side(
         letter=letter,
-        path=str(trace.path),
-        summary=about,
-        batch=batch,
+        path=str(run.trace.path),
+        group=group,
+        summary=summary(run.trace),
+        batch=run.batch_size,
         each=each,
         left_out=left_out,
         no_prediction={m: p for m, p in predictions.items() if isinstance(p, str)},
-        T=geometric_mean(np.array([m.T * m.unit for m in each if m.T > 0])) if any(m.T > 0 for m in each) else NONE,
-        offset=offsets[0] if len(offsets) == 1 else mean(np.array([o.value for o in offsets])),
-        std=_over_members([m.fluctuation.std for m in each]),
-        std_rho=_over_members([m.fluctuation.std_rho for m in each]),
-        std_rho_eq=_over_members([m.fluctuation.std_rho_eq for m in each]),
-        over_frozen=_ratios([m.fluctuation.std.value for m in each], [m.frozen for m in each]),
-        predicted_over=_ratios([p.predicted for p in predicted], [p.measured for p in predicted]),
-        decay=pooled_decay(decays) if decays else None,
-        spectrum=_spectrum(steps, deltas, each, trace.strides["full"]),
+        T=_geometric([(m.T * m.unit, m.seed) for m in each if m.T > 0]),
+        offset=offsets[0]
+        if len(offsets) == 1
+        else mean(by_unit(np.array([o.value for o in offsets]), seeds, lambda same: float(same.mean()))),
+        std=_over_seeds([m.fluctuation.std for m in each], seeds),
+        std_rho=_over_seeds([m.fluctuation.std_rho for m in each], seeds),
+        std_rho_eq=_over_seeds([m.fluctuation.std_rho_eq for m in each], seeds),
+        over_frozen=_ratios([(m.fluctuation.std.value, m.frozen, m.seed) for m in each]),
+        predicted_over=_ratios([(p.predicted, p.measured, seed) for p, seed in predicted]),
+        decay=pooled_decay([d for d, _ in decays], [seed for _, seed in decays]) if decays else None,
+        spectrum=_spectrum(run, each),
     )
 
 
 def _measure(
-    trace: Trace,
-    series: tuple[NDArray[np.int64], Floats, Floats],
-    align: Align,
-    window: tuple[float, float] | None,
-    theta: float,
+    run: RunSeries, members: Sequence[int], align: Align, window: tuple[float, float] | None
 ) -> tuple[dict[int, float], dict[int, Fluctuation], dict[int, str]]:
     """By member: T in steps (0 where there was no transient), the fluctuation, or why there is none."""
-    steps, deltas, log_rho = series
-    loss, lr = trace["loss"], trace["lr"]
+    steps, deltas, log_rho, loss, lr = run.steps, run.delta, run.log_rho, run.loss, run.lr
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
     left_out: dict[int, str] = {}
-    for m, passed in enumerate(passages(trace, theta=theta)):
+    if run.no_equilibrium:
+        return T, found, dict.fromkeys(members, run.no_equilibrium)
+    for m in members:
+        passed = run.passages[m]
         if passed.outcome not in {Outcome.LEFT, Outcome.NONE}:
             left_out[m] = str(passed.outcome)
             continue
@@ -200,26 +217,33 @@ def _measure(
     return T, found, left_out
 
 
-def _over_members(values: Sequence[Interval]) -> Interval:
+def _geometric(values: Sequence[tuple[float, int]]) -> Interval:
+    """Geometric mean over distinct seeds of (value, seed); NaN where there is none."""
+    if not values:
+        return NONE
+    return geometric_mean(by_unit(np.array([v for v, _ in values]), [seed for _, seed in values], geometric_centre))
+
+
+def _over_seeds(values: Sequence[Interval], seeds: Sequence[int]) -> Interval:
     if len(values) == 1:
         one = values[0]
         return Interval(max(one.value, STILL), one.low, one.high)
-    return geometric_mean(np.array([max(v.value, STILL) for v in values])) if values else NONE
+    return _geometric([(max(v.value, STILL), seed) for v, seed in zip(values, seeds, strict=True)])
 
 
-def _ratios(above: Sequence[float], below: Sequence[float]) -> Interval:
-    ratios = [a / b for a, b in zip(above, below, strict=True) if STILL < a < np.inf and STILL < b < np.inf]
-    return geometric_mean(np.array(ratios)) if ratios else NONE
+def _ratios(pairs: Sequence[tuple[float, float, int]]) -> Interval:
+    """Geometric mean over distinct seeds of ratios, from (above, below, seed)."""
+    return _geometric([(a / b, seed) for a, b, seed in pairs if STILL < a < np.inf and STILL < b < np.inf])
 
 
-def _frozen(trace: Trace, found: dict[int, Fluctuation], batch: int | None) -> dict[int, float]:
+def _frozen(run: RunSeries, found: dict[int, Fluctuation]) -> dict[int, float]:
     """Fluctuation of each member if V stood still, from the traced sums over its window."""
-    if not batch or not found:
+    if not run.batch_size or not found:
         return dict.fromkeys(found, 0.0)
-    every, steps, lr = trace.strides["full"], trace.step_of("a"), trace["lr"]
-    h, q = trace["a"] - trace["q"], trace["q"]  # mean of y g - g^2
-    excess = trace["batch_a"][::every] - trace["batch_q"][::every] - h
-    S = np.sum(trace["rho_k"][::every] ** -2.0, axis=2)
+    trace, steps, lr, q = run.trace, run.steps, run.lr, run.q
+    h = run.a - q  # mean of y g - g^2
+    excess = trace.aligned("batch_a") - trace.aligned("batch_q") - h
+    S = np.sum(run.rho_k**-2.0, axis=2)
     of = {}
     for m, f in found.items():
         rows = (steps >= f.window[0]) & (steps <= f.window[1])
@@ -232,7 +256,8 @@ def _frozen(trace: Trace, found: dict[int, Fluctuation], batch: int | None) -> d
     return of
 
 
-def _spectrum(steps: NDArray[np.int64], deltas: Floats, each: Sequence[Member], every: int) -> Spectrum | None:
+def _spectrum(run: RunSeries, each: Sequence[Member]) -> Spectrum | None:
+    steps, deltas, every = run.steps, run.delta, run.trace.strides["full"]
     if not each or len({m.unit for m in each}) > 1:  # members that count time differently have no common frequencies
         return None
     windows = [m.fluctuation.window for m in each]

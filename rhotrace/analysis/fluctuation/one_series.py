@@ -5,6 +5,7 @@ The series is ``delta = log(rho/rho_eq) = -log(a/q)`` on the full training set a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft, signal, stats
 
 from rhotrace.statistics.autocorrelation import integrated_time, integrated_time_interval
-from rhotrace.statistics.intervals import NONE, Interval, mean
+from rhotrace.statistics.intervals import NONE, Interval, by_unit, mean
 
 Floats = NDArray[np.float64]
 
@@ -310,13 +311,15 @@ def _slope(x: Floats, y: Floats) -> tuple[Interval, float]:
     return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half), float(residual @ residual)
 
 
-def pooled_decay(each: list[Decay]) -> Decay:
-    """The decay over members: Student's t over them for every slope, geometric mean of the falls."""
+def pooled_decay(each: Sequence[Decay], seeds: Sequence[int]) -> Decay:
+    """The decay over members: Student's t over distinct seeds for every slope, geometric mean of the falls."""
     falls = np.array([d.fall for d in each])
     exponential = sum(d.straighter == "exponential" for d in each)
 
     def pooled(slopes: list[Interval]) -> Interval:
-        return mean(np.array([s.value for s in slopes])) if len(slopes) > 1 else slopes[0]
+        if len(slopes) == 1:
+            return slopes[0]
+        return mean(by_unit(np.array([s.value for s in slopes]), seeds, lambda same: float(same.mean())))
 
     return Decay(
         rate=pooled([d.rate for d in each]),

@@ -1,4 +1,4 @@
-"""A comparison in words: what a referee would accept, and what he should be told beside it."""
+"""A comparison in words: what a referee would accept, and the cautions that belong with it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ def verdicts(result: Comparison) -> list[str]:
     """What follows, a sentence or two for each finding; the first is about the memo's remark 5 where it can be."""
     names = labels(result.sides)
     said = list(_contrasts(result, names))
-    said += [_exponent(exponent) for exponent in result.exponents]
+    starts = {(e.optimizer, e.sampling, e.start) for e in result.exponents}
+    several = len(starts) > len({kind[:2] for kind in starts})
+    said += [_exponent(exponent, several=several) for exponent in result.exponents]
     said += [line for side in result.sides for line in _decay(side, names[side.letter], result.align)]
     return said + list(_theory(result.sides))
 
 
 def labels(sides: Sequence[Side]) -> dict[str, str]:
-    """A short name for each run, by letter: its optimizer, and of its options those that tell the runs apart."""
+    """A short name for each side, by letter: its optimizer, the options that distinguish the runs, and its group."""
     words: dict[str, list[str]] = {side.letter: [_optimizer(side)] for side in sides}
     for key, symbol in (("lr", "lr"), ("batch_size", "b"), ("sampling", "")):
         values = {side.letter: side.summary["optimizer_options"].get(key) for side in sides}
@@ -43,8 +45,11 @@ def labels(sides: Sequence[Side]) -> dict[str, str]:
             continue
         for side in sides:
             value = values[side.letter]
-            if side.batch or key == "lr":
+            in_group = key == "lr" and "lr " in side.group
+            if (side.batch or key == "lr") and not in_group:
                 words[side.letter].append(f"{symbol} {value:g}" if symbol else str(value).replace("-", " "))
+    for side in sides:
+        words[side.letter] += [side.group] if side.group else []
     found = {letter: ", ".join(parts) for letter, parts in words.items()}
     if len(sides) == 2 and len(set(found.values())) == 2:
         return found
@@ -52,28 +57,44 @@ def labels(sides: Sequence[Side]) -> dict[str, str]:
 
 
 def _optimizer(side: Side) -> str:
-    if side.summary["optimizer"] == "weight-norm":
-        return "weight normalisation" if side.batch is None else "minibatch weight normalisation"
-    return "GD" if side.batch is None else "SGD"
+    kind = side.summary["optimizer"]
+    if kind in ("gd", "sgd"):
+        return "GD" if side.batch is None else "SGD"
+    name = "weight normalisation" if kind == "weight-norm" else str(kind)
+    return name if side.batch is None else f"minibatch {name}"
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------
 
 
 def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
-    """Every run against A, those with one outcome in one sentence; then the sampling alone."""
-    sides = {side.letter: side for side in result.sides}
-    told = [c for c in result.contrasts if c.base == result.sides[0].letter]
-    base = names[result.sides[0].letter]
-    empty = [names[side.letter] for side in result.sides if not side.each]
-    if empty:
-        yield f"No verdict on {', '.join(empty)}: no member left its transient with enough steps after it."
-    known = [c for c in told if np.isfinite(c.ratio.value)]
+    """Every side against one of the first run, those with one outcome in one sentence; then the sampling alone."""
+    empty = [side for side in result.sides if not side.each]
+    stayed = [names[side.letter] for side in empty if not _inapplicable(side)]
+    if stayed:
+        yield f"No verdict on {', '.join(stayed)}: no member left its transient with enough steps after it."
+    for side in empty:
+        if why := _inapplicable(side):
+            yield f"No verdict on {names[side.letter]}: {why}."
+    for base in (side for side in result.sides if side.path == result.sides[0].path):
+        yield from _against(base, result, names)
+    yield from (_sampling(c) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
+
+
+def _inapplicable(side: Side) -> str:
+    """Why nothing can be said of a run's fluctuation; empty where its members may have one."""
+    return next((why for why in side.left_out.values() if why.startswith("does not apply")), "")
+
+
+def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[str]:
+    """What was compared with one side of the first run."""
+    sides, base = {one.letter: one for one in result.sides}, names[side.letter]
+    known = [c for c in result.contrasts if c.base == side.letter and np.isfinite(c.ratio.value)]
     for contrast in known:
         if not np.isfinite(contrast.ratio.low):
             yield (
                 f"log(rho/rho_eq) fluctuates {contrast.ratio.value:.3g} times as much under {names[contrast.run]} as under "
-                f"{base}, but no interval can be given: train at least 3 members."
+                f"{base}, but no interval can be given: train at least 3 members with different seeds."
             )
     more = [c for c in known if c.ratio.low > 1]
     less = [c for c in known if c.ratio.high < 1]
@@ -84,7 +105,6 @@ def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
     if same:
         which = "; ".join(f"{names[c.run]}: {_with(c.ratio)}" for c in same)
         yield f"No difference is shown from {base}: the ratio's interval contains 1 ({which})."
-    yield from (_sampling(c) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
 
 
 def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
@@ -134,11 +154,13 @@ def _sampling(contrast: Contrast) -> str:
     return f"{said}{spared}."
 
 
-def _exponent(exponent: Exponent) -> str:
+def _exponent(exponent: Exponent, *, several: bool) -> str:
+    """The power of eta/b; with the start where exponents from several starts are given."""
     p = exponent.joint
-    kind = exponent.sampling.replace("-", " ")
+    kind = exponent.sampling.replace("-", " ") + (f", {exponent.start}" if several else "")
     over = f"over eta/b from {exponent.scales[0]:.2g} to {exponent.scales[-1]:.2g}"
-    who = "minibatch weight normalisation" if exponent.optimizer == "weight-norm" else "SGD"
+    others = {"sgd": "SGD", "weight-norm": "minibatch weight normalisation"}
+    who = others.get(exponent.optimizer, f"minibatch {exponent.optimizer}")
     if not np.isfinite(p.low):
         return f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} {over}; too few points for an interval."
     holds = p.low <= LAW <= p.high
@@ -230,9 +252,17 @@ def _about_recipes(result: Comparison) -> Iterator[str]:
 
 def _about_run(side: Side) -> Iterator[str]:
     letter, each, n = side.letter, [m.fluctuation for m in side.each], len(side.each)
-    if side.left_out:
-        why = "; ".join(f"member {m}: {reason}" for m, reason in side.left_out.items())
+    if side.left_out and not _inapplicable(side):
+        who = {why: [str(m) for m, own in side.left_out.items() if own == why] for why in side.left_out.values()}
+        why = "; ".join(
+            f"member{'s' if len(those) > 1 else ''} {', '.join(those)}: {why}" for why, those in who.items()
+        )
         yield f"{letter}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})"
+    if len({m.seed for m in side.each}) < n:
+        yield (
+            f"{letter}: {n} members have {len({m.seed for m in side.each})} distinct seeds; members that share a seed "
+            "are not independent, so the intervals count each seed once"
+        )
     drifting = sum(not f.stationary for f in each)
     if drifting:
         yield f"{letter}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the window"

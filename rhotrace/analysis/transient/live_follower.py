@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.member_bands import Curve, over_members
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.analysis.transient.transient_time import first_lasting
 from rhotrace.errors import TraceError
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.run_lock import is_locked
-from rhotrace.statistics.extremes import Envelope
+from rhotrace.statistics.extremes import Curve, Envelope, over_members
 from rhotrace.statistics.intervals import geometric_mean
 from rhotrace.theory.norm_dynamics import THETA
 
@@ -25,13 +25,18 @@ _RECENT = 10  # looks at something new from which the rate is taken
 
 
 class TransientWatch:
-    """Follows each member's T while it trains: what ``transient.first_lasting`` finds in the rows so far.
+    """Follows each member's T while it trains: what ``transient_time.first_lasting`` finds in the rows so far.
+
+    Args:
+        theta: the transient ends at rho = theta rho_eq.
 
     Attributes:
         T: step of each member's first lasting crossing, NaN where there is none yet; None before the first row.
+        inapplicable: why the run has no T, to be set by who knows; empty where it may have one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, theta: float = THETA) -> None:
+        self.theta, self.inapplicable = theta, ""
         self.T: NDArray[np.float64] | None = None
         self._since: NDArray[np.float64] = np.empty(0)  # step from which each member's condition holds, or NaN
 
@@ -39,7 +44,7 @@ class TransientWatch:
         """Takes in the next rows of the run, (n,) and (n, M); the first ones must be those of step 0."""
         if self.T is None:
             self.T, self._since = np.full((2, rho_eq_over_rho.shape[1]), np.nan)
-        reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / THETA)
+        reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / self.theta)
         for member in np.flatnonzero(np.isnan(self.T) & (reached.any(axis=0) | ~np.isnan(self._since))):
             since = self._since[member]
             before = [] if np.isnan(since) else [int(since)]  # stands for all rows since then
@@ -53,12 +58,15 @@ class TransientWatch:
 
     def words(self) -> str:
         """Such as ``T about 4410 steps (3 of 4 members)``, the geometric mean over those that have passed it."""
+        if self.inapplicable:
+            return f"T: {self.inapplicable}"
         if self.T is None:
             return "T not yet reached"
         members = len(self.T)
         passed, at_once = self.T[self.T > 0], int((self.T == 0).sum())
         if at_once == members:
-            return "no transient: rho started at or above rho_eq/2"
+            reached = "rho_eq/2" if self.theta == 0.5 else f"{self.theta:g} rho_eq"
+            return f"no transient: rho started at or above {reached}"
         counts = [f"{len(passed)} of {members} members"] if len(passed) and members > 1 else []
         counts += [f"{at_once} of {members} had no transient"] if at_once else []
         T = f"T about {geometric_mean(passed).value:.0f} steps" if len(passed) else "T not yet reached"
@@ -106,16 +114,17 @@ class Follower:
     Args:
         path: of the run file, of a run in any state.
         stretches: of each curve that are kept.
+        theta: the transient ends at rho = theta rho_eq.
     """
 
-    def __init__(self, path: Path, stretches: int = 800) -> None:
-        self._path, self._stretches = path, stretches
+    def __init__(self, path: Path, stretches: int = 800, *, theta: float = THETA) -> None:
+        self._path, self._stretches, self._theta = path, stretches, theta
         self._run = ""
         self._begin()
 
     def _begin(self) -> None:
         self._seen = 0
-        self._transient = TransientWatch()
+        self._transient = TransientWatch(self._theta)
         self._curves = {name: Envelope(self._stretches) for name in CURVES}
         self._times: deque[tuple[int, float]] = deque(maxlen=_RECENT)
 
@@ -153,14 +162,18 @@ class Follower:
             )
 
     def _read(self, trace: Trace) -> None:
+        self._transient.inapplicable = no_equilibrium(trace)
         slab = trace.layout.steps_within(SLAB_BYTES)
         for first in range(self._seen, trace.steps, slab):
             last = min(first + slab, trace.steps)
             rows = trace.layout.span("full", first, last)
             stride = trace.strides["full"]
-            ratio = trace.rows("rho_eq_over_rho", rows)
-            self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)
+            if not self._transient.inapplicable:
+                ratio = trace.rows("rho_eq_over_rho", rows)
+                self._transient.update(np.arange(rows.start, rows.stop) * stride, ratio)
             for name, curve in self._curves.items():
+                if name not in trace:
+                    continue
                 own = trace.layout.span("step", first, last) if name == "log_rho" else rows
                 curve.extend(over_members(trace.rows(name, own))[1])
         self._seen = trace.steps
@@ -193,6 +206,9 @@ def _last(trace: Trace) -> dict[str, float]:
         return {}
     found = {}
     for name in ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error"):
+        if name not in trace:
+            found[name] = np.nan
+            continue
         rows = trace.layout.rows(trace.quantity(name).cadence, trace.steps)
         found[name] = float(over_members(trace.rows(name, slice(rows - 1, rows)))[1][0])
     return found

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory import norm_dynamics
@@ -184,6 +186,13 @@ def given(A: float, B: float) -> Setting:
     return Constants(A, B, 0.0, "given"), [4], [0.1, 0.15, 0.2, 0.3, 0.5]
 
 
+def refuse_both(A: float | None, B: float | None, run: Path | None) -> None:
+    """Raises AnalysisError where constants are given beside a run that has its own."""
+    got = [f"{option} {value:g}" for option, value in (("--A", A), ("--B", B)) if value is not None]
+    if run and got:
+        raise AnalysisError(f"{' '.join(got)}: got constants beside --from {run}, which has its own; leave out either")
+
+
 def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
     """Positive numbers from ``0.1,0.2`` or, log-spaced, ``low:high:count``.
 
@@ -215,8 +224,10 @@ def constants_of(trace: Trace, *, step: int, member: int = 0) -> Setting:
     """A and B of a run at a step, in units in which rho_eq at that step is 1; its depth, and its norm as a start.
 
     Raises:
-        AnalysisError: the run has no such step or member, or a <= 0 or q = 0 there.
+        AnalysisError: the run has no rho_eq, no such step or member, or a <= 0 or q = 0 there.
     """
+    if why := no_equilibrium(trace):
+        raise AnalysisError(f"{trace.path}: --from: {why}")
     steps = trace.step_of("a")
     if not 0 <= member < trace.members or not len(steps) or not 0 <= step <= steps[-1]:
         raise AnalysisError(

@@ -6,7 +6,7 @@ Plain functions of arrays, no files: rows are evaluations in time, columns are m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -15,7 +15,14 @@ from scipy import stats
 
 from rhotrace.analysis.transient.closed_form_fit import ClosedFormFit, Driven, Series, constant_T, fit_closed_form
 from rhotrace.statistics.autocorrelation import autocorrelation_time
-from rhotrace.statistics.intervals import NONE, Interval, bootstrapped_geometric_mean, geometric_mean
+from rhotrace.statistics.intervals import (
+    NONE,
+    Interval,
+    bootstrapped_geometric_mean,
+    by_unit,
+    geometric_centre,
+    geometric_mean,
+)
 from rhotrace.theory.norm_dynamics import THETA
 
 Floats = NDArray[np.float64]
@@ -41,6 +48,7 @@ class Outcome(StrEnum):
     DECAYED = "decayed towards zero"
     DEAD = "died: every output became zero"
     DIVERGED = "diverged"
+    INAPPLICABLE = "does not apply"
 
 
 @dataclass(frozen=True)
@@ -94,10 +102,12 @@ class Pool:
         label: what they share.
         members: how many there are.
         left: how many have a T.
-        T: geometric mean over those, with Student's t interval on log T.
-        bootstrap: the same mean with an interval from resampling the members; none for fewer than 8.
-        mean: arithmetic mean of T.
-        std: sample standard deviation of T.
+        T: geometric mean over the distinct seeds of those, with Student's t interval on log T; members that share a
+            seed are not independent, and count once, with their geometric mean.
+        bootstrap: the same mean with an interval from resampling the seeds; none for fewer than 8.
+        mean: arithmetic mean of T over distinct seeds.
+        std: sample standard deviation of T over distinct seeds.
+        seeds: how many distinct seeds have a T.
     """
 
     label: str
@@ -107,39 +117,71 @@ class Pool:
     bootstrap: Interval
     mean: float
     std: float
+    seeds: int
 
 
 @dataclass(frozen=True)
 class TransientFit:
-    """All of ``analyze``'s answer about the transient."""
+    """All of ``analyze``'s answer about the transient.
+
+    Attributes:
+        theta: the transient ends at rho = theta rho_eq.
+        each: T of each member.
+        pools: T over members.
+        inapplicable: why the run has no T by its definition; empty where it may have one.
+    """
 
     theta: float
     each: tuple[MemberTransient, ...]
     pools: tuple[Pool, ...]
+    inapplicable: str = ""
 
 
-def measure(member: int, series: Series, *, theta: float = THETA, fit: bool = True) -> MemberTransient:
-    """T of one member by every definition, with the outcome's name where there is none."""
-    passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
-    outcome, T = passed.outcome, passed.T
+def inapplicable(theta: float, why: str, labels: Sequence[str], seeds: Sequence[int]) -> TransientFit:
+    """The answer about a run that has no rho_eq."""
+    each = tuple(
+        MemberTransient(m, Outcome.INAPPLICABLE, np.nan, 0, np.nan, np.nan, no_fit=why) for m in range(len(labels))
+    )
+    return TransientFit(theta, each, pool(each, labels, seeds), why)
+
+
+def measure(
+    member: int, series: Series, *, theta: float = THETA, fit: bool = True, passed: Passage | None = None
+) -> MemberTransient:
+    """T of one member by every definition, with the outcome's name where there is none.
+
+    Args:
+        member: its number.
+        series: its series.
+        theta: the transient ends at rho = theta rho_eq.
+        fit: also fit the closed form.
+        passed: its ``passage`` at this theta, where the caller has it.
+    """
+    if passed is None:
+        passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
     loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
     T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if loss_row >= 0 else np.nan
-    found, why = None, f"needs a T; {outcome}"
-    if fit and outcome is Outcome.LEFT:
-        found, why = fit_closed_form(series, T, theta=theta)
-    return MemberTransient(
+    found = MemberTransient(
         member=member,
-        outcome=outcome,
-        T=T,
+        outcome=passed.outcome,
+        T=passed.T,
         dwell=passed.dwell,
         T_loss=float(T_loss),
         T_inflection=_inflection(series),
         crossing=passed.crossing,
         T_constant=constant_T(series, theta),
         driven=_driven(series, theta),
-        fit=found,
-        no_fit=why,
+        no_fit=f"needs a T; {passed.outcome}",
     )
+    return with_fit(found, series, theta=theta) if fit else found
+
+
+def with_fit(found: MemberTransient, series: Series, *, theta: float = THETA) -> MemberTransient:
+    """What was measured of a member with the closed form fitted, where it has a T."""
+    if found.outcome is not Outcome.LEFT:
+        return found
+    fit, why = fit_closed_form(series, found.T, theta=theta)
+    return replace(found, fit=fit, no_fit=why)
 
 
 def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *, theta: float = THETA) -> Passage:
@@ -270,22 +312,29 @@ def _inflection(series: Series) -> float:
 # --- over members ------------------------------------------------------------------------------------------
 
 
-def pool(each: Sequence[MemberTransient | Passage], labels: Sequence[str]) -> tuple[Pool, ...]:
-    """T over the members with the same label; members that never left are counted, not averaged."""
+def pool(each: Sequence[MemberTransient | Passage], labels: Sequence[str], seeds: Sequence[int]) -> tuple[Pool, ...]:
+    """T over the members with the same label; members that never left are counted, not averaged.
+
+    Args:
+        each: the members.
+        labels: what distinguishes each apart from its seed.
+        seeds: of each; only distinct ones are independent.
+    """
     pools = []
     for label in dict.fromkeys(labels):
-        group = [m for m, own in zip(each, labels, strict=True) if own == label]
-        T = np.array([m.T for m in group if m.outcome is Outcome.LEFT])
-        std = float(T.std(ddof=1)) if len(T) > 1 else np.nan
+        group = [(m, seed) for m, own, seed in zip(each, labels, seeds, strict=True) if own == label]
+        left = [(m.T, seed) for m, seed in group if m.outcome is Outcome.LEFT]
+        T = by_unit(np.array([T for T, _ in left]), [seed for _, seed in left], geometric_centre)
         pools.append(
             Pool(
                 label,
-                len(group),
-                len(T),
-                geometric_mean(T),
-                bootstrapped_geometric_mean(T),
-                float(T.mean()) if len(T) else np.nan,
-                std,
+                members=len(group),
+                left=len(left),
+                T=geometric_mean(T),
+                bootstrap=bootstrapped_geometric_mean(T),
+                mean=float(T.mean()) if len(T) else np.nan,
+                std=float(T.std(ddof=1)) if len(T) > 1 else np.nan,
+                seeds=len(T),
             )
         )
     return tuple(pools)

@@ -1,4 +1,4 @@
-"""The picture of ``audit``: what it measured along the run, beside what it tolerates."""
+"""The figure of ``audit``: what it measured along the run, with its tolerances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.analysis.run_analysis import step_residuals
 from rhotrace.display.figures.style import COLOURS, DASHES, drawable, drawn, line, symbol
 from rhotrace.theory import paper
 from rhotrace.theory.step_identity import ROUNDING, balance_drift
@@ -27,16 +26,25 @@ Floats = NDArray[np.float64]
 def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> None:
     """The exact step, the balance of the layers, the distance from rho_eq and the rest of V, each in the worst member."""
     trace = evidence.trace
-    dtype, residual = trace.attributes["dtype"], step_residuals(trace)
-    steps, rows = np.arange(trace.steps), trace.step_of("a")
+    dtype, residual, ratio = trace.attributes["dtype"], evidence.run.step_residuals, evidence.run.rho_eq_over_rho
+    steps, rows = np.arange(trace.steps), evidence.run.steps
     with np.errstate(all="ignore"):
-        share = np.abs(1 - 1 / np.where(evidence.ratio > 0, evidence.ratio, np.nan))
+        share = np.abs(1 - 1 / np.where(ratio > 0, ratio, np.nan))
         across = None if evidence.across is None else evidence.across / np.nanmax(evidence.across, axis=0)
     counts = Counter(claim.finding.outcome for claim in claims)
-    told = f"{counts['holds']} statements hold, {counts['fails']} fail, {counts['not testable here']} are not testable on it"
+    verdict = (
+        f"{counts['holds']} statements hold, {counts['fails']} fail, {counts['not testable here']} are not testable"
+    )
     with drawn(path, 6.6, 7.6) as figure:
         axes = figure.subplots(4, 1, sharex=True)
-        _panel(axes[0], steps[:-1], residual, ROUNDING[dtype], "rounding")
+        largest = ""
+        if residual is None:
+            axes[0].set_yticks([])
+            axes[0].annotate(evidence.run.no_audit, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+        else:
+            _panel(axes[0], steps[:-1], residual, ROUNDING[dtype], "rounding")
+            worst = np.nanmax(residual, initial=0)
+            largest = f" Largest residual of the exact step {worst:.1e}, tolerated {ROUNDING[dtype]:g}."
         axes[0].set(title=f"Exact step: {paper.cite('eq3')} with its finite-step term", ylabel="residual")
         _panel(axes[1], steps, balance_drift(trace["rho_k"]), 0.05, "tolerated")
         axes[1].set(title=f"Balance: {paper.cite('lemma1')}", ylabel=f"drift of {symbol('rho_k')}²")
@@ -50,11 +58,8 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
             _panel(axes[3], steps, across, 0.05, "tolerated at the end")
         axes[3].set(title=f"Directions at rest: {paper.cite('eq8')}", ylabel="gradient across\n$V_k$ / its largest")
         axes[3].set_xlabel("step")
-        figure.suptitle(f"Memo 112 against this run: {told}", fontsize=9, x=0.01, ha="left")
-        figure.set_label(
-            f"What the audit measured along the run, in the worst member and layer: {told}. Largest residual of the exact "
-            f"step {np.nanmax(residual, initial=0):.1e}, tolerated {ROUNDING[dtype]:g}."
-        )
+        figure.suptitle(f"Memo 112 compared with this run: {verdict}", fontsize=9, x=0.01, ha="left")
+        figure.set_label(f"What the audit measured along the run, in the worst member and layer: {verdict}.{largest}")
 
 
 def _panel(axes: Axes, steps: NDArray[np.int64], values: Floats, tolerance: float, says: str) -> None:

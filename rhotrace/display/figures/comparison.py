@@ -1,4 +1,4 @@
-"""The picture of ``compare``: delta of each run, spectra, and the fluctuation beside its predictions and against eta/b."""
+"""The figure of ``compare``: delta of each run, spectra, and the fluctuation with its predictions and against eta/b."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rhotrace.analysis.fluctuation.one_run import STILL
 from rhotrace.analysis.fluctuation.verdict import labels
-from rhotrace.analysis.run_analysis import delta
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.display.figures.style import DASHES, MARKERS, colour, drawn, empty, line, plain_ticks
 from rhotrace.display.numbers import ranged
 
@@ -26,16 +26,17 @@ _STRIP, _BELOW = 0.75, 3.0  # heights in inches
 _REACH = 6.0  # standard deviations beyond the offset that a strip shows, of the run that needs most
 
 
-def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -> None:
+def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], path: Path) -> None:
     """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and their law or their course."""
-    shown = list(zip(result.sides, traces, strict=True))[:_MOST_STRIPS]
+    of = {str(run.trace.path): run for run in map(RunSeries.of, runs)}
+    shown = [(side, of[side.path]) for side in result.sides[:_MOST_STRIPS]]
     with drawn(path, 9.0, _STRIP * len(shown) + _BELOW + 0.6) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_STRIP * len(shown) + 0.4, _BELOW))[:, 0]
         strips = above.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         names = labels(result.sides)
-        for number, (axes, (side, trace)) in enumerate(zip(strips, shown, strict=True)):
+        for number, (axes, (side, run)) in enumerate(zip(strips, shown, strict=True)):
             label = names[side.letter]
-            _strip(axes, number, side, trace, label if label.startswith(side.letter) else f"{side.letter} ({label})")
+            _strip(axes, number, side, run, label if label.startswith(side.letter) else f"{side.letter} ({label})")
         first = [side.each[0].fluctuation for side, _ in shown if side.each]
         largest = max((abs(f.offset.value) + _REACH * f.std.value for f in first), default=0.0)
         if largest > STILL:
@@ -52,13 +53,13 @@ def comparison_figure(result: Comparison, traces: Sequence[Trace], path: Path) -
             _against_noise(right, result)
         else:
             _over_time(right, result)
-        told = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
+        sizes = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
         figure.set_label(
-            "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(told) + "."
+            "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(sizes) + "."
         )
 
 
-def _strip(axes: Axes, number: int, side: Side, trace: Trace, label: str) -> None:
+def _strip(axes: Axes, number: int, side: Side, run: RunSeries, label: str) -> None:
     axes.annotate(label, (0.995, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     axes.axhline(0, color="0.6", linewidth=0.6)
     axes.set_ylabel("δ", rotation=0)
@@ -66,9 +67,8 @@ def _strip(axes: Axes, number: int, side: Side, trace: Trace, label: str) -> Non
         axes.annotate("no member left its transient", (0.5, 0.2), xycoords="axes fraction", ha="center")
         return
     member = side.each[0]
-    steps, deltas, _ = delta(trace)
-    times = steps * member.unit
-    line(axes, times, deltas[:, member.fluctuation.member], color=colour(number), linewidth=0.7)
+    times = run.steps * member.unit
+    line(axes, times, run.delta[:, member.fluctuation.member], color=colour(number), linewidth=0.7)
     first, last = (edge * member.unit for edge in member.fluctuation.window)
     for edge in ((0.0, first), (last, float(times[-1]))):
         axes.axvspan(*edge, color="0.5", alpha=0.12, linewidth=0)
@@ -139,7 +139,7 @@ def _against_noise(axes: Axes, result: Comparison) -> None:
 
 def _over_time(axes: Axes, result: Comparison) -> None:
     """The size of the steps of delta in twelve pieces of the time after T, of the member that the strips show."""
-    axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="std of the jumps of δ")
+    axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="size of the jumps of δ (std)")
     axes.set_title("Size of the jumps after T")
     some = False
     for number, side in enumerate(result.sides):

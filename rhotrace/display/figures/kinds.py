@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rhotrace.analysis.fluctuation import comparison
 from rhotrace.analysis.member_bands import run_names
-from rhotrace.analysis.run_analysis import fit_transient, require_steps, series_of
-from rhotrace.analysis.transient.scaling_with_start import scaling
+from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.scaling_with_start import scaling
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.comparison import comparison_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
@@ -21,7 +21,7 @@ from rhotrace.sweeps.results import collect
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of picture.
+    """One kind of figure.
 
     Attributes:
         says: what it shows.
@@ -37,19 +37,21 @@ def transient(traces: Sequence[Trace], path: Path, theta: float) -> None:
     found = {}
     for name, trace in zip(run_names([trace.path for trace in traces]), traces, strict=True):
         require_steps(trace)
-        series = series_of(trace)
-        found[name] = series, fit_transient(trace, fit=False, theta=theta, series=series)
+        run = RunSeries(trace, theta)
+        found[name] = run.members, run.transient
     plots.transient_figure(found, path)
 
 
 def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
     """log(rho/rho_eq) after the transient, and its spectra."""
-    result = comparison.alone(*traces, theta=theta) if len(traces) == 1 else comparison.compare(traces, theta=theta)
+    runs = [RunSeries(trace, theta) for trace in traces]
+    result = comparison.alone(*runs) if len(runs) == 1 else comparison.compare(runs)
     if not any(side.each for side in result.sides):
         side = result.sides[0]
         member, why = next(iter(side.left_out.items()))
-        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; train for longer, or draw rho")
-    comparison_figure(result, traces, path)
+        remedy = "" if runs[0].no_equilibrium else "train for longer, or "
+        raise AnalysisError(f"{side.path}: nothing to draw: member {member} {why}; {remedy}draw rho")
+    comparison_figure(result, runs, path)
 
 
 def exponents(traces: Sequence[Trace], path: Path, theta: float) -> None:

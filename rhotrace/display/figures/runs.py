@@ -1,4 +1,4 @@
-"""The pictures of runs over time: norm and equilibrium norm, layer norms, margins, loss and error; members as bands."""
+"""The figures of runs over time: norm and equilibrium norm, layer norms, margins, loss and error; members as bands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.member_bands import Band, Curve, Floats, Group, band, bands, groups
+from rhotrace.analysis.member_bands import Band, Floats, Group, band, bands, groups
 from rhotrace.display.figures.style import (
     COLOURS,
     DASHES,
@@ -25,6 +25,7 @@ from rhotrace.display.figures.style import (
 )
 from rhotrace.display.numbers import number, span
 from rhotrace.recording.quantities import QUANTILES
+from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
 
@@ -48,14 +49,17 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> Non
         words = []
         for place, group in enumerate(shown):
             rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
-            eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
-            name = _named(group)
+            name, end = _named(group), ""
             _draw(axes, rho, colour(place), label=f"{mathematical(name)}$\\rho$")
-            _draw(axes, eq, colour(place), label=f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$", linestyle=DASHES[1])
+            if "log_rho_eq" in group.trace:  # the square loss alone has it
+                eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
+                own = f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$"
+                _draw(axes, eq, colour(place), label=own, linestyle=DASHES[1])
+                end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
             _mark_T(axes, group, colour(place))
             words.append(
                 f"{name}{group.size}, steps {rho.steps[0]} to {rho.steps[1]}: log10 of rho goes from {rho.ends[0]:.3g} to "
-                f"{rho.ends[1]:.3g}, that of rho_eq ends at {eq.ends[1]:.3g}; {_T_words(group)}"
+                f"{rho.ends[1]:.3g}{end}; {_T_words(group)}"
             )
         axes.set(
             xlabel="step",
@@ -226,16 +230,16 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
 
 
 def _few(found: list[Group], most: int) -> tuple[list[Group], str]:
-    """The groups that fit a picture, and words for the others."""
+    """The groups that fit in a figure, and words for the others."""
     return found[:most], f" (the first {most} of {len(found)} groups)" if len(found) > most else ""
 
 
 def _members(shown: Sequence[Group]) -> str:
-    """What a line and a band stand for."""
+    """What a line and a band mean."""
     if all(len(group.members) == 1 for group in shown):
         return "one network each" if len(shown) > 1 else "one network"
     if len(shown) > 1:
-        return "of each group the network of median T, band over all"
+        return "the network of median T in each group, band over all"
     (group,) = shown
     why = " (median T)" if np.isfinite(group.T.T.value) else ""
     return f"network {group.members[group.typical]}{why}, band over all {len(group.members)}"

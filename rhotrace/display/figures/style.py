@@ -1,4 +1,4 @@
-"""One style for every picture: readable in print and without colour vision, symbols as in the memo."""
+"""One style for every figure: readable in print and without colour vision, symbols as in the memo."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rhotrace.recording.quantity import Description
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, told apart by all kinds of colour vision; for grey, lines differ in dash or marker too.
+# Okabe and Ito's colours, distinguishable with any colour vision; in grey, lines also differ in dash or marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)), (0, (1, 3)))
@@ -60,14 +60,14 @@ _STYLE: Any = {
 
 
 def check_format(path: Path | None, option: str = "--plot") -> None:
-    """Raises RhoTraceError for a picture's name with an ending that is not one of ``FORMATS``."""
+    """Raises RhoTraceError for a figure's name with an ending that is not one of ``FORMATS``."""
     if path is not None and path.suffix.lower() not in FORMATS:
         raise RhoTraceError(f"{option}: got {path}, expected a name that ends in {', '.join(FORMATS)}")
 
 
 @contextmanager
 def letters_as_shapes() -> Iterator[None]:
-    """Within it an SVG carries its letters as shapes, for readers who lack the fonts; otherwise they stay editable."""
+    """Within it, an SVG contains its letters as shapes, for readers without the fonts; otherwise text stays editable."""
     before = _STYLE["svg.fonttype"]
     _STYLE["svg.fonttype"] = "path"
     try:
@@ -77,7 +77,7 @@ def letters_as_shapes() -> Iterator[None]:
 
 
 def described_in(svg: str) -> str:
-    """The description in words that an SVG of ours carries."""
+    """The description in words that our SVG files contain."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
     return unescape(found[1]) if found else ""
 
@@ -91,7 +91,7 @@ def symbol(name: str, *, decimal: bool = False) -> str:
 
 
 def mathematical(words: str) -> str:
-    """What tells members apart, ``rho_k(0) 0.5, lr 0.1``, with its symbols as mathematics."""
+    """What distinguishes members, such as ``rho_k(0) 0.5, lr 0.1``, with its symbols as mathematics."""
     words = words.replace("$", "\\$")
     return re.sub(r"\blr (?=\d)", "η = ", words.replace("rho_k(0) ", "$\\rho_k(0)$ = "))
 
@@ -104,7 +104,7 @@ def label(quantity: Description) -> str:
 
 @contextmanager
 def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in the house style, saved at the end; its label becomes the picture's description in words."""
+    """A figure in the house style, saved at the end; its label becomes its description in words."""
     check_format(path)
     refuse_to_replace_a_run(path)
     from matplotlib import rc_context
@@ -125,7 +125,7 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
                 path, metadata={key: v for key, v in known[path.suffix.lower()].items() if v or key != "Description"}
             )
         except OSError as problem:
-            raise RhoTraceError(f"{path}: the picture cannot be written: {problem.strerror or problem}") from None
+            raise RhoTraceError(f"{path}: the figure cannot be written: {problem.strerror or problem}") from None
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -151,30 +151,30 @@ def legend(axes: Axes, **where: Any) -> None:  # noqa: ANN401
 
 
 def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without what a logarithmic axis cannot hold: the last steps of a run that diverges."""
+    """Values without those too large for an axis: the last steps of a run that diverges."""
     return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
 
 def empty(axes: Axes) -> None:
-    """What stands where there is nothing to draw on logarithmic axes."""
+    """Says that there is nothing to draw, where logarithmic axes would be empty."""
     axes.plot([], [])
     axes.set(xticks=[], yticks=[])
     axes.annotate("nothing to draw", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def colour(number: int) -> str:
-    """Of a curve by its number; they come round again."""
+    """The colour of a curve by its number; colours repeat."""
     return COLOURS[number % len(COLOURS)]
 
 
 def ramp(share: float) -> tuple[float, float, float]:
-    """From light to dark blue, so that an order reads in grey too."""
+    """From light to dark blue, so that the order is visible in grey too."""
     light, dark = np.array([0.62, 0.79, 0.93]), np.array([0.0, 0.18, 0.38])
     red, green, blue = light + share * (dark - light)
     return float(red), float(green), float(blue)
 
 
 def line(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401
-    """A curve of which only the rows that can be seen are drawn."""
+    """A curve, drawn with only the rows that are visible."""
     rows = extremes.thinned(values)
     axes.plot(steps[rows], values[rows], **look)

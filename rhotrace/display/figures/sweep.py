@@ -1,4 +1,4 @@
-"""The picture of ``sweep``: T against one axis, or the phase diagram of T over two."""
+"""The figure of ``sweep``: T against one axis, or the phase diagram of T over two."""
 
 from __future__ import annotations
 

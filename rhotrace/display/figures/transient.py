@@ -1,4 +1,4 @@
-"""The pictures of ``simulate``, ``analyze`` and ``scaling``."""
+"""The figures of ``simulate``, ``analyze`` and ``scaling``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rhotrace.theory import norm_dynamics, paper
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rhotrace.analysis.transient.scaling_with_start import Scaling
+    from rhotrace.analysis.scaling_with_start import Scaling
     from rhotrace.analysis.transient.simulation import Simulation
     from rhotrace.analysis.transient.transient_time import TransientFit
 
@@ -65,7 +65,7 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
                     ha="right",
                 )
         axes[-1].set_xlabel("t = η · step")
-        figure.suptitle(f"{paper.cite('fig1')}: ρ in a net with constant A and B{more}", fontsize=10)
+        figure.suptitle(f"{paper.cite('fig1')}: ρ of a network with constant A and B{more}", fontsize=10)
         figure.set_label(f"Square root of rho against time for constant A and B. {_T_of(simulation)}")
 
 
@@ -103,7 +103,7 @@ def tikhonov_figure(simulation: Simulation, path: Path) -> None:
         )
         if highest > 0:  # above rho_eq lambda is negative: not on a logarithmic axis
             left.set(yscale="log", ylim=(max(lowest * 1e-3, highest * 1e-12), highest * 1.5))
-        right.set(xlabel="t = η · step", ylabel="$\\rho$", title="norm of the net")
+        right.set(xlabel="t = η · step", ylabel="$\\rho$", title="norm of the network")
         if A > 0:
             right.axhline(A / B, color="0.4", linestyle=":", label="$\\rho_\\mathrm{eq} = A/B$")
         if len(simulation.t) > 1:  # T of different depths differs by orders of magnitude
@@ -160,11 +160,11 @@ FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2":
 
 
 def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], path: Path) -> None:
-    """log10 of rho and rho_eq with T and the driven solution, and below it by how much the driven solution misses.
+    """log10 of rho and rho_eq with T and the driven solution, and below it the error of the driven solution.
 
     Args:
         runs: by name, the members' series and their transients; at most four are drawn.
-        path: of the picture.
+        path: of the figure.
     """
     shown = list(runs.items())[:_MOST_RUNS]
     more = f"; the first {len(shown)} of {len(runs)} runs" if len(shown) < len(runs) else ""
@@ -202,7 +202,7 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
             above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
     above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
     above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
-    above.plot([], [], " ", label=f"marked: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
+    above.plot([], [], " ", label=f"marker: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
     if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
         pool = transient.pools[0].T
         above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
@@ -248,7 +248,7 @@ def scaling_figure(result: Scaling, path: Path) -> None:
         right.set(
             xlabel="$\\rho_k(0)$ / smallest",
             ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
-            title="Collapsed by the law: 1 where it holds",
+            title="Collapsed by the law (1 where it holds)",
         )
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
         laws = [f"L = {e.depth}: exponent {ranged(e.exponent)}, law {e.law:g}" for e in result.each if e.depth > 2]

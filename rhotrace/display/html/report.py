@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rhotrace.analysis.analyze import Analysis, analyze
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.analysis.claims.findings import Claim, audit_claims
+from rhotrace.analysis.claims.findings import Claim, audit_claims, cautions
 from rhotrace.analysis.fluctuation.comparison import MOST_RUNS, Comparison, alone, compare
 from rhotrace.analysis.fluctuation.verdict import verdicts
 from rhotrace.analysis.member_bands import run_names
-from rhotrace.analysis.run_analysis import Analysis, analyze, require_steps, series_of
-from rhotrace.analysis.transient.scaling_with_start import Scaling, scaling
+from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.scaling_with_start import Scaling, scaling
 from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Code, Data, Figure, Heading, Paragraph, Table, table
 from rhotrace.display.figures import transient as plots
@@ -61,22 +62,22 @@ def write_report(
         traces: 1 to 20 runs.
         path: of the new file, which may replace an older report.
         theta: the transient ends at rho = theta rho_eq.
-        command: with which it was made, for the record.
-        force: replace a file that is no report.
+        command: that makes the report, for the record.
+        force: replace a file that is not a report.
 
     Returns:
         The titles of its sections.
 
     Raises:
-        AnalysisError: too many runs, or one without steps.
-        RhoTraceError: the file cannot be written, or another one is there.
+        AnalysisError: there are too many runs, or one has no steps.
+        RhoTraceError: the file cannot be written, or the path is taken.
     """
     if len(traces) > MOST_RUNS:
         raise AnalysisError(f"got {len(traces)} runs, expected at most {MOST_RUNS} in a report")
     refuse_to_replace(path, force=force)
     names = run_names([trace.path for trace in traces])
     found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
-    together = _together(found, theta)
+    together = _together(found)
     blocks = [_results(found, together), *_blocks(found, together, theta)]
     page = report_page(
         blocks,
@@ -92,41 +93,47 @@ def write_report(
 
 def _examined(name: str, trace: Trace, theta: float) -> Found:
     require_steps(trace)
-    evidence = Evidence(trace, series_of(trace))
-    analysis = analyze(trace, fit=True, theta=theta, series=evidence.series)
-    return Found(name, trace, evidence, analysis, audit_claims(evidence))
+    evidence = Evidence(RunSeries(trace, theta))
+    return Found(name, trace, evidence, analyze(evidence.run, fit=True), audit_claims(evidence))
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
-    """Raises RhoTraceError where a file is in the way that is no report."""
+    """Raises RhoTraceError if the path is taken by a file that is not a report."""
     if path.is_dir():
         raise RhoTraceError(f"{path}: got a folder, expected a name for the report, such as {path / 'report.html'}")
     refuse_to_replace_a_run(path)
     if path.exists() and not force and MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise RhoTraceError(f"{path}: is there already and is no report; choose another name with -o, or --force")
+        raise RhoTraceError(f"{path}: exists and is not a report; choose another name with -o, or --force")
 
 
 @dataclass(frozen=True)
 class _Together:
-    """What several runs say together; None where they do not."""
+    """What the runs show together.
+
+    Attributes:
+        comparison: of the runs; None if they cannot be compared.
+        laws: T against the start; None unless a depth has several starts.
+        why: there is no comparison.
+        no_laws: why T cannot be fitted against the start, where runs differ in it.
+    """
 
     comparison: Comparison | None
     laws: Scaling | None
-    why: str  # there is no comparison
-    no_laws: str  # why T is not held against the start, where runs differ in it
+    why: str
+    no_laws: str
 
 
-def _together(found: Sequence[Found], theta: float) -> _Together:
-    traces = [one.trace for one in found]
+def _together(found: Sequence[Found]) -> _Together:
+    traces, runs = [one.trace for one in found], [one.evidence.run for one in found]
     comparison, laws, why, no_laws = None, None, "", ""
     try:
-        comparison = compare(traces, theta=theta) if len(traces) > 1 else alone(traces[0], theta=theta)
+        comparison = compare(runs) if len(runs) > 1 else alone(runs[0])
     except AnalysisError as reason:
         why = str(reason)
     starts = {(t.depth, float(start)) for t in traces if "init_rho_k" in t for start in t["init_rho_k"]}
     if len(starts) > len({depth for depth, _ in starts}):  # several at a depth
         try:
-            laws = scaling(traces, theta=theta)
+            laws = scaling(runs)
         except AnalysisError as reason:
             no_laws = str(reason)
     return _Together(comparison, laws, why, no_laws)
@@ -188,7 +195,7 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
     yield Heading("Transient time, fits and audit of the steps", 3, f"{key}-T")
     yield Figure(
         "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
-        lambda path: plots.transient_figure({"": (one.evidence.series, one.analysis.transient)}, path),
+        lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
     )
     yield from findings(one.analysis, fits=True)
 
@@ -203,7 +210,7 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
     )
 
     yield Heading("The memo, statement by statement", 3, f"{key}-claims")
-    yield from statements(one.claims)
+    yield from statements(one.claims, cautions(one.evidence))
     yield Figure(
         "What the audit measured along the run, in the worst network, and the tolerances.",
         lambda path: audit_figure(one.evidence, one.claims, path),
@@ -220,12 +227,13 @@ def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
     if comparison and any(side.each for side in comparison.sides):
         title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
         yield Heading(title, 2, "fluctuation")
-        for side, one in zip(comparison.sides, found, strict=True):
-            yield Paragraph(f"{side.letter}: {one.name}")
+        names = {str(one.trace.path): one.name for one in found}
+        for side in comparison.sides:
+            yield Paragraph(f"{side.letter}: {', '.join(part for part in (names[side.path], side.group) if part)}")
         yield from contrasts(comparison)
         yield Figure(
             "log(rho/rho_eq) after the transient, its spectrum and size.",
-            lambda path: comparison_figure(comparison, [one.trace for one in found], path),
+            lambda path: comparison_figure(comparison, [one.evidence.run for one in found], path),
         )
     elif together.why:
         yield Heading("Run against run", 2, "fluctuation")

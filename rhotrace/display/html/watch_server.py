@@ -1,4 +1,4 @@
-"""``watch --web``: the same view as a page of this machine, which loads itself again while the run trains."""
+"""``watch --web``: the same view as a web page on this machine, which reloads while the run trains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 
 class _Page:
-    """The page of a run, drawn again when the run has moved; several browsers may ask at once."""
+    """The page of a run, drawn again when there are new steps; several browsers may ask at once."""
 
     def __init__(self, follower: Follower, every: float) -> None:
         self._follower, self._every = follower, every
@@ -28,7 +28,7 @@ class _Page:
         self._html = b""
 
     def html(self) -> bytes:
-        """The page as it is now."""
+        """The current page."""
         with self._lock:
             glimpse = self._follower.look()
             now = glimpse.run, glimpse.steps, glimpse.state
@@ -51,12 +51,12 @@ class _Page:
             source=source,
             alt=alt,
         )
-        return page.encode(errors="replace")  # a name may hold bytes that are no letters
+        return page.encode(errors="replace")  # a file name may contain bytes that are not text
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
-        """Says nothing of a browser that has gone before it had its answer."""
+        """Ignores a browser that disconnected before the answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -66,15 +66,15 @@ def serve(follower: Follower, port: int, *, every: float, announce: Callable[[st
 
     Args:
         follower: of the run.
-        port: to listen at; 0 takes a free one.
-        every: seconds from one loading to the next.
+        port: to listen on; 0 takes a free one.
+        every: seconds between reloads.
         announce: called with the page's address.
 
     Raises:
-        RhoTraceError: the port cannot be had, or the run not be read.
+        RhoTraceError: the port is not available, or the run cannot be read.
     """
     page = _Page(follower, every)
-    page.html()  # what is wrong with the run is told here, not in the browser
+    page.html()  # a run that cannot be read is reported here, not in the browser
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -98,7 +98,7 @@ def serve(follower: Follower, port: int, *, every: float, announce: Callable[[st
     try:
         server = _Server((HOST, port), Handler)
     except OSError as problem:
-        raise RhoTraceError(f"--port: {port} cannot be had ({problem.strerror}); choose another, or 0") from None
+        raise RhoTraceError(f"--port: {port} is not available ({problem.strerror}); choose another, or 0") from None
     here = [f":{server.server_port}", *([""] if server.server_port == 80 else [])]  # browsers leave out :80
     hosts = {name + end for name in (HOST, "localhost") for end in here}
     with server:

@@ -12,10 +12,9 @@ from rhotrace.display.pages.headline import headline, title
 from rhotrace.theory import paper
 
 if TYPE_CHECKING:
-    from rhotrace.analysis.run_analysis import Analysis
+    from rhotrace.analysis.analyze import Analysis
     from rhotrace.analysis.transient.transient_time import Pool, TransientFit
     from rhotrace.statistics.intervals import Interval
-    from rhotrace.theory.step_identity import Audit
 
 
 def analysis_page(result: Analysis, *, fits: bool) -> list[Block]:
@@ -32,7 +31,7 @@ def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
     yield from _driven(result.transient)
     for words in pool_words(result.transient):
         yield Paragraph(words, strong=True)
-    yield from _audit(result.audit)
+    yield from _audit(result)
 
 
 def _transient(result: Analysis) -> Iterator[Block]:
@@ -51,7 +50,7 @@ def _transient(result: Analysis) -> Iterator[Block]:
                 number(each.T_constant, 4),
             )
         )
-        if math.isnan(each.T):
+        if math.isnan(each.T) and not result.transient.inapplicable:
             without.append(Paragraph(f"member {each.member}: no T, {each.outcome}"))
     columns = "member | seed | T | ± (95 %) | T loss | T growth | T driven | T constant"
     yield table(columns, rows, "The transient time by each definition, in steps")
@@ -101,6 +100,8 @@ def _driven(transient: TransientFit) -> Iterator[Block]:
 
 def pool_words(transient: TransientFit) -> list[str]:
     """T over the members that share start and learning rate, a sentence for each."""
+    if transient.inapplicable:
+        return [f"T: {transient.inapplicable}."]
     return [_pool_words(pool, several=len(transient.pools) > 1) for pool in transient.pools]
 
 
@@ -109,8 +110,10 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
     if pool.left == 0:
         return f"No T{where}: none of {pool.members} members left the transient in this run."
     some = "" if pool.left == pool.members else " that left; the others would be later, so this is a lower bound"
-    if pool.left == 1:
-        return f"T = {number(pool.T.value, 4)} steps{where}; one member of {pool.members} has a T: no interval over members."
+    if pool.seeds == 1:
+        have = "one member has" if pool.left == 1 else f"{pool.left} members that share one seed have"
+        return f"T = {number(pool.T.value, 4)} steps{where}; {have} a T, of {pool.members}: no interval over members."
+    some += "" if pool.seeds == pool.left else f", which have {pool.seeds} distinct seeds, each counted once"
     return (
         f"T = {number(pool.T.value, 4)} steps{where}, 95 % interval {number(pool.T.low, 4)} to {number(pool.T.high, 4)} "
         f"(geometric mean of {pool.left} of {pool.members} members{some}; Student's t on log T{_bootstrapped(pool)}; "
@@ -161,10 +164,11 @@ def _bare(interval: Interval, digits: int) -> str:
     return number(interval.value, digits)
 
 
-def _audit(audit: Audit | None) -> Iterator[Block]:
+def _audit(result: Analysis) -> Iterator[Block]:
     yield Heading("Audit")
+    audit = result.audit
     if audit is None:
-        yield Paragraph("fewer than two finite steps: nothing to check")
+        yield Paragraph(f"not checked: {result.no_audit}")
         return
     step, member, layer = audit.where
     verdict = "holds to rounding" if audit.holds else "does NOT hold"

@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 _SHORT = {"holds": "holds", "fails": "FAILS", "not testable here": "–"}
 
 
-def claims_page(path: Path, summary: dict[str, Any], claims: Sequence[Claim]) -> list[Block]:
+def claims_page(path: Path, summary: dict[str, Any], claims: Sequence[Claim], cautions: Sequence[str]) -> list[Block]:
     """The memo, statement by statement, compared with one run; then where the memo contradicts itself."""
     data = {
         "path": str(path),
+        "cautions": list(cautions),
         "claims": [plain(claim) for claim in claims],
         "errata": [plain(erratum) for erratum in paper.ERRATA],
     }
     return [
         Data(data),
         *title(str(path), headline(summary)),
-        *statements(claims),
+        *statements(claims, cautions),
         Heading("Where the memo's own words or factors do not agree"),
         *errata(),
     ]
 
 
-def statements(claims: Sequence[Claim]) -> Iterator[Block]:
-    """Every statement with what was measured, and how many hold."""
+def statements(claims: Sequence[Claim], cautions: Sequence[str] = ()) -> Iterator[Block]:
+    """What to know about the run first; then every statement with what was measured, and how many hold."""
+    for caution in cautions:
+        yield Paragraph(caution, strong=True)
     rows = []
     for claim in claims:
         finding = claim.finding
@@ -45,8 +48,8 @@ def statements(claims: Sequence[Claim]) -> Iterator[Block]:
     yield table(columns, rows, paper.CITATION)
     yield Paragraph("–: not testable on this run alone, for the reason given.")
     counts = Counter(claim.finding.outcome for claim in claims)
-    told = f"{counts['holds']} hold, {counts['fails']} fail, {counts['not testable here']} not testable here"
-    yield Paragraph(told, strong=True)
+    verdict = f"{counts['holds']} hold, {counts['fails']} fail, {counts['not testable here']} not testable here"
+    yield Paragraph(verdict, strong=True)
 
 
 def errata() -> Iterator[Block]:

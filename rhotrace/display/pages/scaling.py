@@ -13,7 +13,7 @@ from rhotrace.display.pages.headline import title
 from rhotrace.theory import paper
 
 if TYPE_CHECKING:
-    from rhotrace.analysis.transient.scaling_with_start import Scaling
+    from rhotrace.analysis.scaling_with_start import Scaling
 
 
 def scaling_page(result: Scaling) -> list[Block]:

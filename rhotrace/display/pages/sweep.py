@@ -23,14 +23,14 @@ def plan_page(plan: Plan) -> Iterator[Block]:
     """How many points, networks and runs, and how much memory and disk they take."""
     sweep, largest = plan.sweep, max(len(run.points) for run in plan.runs)
     steps = {run.recipe.steps for run in plan.runs}
-    told = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{min(steps)}"
+    each = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{min(steps)}"
     sizes = {"members": plan.members, "memory": plan.memory, "free": plan.free, "disk": plan.disk}
     runs = [{"name": run.name, "members": len(run.points), "steps": run.recipe.steps} for run in plan.runs]
     yield Data({"folder": str(plan.folder), "points": len(sweep.points), **sizes, "runs": runs})
     yield Heading(f"{sweep.path}: {', '.join(sweep.axes)} over {sweep.recipe}", level=1)
     yield Paragraph(
         f"{count(len(sweep.points), 'point')} x {count(len(sweep.seeds), 'seed')} = {count(plan.members, 'network')} in "
-        f"{count(len(plan.runs), 'run')} of at most {count(largest, 'member')}, {told} steps each"
+        f"{count(len(plan.runs), 'run')} of at most {count(largest, 'member')}, {each} steps each"
     )
     yield Paragraph(
         f"memory: about {plan.memory / 1e9:.1f} GB for the largest run, of {plan.free / 1e9:.1f} GB free; "
@@ -109,16 +109,16 @@ def commonest(point: PointResult) -> str:
 
 
 def _short(outcome: str) -> str:
-    """``never left the transient`` is never, ``no transient: ...`` none; of the others what stands before the colon."""
+    """``never left the transient`` is never, ``no transient: ...`` none; of the others the words before the colon."""
     known = {"never": "never", "no": "none", "decayed": "decayed", "oscillating": "oscillating"}
     return known.get(outcome.partition(" ")[0], outcome.partition(":")[0])
 
 
 def key(value: Any) -> str:  # noqa: ANN401 - any recipe value
-    """What tells a value of an axis from every other."""
+    """A key that distinguishes a value of an axis from every other."""
     return json.dumps(value, sort_keys=True)
 
 
 def shown(value: Any) -> str:  # noqa: ANN401 - any recipe value
-    """A value of an axis as it is written in tables: a number to six digits."""
+    """A value of an axis as tables show it: a number to six digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

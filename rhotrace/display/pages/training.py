@@ -31,25 +31,29 @@ def training_start(recipe: Recipe, path: Path, first: int) -> list[Block]:
     ]
 
 
-def training_end(outcome: Outcome, path: Path, transient: TransientWatch | None) -> list[Block]:
+def training_end(outcome: Outcome, path: Path, transient: TransientWatch) -> list[Block]:
     """How the training ended, what it cost, and what to do next.
 
     Args:
         outcome: of the training.
         path: of the run file.
-        transient: T of the members; None for a loss without rho_eq.
+        transient: T of the members.
     """
     took = f"{outcome.steps} steps in {outcome.seconds:.1f} s"
     if outcome.share_full:
         took += f", {100 * outcome.share_full:.0f} % of it for full-set sums (a larger record.full_every takes less)"
-    T = f"; {transient.words()}" if transient else ""
+    T = transient.words()
     words = {
-        "finished": f"done: {took}{T}",
-        "interrupted": f"interrupted: {took} are recorded, and the same command resumes the run{T}",
+        "finished": f"done: {took}; {T}",
+        "interrupted": f"interrupted: {took} are recorded, and the same command resumes the run; {T}",
         "diverged": f"diverged: rho is not finite in any member after {took}; try a smaller learning rate or initial scale",
     }[outcome.ended]
     size = f"{path}, {path.stat().st_size / 1e6:.1f} MB"
-    command = f"analyze {shlex.quote(str(path))} --fit-transient" if transient else f"info {shlex.quote(str(path))}"
+    command = (
+        f"analyze {shlex.quote(str(path))} --fit-transient"
+        if not transient.inapplicable
+        else f"info {shlex.quote(str(path))}"
+    )
     after = "" if outcome.ended == "diverged" else f"; next: rhotrace {command}"
-    data = {"path": str(path), **plain(outcome), "T": transient.T if transient else None}
+    data = {"path": str(path), **plain(outcome), "T": transient.T}
     return [Data(data), Paragraph(words), Paragraph(size + after)]

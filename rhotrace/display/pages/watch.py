@@ -1,4 +1,4 @@
-"""What ``watch`` says of a run, in a terminal and in a browser."""
+"""The state of a run in words, as ``watch`` shows it in a terminal and in a browser."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def output() -> Terminal:
 
 
 def show(console: Console, blocks: Iterable[Block]) -> None:
-    """Prints blocks; an empty line stands above headings, titled tables, and paragraphs that stand apart."""
+    """Prints blocks; with an empty line above headings, titled tables and paragraphs that stand apart."""
     separated = True  # nothing, or an empty line, is above
     for block in blocks:
         match block:
@@ -60,7 +60,7 @@ def show(console: Console, blocks: Iterable[Block]) -> None:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Prints a line without markup; a terminal wraps it, and a pipe gets it whole."""
+    """Prints a line without markup, wrapped only in a terminal."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
@@ -100,7 +100,7 @@ def _print_table(console: Console, table: Table) -> None:
 
 
 def _width(table: Table) -> int:
-    """Columns that a table needs: numbers whole, words in lines of at least ``_WORDS``."""
+    """Columns that a table needs: numbers are not broken, words are wrapped to no fewer than ``_WORDS``."""
     needed = 0
     for number, column in enumerate(table.columns):
         widest = max(map(cell_len, [column.name, *(row[number] for row in table.rows)]))

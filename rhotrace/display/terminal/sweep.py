@@ -1,4 +1,4 @@
-"""The live view of a sweep: a table of its runs in a terminal, a line now and then in a pipe."""
+"""The live view of a sweep: in a terminal a table of its runs, in a pipe a line from time to time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINE_SECONDS = 10.0
 
 
 class SweepView:
-    """Shows where the runs of a sweep stand; a context manager, to be passed as ``watch``."""
+    """Shows the progress of a sweep's runs; a context manager to be passed as ``watch``."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -43,7 +43,7 @@ class SweepView:
         self._live.stop()
 
     def __call__(self, states: Mapping[str, State]) -> None:
-        """Shows where each run stands."""
+        """Shows the progress of each run."""
         words = self._words(states)
         if self._console.is_terminal:
             self._live.update(Group(rich_table(_running(states)), Text(words)), refresh=True)
@@ -57,13 +57,13 @@ class SweepView:
         self._first = done if self._first is None else self._first
         rate = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
         counts = Counter(s.state for s in states.values())
-        told = ", ".join(f"{n} {state}" for state, n in counts.items())
+        states_now = ", ".join(f"{n} {state}" for state, n in counts.items())
         left = f", about {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        return f"{told}; {100 * done / max(total, 1):.0f} % of all member-steps, {rate:,.0f} a second{left}"
+        return f"{states_now}; {100 * done / max(total, 1):.0f} % of all member-steps, {rate:,.0f} a second{left}"
 
 
 def _running(states: Mapping[str, State]) -> Table:
-    """The runs in training first, then those that wait; finished ones only while there is room."""
+    """The runs in training first, then those that wait; finished ones only if there is room."""
     order = {"training": 0, "begun": 1, "failed": 2, "interrupted": 3, "waiting": 4}
     shown = sorted(states.values(), key=lambda s: order.get(s.state, 5))[:_MOST_ROWS]
     return table(

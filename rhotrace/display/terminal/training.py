@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.analysis.transient.live_follower import TransientWatch
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import open_trace
@@ -36,7 +37,7 @@ class TrainingView:
         announce: prints what is about to be trained, once everything is checked.
 
     Attributes:
-        transient: T so far; None for a loss without rho_eq, which has no T.
+        transient: T so far.
     """
 
     def __init__(self, console: Console, path: Path, announce: Callable[[int], None]) -> None:
@@ -44,7 +45,7 @@ class TrainingView:
         self._announce = announce
         self._before = (0, 0.0)  # steps and seconds at the end of the last block
         self._stride = 1  # steps between rows of rho_eq/rho
-        self.transient: TransientWatch | None = TransientWatch()
+        self.transient = TransientWatch()
         self._bar = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -72,18 +73,17 @@ class TrainingView:
     def _recall(self, first: int) -> None:
         """Gives ``transient`` the recorded rows: a resumed run may have passed its T long before."""
         with open_trace(self._path) as trace:
-            if _RATIO not in trace:
-                self.transient = None
-                return
             self._stride = trace.strides["full"]
+            self.transient.inapplicable = no_equilibrium(trace)
+            if self.transient.inapplicable:
+                return
             slab = trace.layout.steps_within(SLAB_BYTES)
             for start in range(0, first, slab):
                 rows = trace.layout.span("full", start, min(start + slab, first))
                 self._follow(rows.start, trace.rows(_RATIO, rows))
 
     def _follow(self, row: int, ratio: NDArray[np.float64]) -> None:
-        if self.transient:
-            self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
+        self.transient.update(np.arange(row, row + len(ratio)) * self._stride, ratio)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -124,7 +124,7 @@ class TrainingView:
             measured |= {"rho_eq/rho": _median(rows[_RATIO][-1])} if _RATIO in rows else {}
         medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
         values = medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
-        return [self.transient.words(), values] if self.transient else [values]
+        return [values] if self.transient.inapplicable else [self.transient.words(), values]
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

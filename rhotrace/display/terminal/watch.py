@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rhotrace.analysis.member_bands import Curve, Floats
-    from rhotrace.statistics.extremes import Rows
+    from rhotrace.statistics.extremes import Curve, Floats, Rows
 
 _AXIS = 8  # columns of the numbers beside a plot
 _BAR = 20
@@ -31,17 +30,17 @@ _PER_DECADE = float(np.log(10))
 
 
 def watch(console: Console, follower: Follower, *, every: float, once: bool, as_json: bool) -> Glimpse:
-    """Shows a run until it ends or somebody has seen enough; in a pipe, a line whenever it has moved.
+    """Shows a run until it ends or Ctrl-C; in a pipe, prints a line whenever there are new steps.
 
     Args:
         console: where to.
         follower: of the run.
-        every: seconds from one look to the next.
-        once: look once.
-        as_json: print each look as a line of JSON.
+        every: seconds between updates.
+        once: show the current state only.
+        as_json: print each update as a line of JSON.
 
     Returns:
-        The last look.
+        The last state.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -114,7 +113,7 @@ def view(console: Console, glimpse: Glimpse) -> Text:
 
 
 def _plot(curves: list[tuple[Curve, str]], last: int, width: int, height: int, console: Console) -> Text:
-    """Curves up to a last step in braille dots, the first as a line, others as dashes; their ends of the range beside."""
+    """Curves up to a last step in braille dots, the first as a line, others as dashes; the ends of their range beside."""
     from plotille import Canvas
 
     values = np.concatenate([values[np.isfinite(values)] for (_, values), _ in curves])
@@ -137,7 +136,7 @@ def _plot(curves: list[tuple[Curve, str]], last: int, width: int, height: int, c
 
 
 def _pieces(steps: Rows, values: Floats, dash: float) -> Iterator[tuple[float, float, float, float]]:
-    """Lines between neighbours that are finite, and dots for those without one; cut into dashes where they have a length."""
+    """Lines between finite neighbours, and dots for points without one; cut into dashes if ``dash`` is a length."""
     finite = np.append(np.isfinite(values), np.False_)
     for n in np.flatnonzero(finite):
         alone = not finite[n + 1]
@@ -153,14 +152,14 @@ def _pieces(steps: Rows, values: Floats, dash: float) -> Iterator[tuple[float, f
 
 
 def _range(*ends: float) -> list[str]:
-    """The ends of an axis, with the fewest digits that tell them apart, as far as there is room."""
+    """The ends of an axis, with the fewest digits that distinguish them, if there is room."""
     found = [[format(end, form) for end in ends] for form in ("z.2f", "z.3f", "z.4f", "z.1f", "z.0f", ".0e")]
     short = [texts for texts in found if max(map(len, texts)) < _AXIS]
     return next((texts for texts in short if len({*texts}) == len(texts)), short[0])
 
 
 def _writable(console: Console, text: str) -> str:
-    """A text as far as the terminal or file behind a console can show it."""
+    """A text without the characters that the terminal or file behind a console cannot show."""
     if not console.options.ascii_only:
         return text
     return text.replace("–", "-").replace("∞", "inf").encode("ascii", "replace").decode()

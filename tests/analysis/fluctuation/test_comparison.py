@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from series import ar1
 
-from rhotrace.analysis.fluctuation.comparison import Comparison, chosen_window, compare
+from rhotrace.analysis.fluctuation.comparison import Comparison, alone, chosen_window, compare
 from rhotrace.analysis.fluctuation.one_run import examine
 from rhotrace.analysis.fluctuation.verdict import cautions, dies, labels, verdicts
-from rhotrace.analysis.run_analysis import delta as delta_of
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.layout import Layout
 from rhotrace.runfile.reader import open_trace
@@ -65,6 +65,8 @@ def planted(template, tmp_path_factory):
         loss: np.ndarray | None = None,
         recipe: dict | None = None,
         seeds: np.ndarray | None = None,
+        starts: np.ndarray | float = 1.0,
+        rates: np.ndarray | None = None,
         **changed: object,
     ) -> None:
         rows, members = delta.shape
@@ -80,7 +82,8 @@ def planted(template, tmp_path_factory):
         minibatch = {"batch_size": batch, "sampling": sampling} if batch else {}
         resolved["optimizer"] = {"kind": "sgd" if batch else "gd", "lr": lr, **minibatch}
         seeds = np.arange(members) if seeds is None else seeds
-        per_member = {"seed": seeds, "lr": np.full(members, lr), "init_rho_k": np.ones(members)}
+        rates = np.full(members, lr) if rates is None else rates
+        per_member = {"seed": seeds, "lr": rates, "init_rho_k": np.full(members, starts)}
         writer = create(path, layout, {**attributes, "recipe_json": json.dumps(resolved), **changed}, per_member)
         writer.append(0, rows, block)
         writer.commit(rows, {})
@@ -169,6 +172,63 @@ def test_a_run_in_which_no_member_left_gets_no_verdict_and_the_others_do(planted
     said = verdicts(result)
     assert said[0].startswith("No verdict on B (GD)")
     assert "under C (GD)" in said[1]
+
+
+# --- members that differ in more than their seeds ----------------------------------------------------------
+
+
+def test_members_of_different_starts_are_not_pooled_and_are_compared_with_those_of_the_same_start(planted):
+    starts, seeds = np.repeat([1.0, 2.0], 4), np.tile(np.arange(4), 2)
+    base = noise(1.0, 4, 61)
+    first = planted(np.hstack([0.01 * base, 0.04 * base]), starts=starts, seeds=seeds)
+    second = planted(np.hstack([0.20 * base, 0.02 * base]), starts=starts[::-1], seeds=seeds, batch=8)
+    result = compared(first, second, window=(300, 2800))
+    assert [(side.letter, side.group) for side in result.sides] == [
+        ("A1", "rho_k(0) 1"),
+        ("A2", "rho_k(0) 2"),
+        ("B1", "rho_k(0) 2"),
+        ("B2", "rho_k(0) 1"),
+    ]
+    truths = {("A1", "A2"): 4, ("A2", "B1"): 5, ("A1", "B2"): 2}
+    assert {(c.base, c.run) for c in result.contrasts} == set(truths)
+    for contrast in result.contrasts:
+        assert contrast.paired == 4
+        assert contrast.ratio.value == pytest.approx(truths[contrast.base, contrast.run], rel=1e-6)
+    assert result.differs["members"] == ("rho_k(0) 1", "rho_k(0) 2", "rho_k(0) 2", "rho_k(0) 1")
+    said = " ".join(verdicts(result))
+    assert (
+        "as under A1 (GD, rho_k(0) 1): 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)" in said
+    )
+    assert "5 times as much under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
+
+
+def test_members_of_different_rates_are_groups_of_one_run(planted):
+    rates = np.repeat([0.05, 0.1], 3)
+    base = noise(0.01, 3, 62)
+    run = planted(np.hstack([base, 3 * base]), rates=rates, seeds=np.tile(np.arange(3), 2))
+    with open_trace(run) as trace:
+        result = alone(trace)
+    assert [side.group for side in result.sides] == ["lr 0.05", "lr 0.1"]
+    assert [len(side.each) for side in result.sides] == [3, 3]
+    assert contrast_of(result, "A2A1").ratio.value == pytest.approx(3, rel=0.2)
+
+
+def test_points_of_different_starts_are_no_line_in_the_noise_scale(planted):
+    base = noise(0.01, 3, 63, rows=1000)
+    result = compared(planted(base, batch=8), planted(9 * base, batch=16, starts=2.0))
+    assert result.exponents == ()
+
+
+def test_members_that_share_a_seed_count_once_in_every_interval(planted):
+    sizes = np.array([0.01, 0.04, 0.03])
+    once = planted(noise(1.0, 3, 64) * sizes)
+    twice = planted(np.repeat(noise(1.0, 3, 64) * sizes, 2, axis=1), seeds=np.repeat(np.arange(3), 2))
+    alone_once, doubled = (compared(path, planted(noise(0.02, 3, 65))).sides[0] for path in (once, twice))
+    for name in ("T", "offset", "std", "std_rho_eq"):
+        first, second = getattr(alone_once, name), getattr(doubled, name)
+        np.testing.assert_allclose([second.low, second.high], [first.low, first.high], rtol=1e-9)
+    result = compared(twice, once)
+    assert "A: 6 members have 3 distinct seeds" in " ".join(cautions(result))
 
 
 # --- more than two -----------------------------------------------------------------------------------------
@@ -337,7 +397,7 @@ def test_in_time_everything_counts_in_the_learning_rate(planted):
     dying = noise(1.0, 3, 37) * 0.1 * np.exp(-t / 1000)
     path = planted(dying, lr=0.2)
     with open_trace(path) as trace:
-        step, time = examine(trace, align="step"), examine(trace, align="time")
+        step, time = examine(RunSeries(trace), align="step"), examine(RunSeries(trace), align="time")
     assert {m.unit for m in step.each} == {1.0}
     assert {m.unit for m in time.each} == {0.2}
     assert time.T.value == pytest.approx(0.2 * step.T.value)
@@ -374,7 +434,7 @@ def test_transients_are_compared_in_time(planted):
 
 def test_the_spectrum_of_a_run_is_that_of_its_fluctuation(planted):
     with open_trace(planted(noise(0.03, 3, 42, rows=8000))) as trace:
-        spectrum = examine(trace).spectrum
+        spectrum = examine(RunSeries(trace)).spectrum
     truth = 0.03**2 * 2 * (1 - 0.64) / (1.64 - 1.6 * np.cos(2 * np.pi * spectrum.frequency))
     assert (spectrum.density / truth)[2:-1].mean() == pytest.approx(1, abs=0.05)
 
@@ -471,7 +531,7 @@ def test_a_dying_fluctuation_is_said_to_die_with_its_half_life(planted):
 def test_a_fluctuation_that_grows_does_not_die(planted):
     growing = noise(0.01, 3, 56) * np.exp(np.arange(3000) / 1000)[:, None]
     with open_trace(planted(growing)) as trace:
-        side = examine(trace)
+        side = examine(RunSeries(trace))
     assert side.decay.fall > 2
     assert not dies(side)
 
@@ -508,9 +568,10 @@ def test_sgd_fluctuates_more_than_gd_on_real_noisy_labels(train, sgd):
 
 def test_the_frozen_number_is_the_variance_that_the_traced_sums_build_up(sgd):
     with open_trace(sgd) as trace:
-        side = examine(trace)
+        side = examine(RunSeries(trace))
         arrays = {name: trace[name] for name in ("a", "q", "batch_a", "batch_q", "rho_k")}
-        steps, deltas, _ = delta_of(trace)
+        run = RunSeries(trace)
+        steps, deltas = run.steps, run.delta
     assert side.each
     for member in side.each:
         m, (first, last) = member.fluctuation.member, member.fluctuation.window

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL
 
-from rhotrace.analysis.claims.evidence import data_and_network
 from rhotrace.analysis.fluctuation import linearised_prediction
 from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, predict
-from rhotrace.analysis.run_analysis import delta
+from rhotrace.analysis.rebuild_network import data_and_network
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config import recipe
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import AnalysisError, DataError
@@ -79,7 +79,7 @@ def runs(tmp_path_factory):
 
 def predicted(path, window=WINDOW):
     with open_trace(path) as trace:
-        return predict(trace, dict.fromkeys(range(trace.members), window))
+        return predict(RunSeries(trace), dict.fromkeys(range(trace.members), window))
 
 
 def root_mean_square(found, name):
@@ -95,7 +95,7 @@ def test_a_replay_of_a_linear_network_under_its_own_batches_is_the_run_itself(ru
         of = Recipe.model_validate(trace.recipe)
         dataset, network = data_and_network(trace, of)
         x, y = torch.as_tensor(dataset.x), dataset.y.T
-        _, deltas, _ = delta(trace)
+        deltas = RunSeries(trace).delta
         start = next(s for s in trace.snapshot_steps() if s > trace.steps / 4)
         batches = batch_indices(
             of.batch_seeds,
@@ -136,7 +136,8 @@ def test_the_prediction_uses_each_members_own_batches_and_learning_rate_at_the_t
 
 def test_the_measured_fluctuation_is_that_of_the_run_about_a_line(runs):
     with open_trace(runs("linear-own-ways")) as trace:
-        steps, deltas, _ = delta(trace)
+        run = RunSeries(trace)
+        steps, deltas = run.steps, run.delta
     for member, p in predicted(runs("linear-own-ways"), (150, 699)).items():
         for s in p.stretches:
             rows = (steps >= s.first) & (steps <= s.last)
@@ -178,7 +179,7 @@ def test_every_member_is_predicted_from_batches_of_its_own_that_no_run_saw(runs,
     with open_trace(runs("sgd")) as trace:
         for member in asked:
             whose.append(member)
-            predict(trace, {member: WINDOW})
+            predict(RunSeries(trace), {member: WINDOW})
     assert all(member in seeds and len(seeds) > 2 for member, seeds in asked.items())
     assert not asked[0] & asked[1], f"the same draws for both members: {sorted(asked[0] & asked[1])}"
 
@@ -209,7 +210,7 @@ def test_weight_normalisation_turns_v_by_its_own_factor(runs, monkeypatch):
 def test_a_window_without_a_copy_of_the_weights_has_a_reason_and_the_other_members_a_prediction(runs):
     with open_trace(runs("sgd")) as trace:
         late = trace.snapshot_steps()[-2] + 1
-        found = predict(trace, {0: (late, 1999), 1: WINDOW})
+        found = predict(RunSeries(trace), {0: (late, 1999), 1: WINDOW})
     assert "record.snapshots" in found[0]
     assert isinstance(found[1], Prediction)
 
@@ -226,7 +227,7 @@ def test_other_data_than_that_of_the_run_is_refused(runs):
     with open_trace(runs("gd")) as trace:
         trace.attributes["data_digest"] = "0" * 64
         with pytest.raises(AnalysisError, match=r"gd\.h5: --predict: .*other data"):
-            predict(trace, {0: (80, 299)})
+            predict(RunSeries(trace), {0: (80, 299)})
 
 
 def test_absent_data_is_refused(runs, monkeypatch):

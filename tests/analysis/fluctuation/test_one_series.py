@@ -325,10 +325,10 @@ def test_a_window_too_short_for_twelve_pieces_has_no_decay():
 
 def test_decays_are_pooled_over_members():
     each = [dying(np.exp(-ROWS / 4000), seed) for seed in range(5)]
-    pooled = pooled_decay(each)
+    pooled = pooled_decay(each, range(len(each)))
     rates = np.array([d.rate.value for d in each])
     assert pooled.rate.value == pytest.approx(rates.mean())
     assert pooled.rate.high - pooled.rate.value == pytest.approx(2.7764 * rates.std(ddof=1) / np.sqrt(5), rel=1e-3)
     assert pooled.fall == pytest.approx(np.prod([d.fall for d in each]) ** 0.2)
     assert pooled.straighter == "exponential"
-    assert pooled_decay(each[:1]).rate == each[0].rate
+    assert pooled_decay(each[:1], [0]).rate == each[0].rate

@@ -146,6 +146,16 @@ def test_the_command_prints_a_table_draws_and_gives_json(rhotrace, tmp_path):
     assert content["each"][0]["T"] == pytest.approx(24.86, rel=1e-3)
 
 
+@pytest.mark.parametrize("words", [("--A", "2"), ("--B", "1"), ("--A", "2", "--B", "3")])
+def test_constants_beside_a_run_are_refused(command, train, words):
+    run = train("steps=30")
+    assert command("simulate", "--from", run, "--step", "10")[0] == 0
+    code, out, error = command("simulate", "--from", run, "--step", "10", *words)
+    assert code == 2
+    assert not out
+    assert f"got constants beside --from {run}" in error
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -180,7 +180,7 @@ def test_members_pool_by_label_and_those_without_T_are_counted():
         member(2, Outcome.NEVER, np.nan, 10, np.nan, np.nan),
         member(3, Outcome.NEVER, np.nan, 10, np.nan, np.nan),
     ]
-    first, second = transient.pool(each, ["a", "a", "a", "b"])
+    first, second = transient.pool(each, ["a", "a", "a", "b"], range(4))
     assert (first.members, first.left, second.members, second.left) == (3, 2, 1, 0)
     assert first.T.value == pytest.approx(200)
     assert np.isnan(second.T.value)

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.fluctuation.comparison import compare
-from rhotrace.analysis.run_analysis import fit_transient, series_of
+from rhotrace.analysis.run_series import RunSeries
+from rhotrace.analysis.scaling_with_start import scaling
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.scaling_with_start import scaling
 from rhotrace.analysis.transient.simulation import Constants, simulate
 from rhotrace.analysis.transient.transient_time import MemberTransient, TransientFit, measure, pool
 from rhotrace.display.figures import style as plot_style
@@ -31,7 +32,7 @@ def drawers(train):
     """Every picture by name, as a function of a path."""
     run = train("members={seeds: [0, 1, 0, 1], rho_k: [1.2, 1.2, 0.8, 0.8]}", "steps=400", "record.snapshots=0")
     with open_trace(run) as trace:
-        series, transient, laws = series_of(trace), fit_transient(trace, fit=False), scaling([trace])
+        series, transient, laws = RunSeries(trace).members, fit_transient(trace, fit=False), scaling([trace])
     result = simulate([1, 2, 4], [0.1, 0.3, 1.5], ONE)
     several = {f"figure {name}": lambda path, draw=draw: draw(result, path) for name, draw in plots.FIGURES.items()}
     return {
@@ -75,7 +76,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RhoTraceError, match=r"file/x\.png: the picture cannot be written: "):
+    with pytest.raises(RhoTraceError, match=r"file/x\.png: the figure cannot be written: "):
         plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / "file" / "x.png")
 
 
@@ -146,7 +147,7 @@ def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures
 def test_a_T_is_marked_where_there_is_one(train, tmp_path, figures, overrides, have_T):
     with open_trace(train(*overrides, "record.snapshots=0")) as trace:
         fitted = fit_transient(trace)
-        plots.transient_figure({"": (series_of(trace), fitted)}, tmp_path / "transient.png")
+        plots.transient_figure({"": (RunSeries(trace).members, fitted)}, tmp_path / "transient.png")
         plots.scaling_figure(scaling([trace]), tmp_path / "scaling.png")
         start = trace["log_rho"][0] / np.log(10)
     transient, laws = figures

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.findings import audit_claims
-from rhotrace.analysis.run_analysis import fit_transient
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.display.figures import kinds as plot_kinds
 from rhotrace.display.figures import style as plot_style
 from rhotrace.display.figures.claims import audit_figure
@@ -162,10 +163,9 @@ def test_loss_and_error_of_both_sets_are_drawn_at_their_own_steps(runs, tmp_path
 def test_the_picture_of_the_audit_has_what_the_audit_measured_and_its_tolerance(runs, tmp_path, figures):
     with open_trace(runs / "gd.h5") as trace:
         claims = audit_claims(trace)
-        audit_figure(Evidence(trace), claims, tmp_path / "audit.png")
-        from rhotrace.analysis.run_analysis import audit_run
-
-        measured = audit_run(trace)
+        evidence = Evidence(RunSeries(trace))
+        audit_figure(evidence, claims, tmp_path / "audit.png")
+        measured = evidence.run.audit
     step, balance, equilibrium, across = figures[0].axes
     assert np.nanmax(step.lines[0].get_ydata()) == measured.residual
     assert step.lines[1].get_ydata()[0] == ROUNDING["float64"]
@@ -178,7 +178,7 @@ def test_the_picture_of_the_audit_has_what_the_audit_measured_and_its_tolerance(
 
 def test_the_picture_of_an_audit_under_minibatches_says_what_is_not_there(runs, tmp_path, figures):
     with open_trace(runs / "sgd.h5") as trace:
-        audit_figure(Evidence(trace), audit_claims(trace), tmp_path / "audit.png")
+        audit_figure(Evidence(RunSeries(trace)), audit_claims(trace), tmp_path / "audit.png")
     assert [text.get_text() for text in figures[0].axes[3].texts] == ["needs full batches"]
     assert figures[0].axes[0].get_xticks().size > 2
 
@@ -258,7 +258,7 @@ def test_audit_draws(command, runs, tmp_path):
         (["-o", "x.jpg"], "-o: got x.jpg, expected a name that ends in .png, .svg, .pdf"),
         (["-o", "x.png", "--theta", "2"], "--theta: got 2"),
         (["--what", "phase", "-o", "x.png"], "no sweep.json of a sweep"),
-        (["--what", "scaling", "-o", "file/x.png"], "the picture cannot be written"),
+        (["--what", "scaling", "-o", "file/x.png"], "the figure cannot be written"),
     ],
     ids=["kind", "ending", "theta", "phase", "place"],
 )

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import pytest
 from browser import open_page
 
+from rhotrace.analysis.analyze import analyze
 from rhotrace.analysis.claims.findings import audit_claims
-from rhotrace.analysis.run_analysis import analyze
 from rhotrace.config.recipe import parse
 from rhotrace.display.blocks import Code, Data, Heading, Paragraph, table
 from rhotrace.display.html.renderer import report_page
@@ -211,7 +211,7 @@ def test_only_a_report_is_replaced_unasked(pages, runs, tmp_path):
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>", encoding="utf-8")
     with open_trace(runs / "gd.h5") as trace:
-        with pytest.raises(RhoTraceError, match="is no report"):
+        with pytest.raises(RhoTraceError, match="is not a report"):
             write_report([trace], mine)
         assert mine.read_text(encoding="utf-8") == "<p>mine</p>"
         with pytest.raises(RhoTraceError, match="got a folder"):
@@ -237,4 +237,4 @@ def test_the_command_writes_and_says_where(command, runs, tmp_path):
     (tmp_path / "taken.html").write_text("mine")
     code, out, err = command("report", runs / "gd.h5", "-o", "taken.html")
     assert (code, out) == (2, "")
-    assert "is no report" in err
+    assert "is not a report" in err

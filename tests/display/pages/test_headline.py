@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rhotrace.analysis.run_analysis import summary
+from rhotrace.analysis.run_summary import summary
 from rhotrace.display.pages.headline import headline
 from rhotrace.runfile.reader import open_trace
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from rhotrace.analysis.transient import scaling_with_start as module
-from rhotrace.analysis.transient.scaling_with_start import _Members, _scaling_of, scaling
+from rhotrace.analysis import scaling_with_start as module
+from rhotrace.analysis.scaling_with_start import _Members, _scaling_of, scaling
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
 
@@ -131,14 +131,38 @@ def test_runs_of_one_depth_are_pooled_and_strangers_refused(train):
         assert found.points[0].T.value == pytest.approx(
             alone, rel=0.5
         )  # in units of lr x steps, so lr makes no difference
-    other = train("data.seed=1", STARTS, "steps=20")
-    with open_trace(whole) as a, open_trace(other) as b, pytest.raises(AnalysisError, match="differs in data"):
-        scaling([a, b])
     with open_trace(whole) as a, open_trace(whole) as b, pytest.raises(AnalysisError, match="give each run once"):
         scaling([a, b])
     he = train("init={kind: he, scale: 1.0}", "steps=20")
     with open_trace(he) as a, pytest.raises(AnalysisError, match="equal-norms"):
         scaling([a])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ((), ("data.seed=1",), "data.seed: 0 and 1"),
+        ((), ("network.depth=4", "data.train=39"), "data.train: 40 and 39"),
+        ((), ("network.width=9",), "network.width: 8 and 9"),
+        ((), ("network.depth=4", "optimizer={kind: weight-norm, lr: 0.05}"), "optimizer.kind: gd and weight-norm"),
+        (
+            ("optimizer={kind: sgd, lr: 0.05, batch_size: 8}",),
+            ("optimizer={kind: sgd, lr: 0.05, batch_size: 20}",),
+            "optimizer.batch_size: 8 and 20",
+        ),
+        (
+            ("optimizer={kind: sgd, lr: 0.05, batch_size: 8}",),
+            ("optimizer={kind: sgd, lr: 0.05, batch_size: 8, sampling: with-replacement}",),
+            "optimizer.sampling: shuffled and with-replacement",
+        ),
+    ],
+)
+def test_runs_that_differ_in_more_than_start_rate_seeds_and_depth_are_refused_by_name(train, first, second, said):
+    runs = [train(*overrides, "steps=3", "record.snapshots=0") for overrides in (first, (*second, "members.seeds=[7]"))]
+    with open_trace(runs[0]) as a, open_trace(runs[1]) as b, pytest.raises(AnalysisError) as refused:
+        scaling([a, b])
+    assert f"differ in {said}" in str(refused.value)
+    assert all(str(run) in str(refused.value) for run in runs)
 
 
 def test_the_command_prints_draws_and_gives_json(rhotrace, train, tmp_path):

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from rhotrace.analysis.run_analysis import require_steps, series_of
-from rhotrace.analysis.transient.transient_time import measure
+from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean
-from rhotrace.theory.norm_dynamics import THETA
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +29,7 @@ TARGET = 0.1
 _NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
 _MOST_SEEDS = 100_000
 _MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
+_MAY_DIFFER = ("network.depth", "init.rho_k", "optimizer.lr", "members.", "steps", "record.", "data.root")
 
 
 @dataclass(frozen=True)
@@ -159,33 +159,42 @@ class _Members:
     T: Floats
 
 
-def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TARGET) -> Scaling:
+def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, target: float = TARGET) -> Scaling:
     """Fits T against rho_k(0) at each depth that the runs have.
 
+    Args:
+        runs: the runs; a ``RunSeries`` has a theta of its own.
+        theta: the transient ends at rho = theta rho_eq; 1/2 by default.
+        target: half-width of the interval of the exponent to plan seeds for.
+
     Raises:
-        AnalysisError: a run has no steps, was not initialised with equal norms, is given twice, or runs of one depth
-            differ in data.
+        AnalysisError: a run has no steps, was not initialised with equal norms or is given twice, or the runs differ
+            in more than depth, rho_k(0), learning rate and seeds.
     """
-    digests: dict[int, str] = {}
+    first = RunSeries.of(runs[0], theta)
+    paths: list[str] = []
     seen: set[tuple[float, ...]] = set()
     found: dict[int, list[_Members]] = {}
-    for trace in traces:
+    for one in runs:
+        run = RunSeries.of(one, theta)  # read one by one, so that the series of many runs are not kept
+        trace = run.trace
+        paths.append(str(trace.path))
         require_steps(trace)
+        if run.no_equilibrium:
+            raise AnalysisError(f"{trace.path}: T against rho_k(0) {run.no_equilibrium}")
         if "init_rho_k" not in trace:
             raise AnalysisError(
                 f"{trace.path}: got init.kind {trace.recipe['init']['kind']}, expected equal-norms: the law is one in rho_k(0)"
             )
-        kind = f"{trace.attributes['data_digest']} {trace.recipe['network']} {trace.recipe['optimizer']['kind']}"
-        if digests.setdefault(trace.depth, kind) != kind:
-            raise AnalysisError(
-                f"{trace.path}: differs in data, network or optimizer from another run of depth {trace.depth}; "
-                "give runs that differ in nothing but rho_k(0), lr and seeds"
-            )
+        _refuse_strangers(first.trace, trace)
         same = {(trace.depth, *member) for member in zip(*(trace[n].tolist() for n in _MEMBER), strict=True)}
         if same & seen:
             raise AnalysisError(f"{trace.path}: has members that another of the runs has too; give each run once")
         seen |= same
-        T = [measure(m, one, theta=theta, fit=False).T * one.lr for m, one in enumerate(series_of(trace))]
+        for name in set(trace.per_member) - set(_MEMBER):
+            if len(set(trace[name].tolist())) > 1:
+                raise AnalysisError(f"{trace.path}: its members differ in {name}; give runs of one {name}")
+        T = [passed.T * float(lr) for passed, lr in zip(run.passages, run.lr, strict=True)]
         found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
     pooled = {
         depth: _Members(*(np.concatenate([getattr(p, n) for p in found[depth]]) for n in ("seed", "start", "T")))
@@ -193,7 +202,20 @@ def scaling(traces: Sequence[Trace], *, theta: float = THETA, target: float = TA
     }
     each = tuple(_scaling_of(depth, members, target) for depth, members in pooled.items())
     deeper = tuple(d for pair in pairwise(pooled) if (d := _deeper(pair, pooled[pair[0]], pooled[pair[1]])))
-    return Scaling(tuple(str(t.path) for t in traces), theta, target, each, deeper)
+    return Scaling(tuple(paths), first.theta, target, each, deeper)
+
+
+def _refuse_strangers(first: Trace, other: Trace) -> None:
+    """Raises AnalysisError where two runs differ in what moves T beside depth, rho_k(0), learning rate and seeds."""
+    unlike = {k: v for k, v in differences(first.recipe, other.recipe).items() if not k.startswith(_MAY_DIFFER)}
+    if not unlike and first.attributes["data_digest"] != other.attributes["data_digest"]:
+        unlike = {"data": (first.attributes["data_digest"][:12], other.attributes["data_digest"][:12])}
+    if unlike:
+        words = "; ".join(f"{key}: {old} and {new}" for key, (old, new) in unlike.items())
+        raise AnalysisError(
+            f"{first.path} and {other.path} cannot be pooled, for they differ in {words}; "
+            "give runs that differ in nothing but depth, rho_k(0), lr and seeds"
+        )
 
 
 def _deeper(depths: tuple[int, int], shallow: _Members, deep: _Members) -> Deeper | None:

@@ -1,0 +1,89 @@
+"""``rhotrace analyze``: what a run was, its transient time by every definition, and the audit of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.run_summary import summary
+from rhotrace.analysis.transient.transient_time import TransientFit
+from rhotrace.runfile.reader import Trace
+from rhotrace.theory.step_identity import Audit
+
+
+@dataclass(frozen=True)
+class Final:
+    """A member's last recorded values."""
+
+    member: int
+    seed: int
+    log_rho: float
+    log_rho_eq: float
+    rho_eq_over_rho: float
+    loss: float
+    error: float
+    test_error: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All of ``rhotrace analyze``'s answer.
+
+    Attributes:
+        path: of the run file.
+        summary: what was run.
+        final: each member's last recorded values.
+        transient: T of each member and over members.
+        audit: of the steps; None where ``no_audit`` says why.
+        no_audit: why the steps were not audited.
+    """
+
+    path: str
+    summary: dict[str, Any]
+    final: tuple[Final, ...]
+    transient: TransientFit
+    audit: Audit | None
+    no_audit: str = ""
+
+
+def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = None) -> Analysis:
+    """Examines one run.
+
+    Args:
+        run: the run; a ``RunSeries`` has a theta of its own.
+        fit: also fit the closed form to each member.
+        theta: the transient ends at rho = theta rho_eq; 1/2 by default.
+
+    Raises:
+        AnalysisError: the run has no committed steps.
+    """
+    run = RunSeries.of(run, theta)
+    require_steps(run.trace)
+    transient = run.fitted if fit else run.transient
+    return Analysis(str(run.trace.path), summary(run.trace), _final(run), transient, run.audit, run.no_audit)
+
+
+def fit_transient(run: Trace | RunSeries, *, fit: bool = True, theta: float | None = None) -> TransientFit:
+    """T of every member and over members; see ``transient.transient_time`` for the definitions.
+
+    Args:
+        run: the run; a ``RunSeries`` has a theta of its own.
+        fit: also fit the closed form to each member.
+        theta: the transient ends at rho = theta rho_eq; 1/2 by default.
+    """
+    run = RunSeries.of(run, theta)
+    return run.fitted if fit else run.transient
+
+
+def _final(run: RunSeries) -> tuple[Final, ...]:
+    names = ("log_rho", "log_rho_eq", "rho_eq_over_rho", "loss", "error", "test_error")
+    rows = {name: len(run.trace.step_of(name)) for name in names if name in run.trace}
+    last = {name: np.full(run.trace.members, np.nan) for name in names}  # of what the run's loss has no sums for
+    last |= {name: run.trace.rows(name, slice(n - 1, n))[0] for name, n in rows.items()}
+    return tuple(
+        Final(member=m, seed=seed, **{name: float(values[m]) for name, values in last.items()})
+        for m, seed in enumerate(run.seeds)
+    )

@@ -1,0 +1,104 @@
+"""The network at the last snapshot of its weights, on the training set: what several claims are judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
+from rhotrace.errors import TraceError
+from rhotrace.models import datasets
+from rhotrace.models.losses import Square
+from rhotrace.models.network import Network
+from rhotrace.runfile.reader import Trace
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FinalNetwork:
+    """The network at its last snapshot, on the training set; of the M members with finite weights, which are the first axis.
+
+    Attributes:
+        step: of the weights.
+        largest_f: log10 of the largest |f_n|, (M,).
+        margins_f: log10 of the largest y_n f_n, (M,); -inf where none is positive.
+        inputs: smallest and largest ||x_n||.
+        homogeneity: |<W_k, G_k> - 2 (q - a)| over ||W_k|| ||G_k|| of the square loss, (M, L).
+        turning: difference of one short step of V_k from equation (4), relative, (M, L).
+    """
+
+    step: int
+    largest_f: Floats
+    margins_f: Floats
+    inputs: tuple[float, float]
+    homogeneity: Floats
+    turning: Floats
+
+
+def final_network(trace: Trace) -> FinalNetwork | str:
+    """The network at its last snapshot, or why it is not available."""
+    steps = trace.snapshot_steps()
+    if not steps:
+        return "the file has no snapshots"
+    try:
+        again = data_and_network(trace, trace.validated_recipe())
+    except TraceError as unknown:
+        return str(unknown)
+    if isinstance(again, str):
+        return again
+    weights = trace.snapshot(steps[-1])
+    finite = np.all([np.isfinite(w).all(axis=(1, 2)) for w in weights], axis=0)
+    if not finite.any():
+        return f"the weights at step {steps[-1]} are not finite"
+    return examined(steps[-1], [w[finite] for w in weights], *again)
+
+
+def examined(step: int, weights: list[NDArray[Any]], loaded: datasets.Dataset, network: Network) -> FinalNetwork:
+    """A network at some weights on the training set; see ``FinalNetwork``."""
+    import torch
+
+    parameters, buffers = parameters_and_buffers(network, weights, np.float64)
+    x, y = torch.as_tensor(loaded.x), torch.as_tensor(loaded.y)
+    with torch.no_grad():
+        g, all_gradients, _ = network.gradients(parameters, x, y, Square(), buffers)
+        W, G = network.of_layers(parameters), network.of_layers(all_gradients)
+        norms = torch.stack([w.square().sum((1, 2)).sqrt() for w in W], dim=1)  # (M, L)
+        log_rho = norms.log10().sum(dim=1)
+        targets = y.T if y.shape[1] == 1 else 2 * y.T - 1
+        off = 2 * ((g * g - g * y.T).sum((1, 2)) / len(x))[:, None]
+        inner = torch.stack([(w * d).sum((1, 2)) for w, d in zip(W, G, strict=True)], dim=1)
+        sizes = norms * torch.stack([d.square().sum((1, 2)).sqrt() for d in G], dim=1)
+        lengths = x.square().sum(1).sqrt()
+        top = (targets * g).amax((1, 2)).clamp(min=0)
+        return FinalNetwork(
+            step=step,
+            largest_f=(g.abs().amax((1, 2)).log10() - log_rho).numpy(),
+            margins_f=(top.log10() - log_rho).numpy(),
+            inputs=(float(lengths.min()), float(lengths.max())),
+            homogeneity=((inner - off).abs() / sizes.clamp(min=1e-300)).numpy(),
+            turning=np.stack([_turning(w, d, off) for w, d in zip(W, G, strict=True)], axis=1),
+        )
+
+
+def _turning(W: torch.Tensor, G: torch.Tensor, off: torch.Tensor) -> Floats:
+    """How far V_k's motion over one short step of descent is from equation (4), relative, (M,).
+
+    The right-hand side is the memo's, whose ``V_k mean(l f)`` is known from the outputs alone: ``off`` is
+    2 mean((g - y) g), (M, 1). The step is 1e-6 of rho_k/||G_k||, so that what finite steps add is of that order.
+    """
+    norm = W.square().sum((1, 2), keepdim=True).sqrt()
+    size = G.square().sum((1, 2), keepdim=True).sqrt().clamp(min=1e-300)
+    lr = 1e-6 * norm / size
+    V, after = W / norm, W - lr * G
+    moved = (after / after.square().sum((1, 2), keepdim=True).sqrt() - V) / lr
+    predicted = -(G - V * off[:, :, None] / norm) / norm
+    miss = (moved - predicted).square().sum((1, 2)).sqrt()
+    scale = predicted.square().sum((1, 2)).sqrt()
+    return (miss / scale.clamp(min=1e-300)).numpy().astype(np.float64)

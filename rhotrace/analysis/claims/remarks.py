@@ -1,0 +1,90 @@
+"""Claims of the remarks, and the open questions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rhotrace.analysis.claims.evidence import Evidence
+from rhotrace.analysis.claims.final_network import FinalNetwork
+from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
+from rhotrace.analysis.claims.flow import layer_growth
+
+
+def growing(evidence: Evidence) -> Finding:
+    """Remark 1: whether the recorded norms shrink where (3) says that they grow, and where that ends."""
+    if evidence.minibatches:
+        return untestable("minibatches: each step follows a - q of its own batch")
+    every, run = evidence.stride, evidence.run
+    norms, ratio = (columns(values, evidence.sound) for values in (run.every_step("rho_k"), run.rho_eq_over_rho))
+    rows = np.arange(len(ratio))[np.arange(len(ratio)) * every + 1 < len(norms)]
+    shrank = (norms[rows * every + 1] < norms[rows * every]).mean(axis=2)  # or stood still, for rounding
+    below = ratio[rows] > 1  # that is a > 0 and rho < rho_eq
+    if not below.any():
+        return untestable("rho is never below rho_eq")
+    share = float(shrank[below].mean())
+    beyond = f", and in {100 * float(shrank[~below].mean()):.3g} % of the others" if (~below).any() else ""
+    return judged(
+        share <= 0.01,
+        f"rho_k shrinks in {100 * share:.2g} % of the steps with mean(f y) > 0 and rho < rho_eq{beyond}: the threshold is "
+        "rho_eq, not 1",
+        "1 %, for rounding",
+    )
+
+
+def at_least_one(evidence: Evidence) -> Finding:
+    """Remark 2: rho_eq >= 1."""
+    log_eq, steps = evidence.trace["log_rho_eq"], evidence.trace.step_of("log_rho_eq")
+    after = np.concatenate([log_eq[steps >= evidence.run.passages[m].T, m] for m in evidence.left])
+    lowest = float(np.nanmin(after)) if np.isfinite(after).any() else np.nan
+    return judged(lowest >= 0, f"smallest rho_eq from T on is {np.exp(min(lowest, 700)):.3g}", "1")
+
+
+def unit_margins(_: Evidence, end: FinalNetwork) -> Finding:
+    """Remark 3: y_n f_n = 1 at rho = 1; what is said of that point cannot be tested where it is not reached."""
+    top = float(end.margins_f.max())
+    if not np.isfinite(top):
+        return untestable("not attained: no y_n f_n is positive")
+    if top <= np.log10(0.99):
+        return untestable(
+            f"not attained: the largest y_n f_n at the end is 10^{top:.2f}, so labels need rho >= 10^{-top:.2f}"
+        )
+    return judged(good=True, measured=f"the largest y_n f_n at the end is 10^{top:.2f}", tolerance="0.99")
+
+
+def weight_normalisation(evidence: Evidence) -> Finding:
+    """Remark 4: gamma_k follows equation (3) exactly, under weight normalisation."""
+    if evidence.trace.facts.law != "weight-norm":
+        return untestable("another optimizer; compare with a weight-norm run of the same recipe")
+    return layer_growth(evidence)
+
+
+def fluctuating(evidence: Evidence) -> Finding:
+    """Remark 5 needs two runs."""
+    return untestable(f"one run ({evidence.trace.facts.optimizer}); `rhotrace compare GD SGD` decides it")
+
+
+def exponential(evidence: Evidence) -> Finding:
+    """Open question 1."""
+    if evidence.trace.facts.loss == "exponential":
+        return untestable("this loss has no rho_eq to time a transient by; its margins: `rhotrace plot --what margins`")
+    return untestable("needs a run with the exponential loss, `loss: {kind: exponential}`")
+
+
+def generalisation(_: Evidence) -> Finding:
+    """Open question 2."""
+    return untestable("needs runs with and without a transient that end at one norm")
+
+
+def resnets(_: Evidence) -> Finding:
+    """Open question 3."""
+    return untestable("needs runs of a residual network and of one without shortcuts")
+
+
+def small_rho(_: Evidence) -> Finding:
+    """Open question 4."""
+    return untestable("a question without a stated measure")
+
+
+def controlled(_: Evidence) -> Finding:
+    """Open question 5."""
+    return untestable("needs rho_k set apart from V_k, which no optimizer here does")

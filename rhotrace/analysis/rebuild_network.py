@@ -1,0 +1,40 @@
+"""The data and the network of a recorded run, made again from its recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.config.recipe import Recipe
+from rhotrace.errors import DataError
+from rhotrace.models import datasets
+from rhotrace.models.network import Network
+from rhotrace.runfile.reader import Trace
+
+if TYPE_CHECKING:
+    from rhotrace.models.network import Tensors
+
+
+def data_and_network(
+    trace: Trace, recipe: Recipe, dtype: Literal["float32", "float64"] = "float64"
+) -> tuple[datasets.Dataset, Network] | str:
+    """The data and the network of a run, made again, or why they are not available."""
+    try:
+        loaded = recipe.load_data(dtype)
+    except DataError as absent:
+        return f"needs the data: {absent.brief}"
+    if loaded.digest != trace.attributes["data_digest"]:
+        return f"the data here is other data: its digest is {loaded.digest[:12]}"
+    return loaded, recipe.network.build(loaded.shape, loaded.y.shape[1])
+
+
+def parameters_and_buffers(
+    network: Network, snapshot: list[NDArray[Any]], dtype: type[np.floating[Any]] | None = None
+) -> tuple[Tensors, Tensors]:
+    """The blocks of a snapshot as tensors, those that are trained and the others; of their own type by default."""
+    import torch
+
+    tensors = [torch.as_tensor(values if dtype is None else values.astype(dtype)) for values in snapshot]
+    return network.split(tensors)

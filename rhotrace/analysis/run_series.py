@@ -1,0 +1,271 @@
+"""One run, read once: its series at the steps that have full-set sums, what became of each member, and the step audit.
+
+Everything that examines a run takes a ``RunSeries``. Each array is read when it is first needed and then shared, and
+the threshold theta is stated in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.analysis import applicability
+from rhotrace.analysis.transient import transient_time
+from rhotrace.analysis.transient.closed_form_fit import Series
+from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit, inapplicable
+from rhotrace.errors import AnalysisError
+from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.intervals import NONE
+from rhotrace.theory.norm_dynamics import THETA
+from rhotrace.theory.step_identity import Audit, audit, identity
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RunSeries:
+    """One run's series, with the threshold of its transient; n rows, M members, L layers.
+
+    Attributes:
+        trace: the run, open.
+        theta: the transient ends at rho = theta rho_eq.
+    """
+
+    trace: Trace
+    theta: float = THETA
+
+    @classmethod
+    def of(cls, run: Trace | RunSeries, theta: float | None = None) -> RunSeries:
+        """A run as its series; one that is given as such is kept, unless another theta is asked for."""
+        if not isinstance(run, RunSeries):
+            return cls(run, THETA if theta is None else theta)
+        return run if theta is None or theta == run.theta else cls(run.trace, theta)
+
+    # --- the series --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Step of each row, (n,)."""
+        return self.trace.step_of("loss")
+
+    @cached_property
+    def log_rho(self) -> Floats:
+        """Logarithm of the product norm, (n, M)."""
+        return self.trace.aligned("log_rho")
+
+    @cached_property
+    def rho_k(self) -> Floats:
+        """Layer norms, (n, M, L)."""
+        return self.trace.aligned("rho_k")
+
+    @cached_property
+    def rho_eq_over_rho(self) -> Floats:
+        """a/q, (n, M); NaN where the loss has none."""
+        return self._sum("rho_eq_over_rho")
+
+    @cached_property
+    def a(self) -> Floats:
+        """mean(y g), (n, M); NaN where the loss has none."""
+        return self._sum("a")
+
+    @cached_property
+    def q(self) -> Floats:
+        """mean(g^2), (n, M); NaN where the loss has none."""
+        return self._sum("q")
+
+    def _sum(self, name: str) -> Floats:
+        if name in self.trace:
+            return self.trace[name]
+        return np.full((len(self.steps), self.trace.members), np.nan)
+
+    @cached_property
+    def loss(self) -> Floats:
+        """Loss on the training set, (n, M)."""
+        return self.trace["loss"]
+
+    @cached_property
+    def delta(self) -> Floats:
+        """log(rho/rho_eq), (n, M); NaN where a <= 0."""
+        ratio = self.rho_eq_over_rho
+        with np.errstate(all="ignore"):
+            return np.asarray(-np.log(np.where(ratio > 0, ratio, np.nan)))
+
+    @cached_property
+    def members(self) -> tuple[Series, ...]:
+        """Each member's own columns; views, not copies."""
+        return tuple(
+            Series(
+                steps=self.steps,
+                log_rho=self.log_rho[:, m],
+                rho_eq_over_rho=self.rho_eq_over_rho[:, m],
+                a=self.a[:, m],
+                q=self.q[:, m],
+                loss=self.loss[:, m],
+                rho_k=self.rho_k[:, m],
+                lr=float(lr),
+            )
+            for m, lr in enumerate(self.lr)
+        )
+
+    def every_step(self, name: str) -> Floats:
+        """A quantity at every step: rho_k and log rho are not read again where all steps have full-set sums."""
+        if self.trace.strides["full"] == 1 and name in ("rho_k", "log_rho"):
+            return np.asarray(getattr(self, name))
+        return self.trace[name]
+
+    # --- the members -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def lr(self) -> Floats:
+        """Learning rates, (M,)."""
+        return self.trace["lr"]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Seed of each member's weights."""
+        return [int(seed) for seed in self.trace["seed"]]
+
+    @cached_property
+    def starts(self) -> list[str]:
+        """Initial scale of each member, such as ``rho_k(0) 2.5``."""
+        return self._settings(initial=True)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """What distinguishes each member apart from its seeds: initial scale, learning rate and other options."""
+        pairs = zip(self.starts, self._settings(initial=False), strict=True)
+        return [", ".join(part for part in pair if part) for pair in pairs]
+
+    def _settings(self, *, initial: bool) -> list[str]:
+        shown = self.trace.layout.per_member.items()
+        found = [(symbol, self.trace[name]) for name, symbol in shown if name.startswith("init_") == initial]
+        return [", ".join(f"{symbol} {values[m]:g}" for symbol, values in found) for m in range(self.trace.members)]
+
+    def groups(self) -> dict[str, list[int]]:
+        """The members that differ in nothing but their seeds, by what they share that the others do not."""
+        labels = dict.fromkeys(self.labels)
+        if len(labels) == 1:
+            return {"": list(range(len(self.labels)))}
+        common = set.intersection(*(set(label.split(", ")) for label in labels))
+        return {
+            ", ".join(part for part in label.split(", ") if part not in common): [
+                m for m, own in enumerate(self.labels) if own == label
+            ]
+            for label in labels
+        }
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples in a step; None for the full training set."""
+        size = self.trace.recipe["optimizer"].get("batch_size") if self.trace.facts.minibatches else None
+        return None if size is None else int(size)
+
+    # --- what became of them -----------------------------------------------------------------------------------
+
+    @cached_property
+    def no_equilibrium(self) -> str:
+        """Why the run has no rho_eq, and so no transient time; empty where it has."""
+        return applicability.no_equilibrium(self.trace)
+
+    @cached_property
+    def passages(self) -> tuple[Passage, ...]:
+        """Whether and when each member left its transient."""
+        if self.no_equilibrium:
+            return (Passage(Outcome.INAPPLICABLE, np.nan, 0, NONE),) * self.trace.members
+        ratio, q, log_rho = self.rho_eq_over_rho, self.q, self.log_rho
+        return tuple(
+            transient_time.passage(self.steps, ratio[:, m], q[:, m], log_rho[:, m], theta=self.theta)
+            for m in range(self.trace.members)
+        )
+
+    @cached_property
+    def transient(self) -> TransientFit:
+        """T of each member by every definition, and over members; without the closed form."""
+        if self.no_equilibrium:
+            return inapplicable(self.theta, self.no_equilibrium, self.labels, self.seeds)
+        each = tuple(
+            transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
+            for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
+        )
+        return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
+
+    @cached_property
+    def fitted(self) -> TransientFit:
+        """As ``transient``, with the closed form fitted to each member."""
+        pairs = zip(self.transient.each, self.members, strict=True)
+        return replace(
+            self.transient,
+            each=tuple(transient_time.with_fit(found, series, theta=self.theta) for found, series in pairs),
+        )
+
+    @cached_property
+    def broken(self) -> dict[int, tuple[Outcome, int]]:
+        """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
+        finite, silent = np.isfinite(self.loss) & np.isfinite(self.log_rho), self.q == 0
+        if self.trace.facts.equilibrium:
+            finite &= np.isfinite(self.q)
+        found = {}
+        for m in range(self.trace.members):
+            if not finite[:, m].all():
+                found[m] = Outcome.DIVERGED, int(self.steps[int(np.argmin(finite[:, m]))])
+            elif silent[-1:, m].any():
+                heard = np.flatnonzero(~silent[:, m])
+                found[m] = Outcome.DEAD, int(self.steps[heard[-1] + 1 if len(heard) else 0])
+        return found
+
+    # --- the steps ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def no_audit(self) -> str:
+        """Why there is no audit of the steps; empty where there is one."""
+        return applicability.no_step_law(self.trace) or ("" if self.audit else "fewer than two finite steps")
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """The discrete step identity at every step; None where ``no_audit`` says why."""
+        return self.audit_of(range(self.trace.members))
+
+    def audit_of(self, members: Sequence[int]) -> Audit | None:
+        """The audit of some members; layers in which the outputs are not homogeneous are left out."""
+        if applicability.no_step_law(self.trace):
+            return None
+        found = audit(**self._identity(members))
+        if found is None:
+            return None
+        step, member, layer = found.where
+        return replace(found, where=(step, members[member], self._homogeneous[layer - 1] + 1))
+
+    @property
+    def step_residuals(self) -> Floats | None:
+        """By how much each step misses the identity, relative, (steps - 1, M, L); None without an audit."""
+        if applicability.no_step_law(self.trace):
+            return None
+        return identity(**self._identity(range(self.trace.members)))[0]
+
+    @cached_property
+    def _homogeneous(self) -> list[int]:
+        return [k for k, block in enumerate(self.trace.layout.layers) if block.degree is not None]
+
+    def _identity(self, members: Sequence[int]) -> dict[str, Any]:
+        """What the identity is made of, by the names of the arguments."""
+        arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm", "batch_a", "batch_q")}
+        lr, degree = self.lr, [block.degree for block in self.trace.layout.layers if block.degree is not None]
+        if len(degree) < self.trace.depth:
+            arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
+        if len(members) < self.trace.members:
+            arrays, lr = {name: values[:, list(members)] for name, values in arrays.items()}, lr[list(members)]
+        law = applicability.law_of(self.trace)
+        return {**arrays, "lr": lr, "dtype": self.trace.attributes["dtype"], "law": law, "degree": np.array(degree)}
+
+
+def require_steps(trace: Trace) -> None:
+    """Raises AnalysisError where fewer than two steps have been committed."""
+    if trace.steps < 2:
+        raise AnalysisError(
+            f"{trace.path}: got {trace.steps} committed steps, expected at least 2; let the run train for longer"
+        )

@@ -1,0 +1,38 @@
+"""What was run, in a few values: state, size, network, optimizer and data of a run file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rhotrace.runfile.reader import Trace
+from rhotrace.runfile.run_lock import is_locked
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """What was run, in the words of ``rhotrace info``."""
+    recipe, attributes = trace.recipe, trace.attributes
+    planned = int(recipe["steps"])
+    state = str(attributes.get("ended", "finished"))
+    if not trace.complete:
+        state = "training now" if is_locked(trace.path) else "interrupted"
+    optimizer = dict(recipe["optimizer"])
+    return {
+        "state": state,
+        "steps": trace.steps,
+        "planned_steps": planned,
+        "members": trace.members,
+        "depth": trace.depth,
+        "width": recipe["network"].get("width"),
+        "dtype": attributes["dtype"],
+        "loss": trace.facts.loss,
+        "optimizer": optimizer.pop("kind"),
+        "optimizer_options": optimizer,
+        "per_member": {name: trace[name].tolist() for name in trace.layout.per_member},  # overrules the options
+        "dataset": recipe["data"]["dataset"],
+        "classes": attributes["data_classes"],
+        "samples": int(attributes["samples"]),
+        "label_noise": recipe["data"]["label_noise"],
+        "device": attributes["device"],
+        "wall_seconds": trace.wall_seconds,
+        "bytes": trace.path.stat().st_size,
+    }
