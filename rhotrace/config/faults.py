@@ -85,9 +85,9 @@ def own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401
 def _known_keys(model: Any, path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
     place = content
     for part in path:
-        annotation, tag = model.model_fields[part].annotation, model.model_fields[part].discriminator
-        place = place[part]
-        kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
+        field, place = model.model_fields[part], place[part]
+        kinds = [m for m in get_args(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+        kinds, tag = kinds or [field.annotation], field.discriminator
         model = next(
             (m for m in kinds if len(kinds) == 1 or get_args(m.model_fields[tag].annotation) == (place.get(tag),)),
             kinds[0],
