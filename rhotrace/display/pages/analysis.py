@@ -24,9 +24,11 @@ def analysis_page(result: Analysis, *, fits: bool) -> list[Block]:
 
 def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
     """T by every definition, the end of the run, fits, and the audit of the steps."""
-    yield from _transient(result)
+    applies = not result.transient.inapplicable
+    if applies:
+        yield from _transient(result)
     yield _end(result)
-    if fits:
+    if fits and applies:
         yield from _fits(result.transient)
     yield from _driven(result.transient)
     for words in pool_words(result.transient):
@@ -50,7 +52,7 @@ def _transient(result: Analysis) -> Iterator[Block]:
                 number(each.T_constant, 4),
             )
         )
-        if math.isnan(each.T) and not result.transient.inapplicable:
+        if math.isnan(each.T):
             without.append(Paragraph(f"member {each.member}: no T, {each.outcome}"))
     columns = "member | seed | T | ± (95 %) | T loss | T growth | T driven | T constant"
     yield table(columns, rows, "The transient time by each definition, in steps")

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 def comparison_page(result: Comparison, *, members: bool = False) -> list[Block]:
     """All that ``compare`` found; with ``members`` also a row for each network."""
-    about = [title(f"{side.letter}  {side.path}", headline(side.summary)) for side in result.sides]
-    return [Data(as_plain(result)), *(block for each in about for block in each), *contrasts(result, members=members)]
+    page: list[Block] = [Data(as_plain(result))]
+    for side in result.sides:
+        group = f", {side.group}" if side.group else ""
+        page += title(f"{side.letter}  {side.path}{group}", headline(side.summary))
+    return [*page, *contrasts(result, members=members)]
 
 
 def contrasts(result: Comparison, *, members: bool = False) -> Iterator[Block]:

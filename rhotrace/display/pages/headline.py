@@ -24,10 +24,11 @@ def headline(summary: dict[str, Any]) -> str:
     )
     noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
     width = "" if summary["depth"] == 1 else f", width {summary['width']}"
+    loss = "" if summary["loss"] == "square" else f"{summary['loss']} loss, "
     return (
         f"{summary['state']}: {summary['steps']} of {summary['planned_steps']} steps, "
         f"{count(summary['members'], 'member')}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
-        f"L = {summary['depth']}{width}, {summary['dtype']}; {summary['optimizer']}, {options}; "
+        f"L = {summary['depth']}{width}, {summary['dtype']}; {loss}{summary['optimizer']}, {options}; "
         f"{summary['dataset']} {summary['classes']}, N = {summary['samples']}{noise}"
     )
 

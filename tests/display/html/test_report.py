@@ -88,6 +88,21 @@ def test_the_results_stand_in_it_as_json(pages, runs):
     assert len(results["runs"][0]["claims"]) == 30
 
 
+def test_one_theta_holds_for_the_whole_page(command, runs, tmp_path):
+    def claims(theta: str) -> list:
+        return json.loads(command("audit", runs / "gd.h5", "--theta", theta, "--json")[1])["claims"]
+
+    assert command("report", runs / "gd.h5", "-o", "page.html", "--theta", "0.9")[0] == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (content,) = re.findall(r'<script type="application/json" id="results">(.*?)</script>', text, re.DOTALL)
+    (found,) = json.loads(content)["runs"]
+    assert found["transient"]["theta"] == 0.9
+    assert found["claims"] == claims("0.9") != claims("0.5")
+    words = words_of(tmp_path / "page.html")
+    assert "0.9 rho_eq" in words
+    assert "0.5 rho_eq" not in words
+
+
 def test_the_recipe_in_it_trains_the_same_run(pages, runs):
     text = (pages / "one.html").read_text(encoding="utf-8")
     recipes = [html.unescape(code) for code in re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)]

@@ -24,6 +24,11 @@ def test_the_learning_rate_is_that_of_the_members(train, overrides, said):
         assert said in headline(summary(trace))
 
 
+def test_a_loss_other_than_the_square_is_named(train):
+    with open_trace(train("steps=2", "record.snapshots=0", "loss.kind=logistic")) as trace:
+        assert "; logistic loss, gd, lr 0.05;" in headline(summary(trace))
+
+
 def test_one_member_is_not_several(train):
     with open_trace(train("steps=2", "members.seeds=1")) as trace:
         assert headline(summary(trace)).startswith("finished: 2 of 2 steps, 1 member, ")
