@@ -1,7 +1,7 @@
 """How long pictures of long runs take: ``python benchmarks/drawing.py [STEPS] [MEMBERS]``, whole processes.
 
-A run of that length is made of a short one's rows, stretched, with noise of one in a thousand on every number, so that it
-packs no better than a real one; then each picture of ``rhotrace plot`` is drawn by a fresh process.
+A run of that length is made from the stretched rows of a short one, with noise of one in a thousand on every number, so
+that it compresses no better than a real one. Then a fresh process draws each picture of ``rhotrace plot``.
 """
 
 from __future__ import annotations
