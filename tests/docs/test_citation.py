@@ -26,7 +26,7 @@ def test_the_memo_is_the_one_that_the_code_cites():
     (memo,) = CITATION["references"]
     names = " and ".join(f"{a['given-names'][0]}. {a['family-names']}" for a in memo["authors"])
     date = f"{memo['date-released'].day} {memo['date-released']:%B %Y}"
-    assert paper.CITATION == f"{names}, {memo['title']}, {memo['number']}, {date}"
+    assert f"{names}, {memo['title']}, {memo['number']}, {date}" == paper.CITATION
     assert memo["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
