@@ -315,6 +315,10 @@ def ranges(figures: dict[str, Figures]) -> Figures:
     pairs = zip(figures["weightnorm"]["each"], figures["deep8_each"]["each"], strict=True)
     noisy = [run for run in figures["noisy"]["runs"].values() if run["predicted_over"]["value"]]
     return {
+        "law_off": {
+            depth: abs(exponent["value"] / figures["scaling"]["law"][depth] - 1)
+            for depth, exponent in figures["scaling"]["exponent"].items()
+        },
         "weightnorm_off": max(abs(one / twin - 1) for one, twin in pairs),
         "at_rest": ends([1 / run["over_frozen"]["value"] for run in noisy]),
         "linearised": ends([run["predicted_over"]["value"] for run in noisy]),
