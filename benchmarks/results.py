@@ -266,8 +266,9 @@ def fixed(value: float, decimals: int = 0) -> str:
 
 def significant(value: float, digits: int = 2) -> str:
     """A number with so many significant digits, without an exponent."""
-    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value))))) if value else 0
-    return f"{float(f'{value:.{digits - 1}e}'):,.{decimals}f}"
+    rounded_value = float(f"{value:.{digits - 1}e}")
+    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(rounded_value))))) if value else 0
+    return f"{rounded_value:,.{decimals}f}"
 
 
 def percent(value: float, digits: int = 2) -> str:
