@@ -49,7 +49,7 @@ CONDITIONS = {
 }
 
 
-def planted(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
+def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
     T = float(norm_dynamics.transient_time(condition.start, depth=condition.depth)) / LR
     steps = np.arange(int(condition.length * T))
     r = norm_dynamics.norm_trajectory(steps * LR, condition.start, A=1.0, B=1.0, depth=condition.depth)
@@ -67,7 +67,7 @@ def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
     rng = np.random.default_rng(1)
     found = crossing = fit = 0
     for _ in range(trials):
-        series, T = planted(condition, rng)
+        series, T = synthetic(condition, rng)
         one = measure(0, series)
         if one.outcome is not Outcome.LEFT or one.fit is None:
             continue
@@ -79,12 +79,12 @@ def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
 
 def pooled(members: int, trials: int) -> tuple[float, float]:
     rng = np.random.default_rng(2)
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for _ in range(trials):
         T = np.exp(np.log(500) + 0.4 * rng.standard_normal(members))
         for number, interval in enumerate((geometric_mean(T), bootstrapped_geometric_mean(T))):
-            held[number] += interval.low <= 500 <= interval.high
-    return float(held[0] / trials), float(held[1] / trials)
+            covered[number] += interval.low <= 500 <= interval.high
+    return float(covered[0] / trials), float(covered[1] / trials)
 
 
 def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, float]:
@@ -92,14 +92,14 @@ def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, fl
     rng = np.random.default_rng(3)
     tau = (1 + phi) / (1 - phi)
     rows = int(times * tau)
-    held = np.zeros(3)
+    covered = np.zeros(3)
     for _ in range(trials):
         delta = 0.02 + 0.05 * lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.standard_normal(rows + 500))[500:]
         found = one_series.measure(0, np.arange(rows), delta, 0, find_window=False)
         assert not isinstance(found, str)
         truths = (found.std, 0.05), (found.offset, 0.02), (found.tau, tau)
-        held += [interval.low <= truth <= interval.high for interval, truth in truths]
-    return tuple((held / trials).tolist())
+        covered += [interval.low <= truth <= interval.high for interval, truth in truths]
+    return tuple((covered / trials).tolist())
 
 
 def main() -> None:

@@ -77,9 +77,9 @@ def main(steps: int, members: int) -> None:
         for kind in KINDS:
             began = time.perf_counter()
             words = ["plot", str(run), "--what", kind, "-o", str(Path(folder) / f"{kind}.png")]
-            told = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, check=True, text=True)
+            done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, check=True, text=True)
             print(
-                f"| {kind} | {time.perf_counter() - began:.1f} | {int(told.stdout.split()[-2]) / 1e3:.0f} |", flush=True
+                f"| {kind} | {time.perf_counter() - began:.1f} | {int(done.stdout.split()[-2]) / 1e3:.0f} |", flush=True
             )
 
 

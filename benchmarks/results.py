@@ -260,12 +260,12 @@ def power(value: float, decimals: int = 1) -> str:
 
 
 def fixed(value: float, decimals: int = 0) -> str:
-    """A number with so many decimals."""
+    """A number with a fixed number of decimals."""
     return f"{value:,.{decimals}f}"
 
 
 def significant(value: float, digits: int = 2) -> str:
-    """A number with so many significant digits, without an exponent."""
+    """A number with a fixed number of significant digits, without an exponent."""
     rounded_value = float(f"{value:.{digits - 1}e}")
     decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(rounded_value))))) if value else 0
     return f"{rounded_value:,.{decimals}f}"
@@ -320,7 +320,7 @@ def ranges(figures: dict[str, Figures]) -> Figures:
             depth: abs(exponent["value"] / figures["scaling"]["law"][depth] - 1)
             for depth, exponent in figures["scaling"]["exponent"].items()
         },
-        "weightnorm_off": max(abs(one / twin - 1) for one, twin in pairs),
+        "weightnorm_off": max(abs(one / other - 1) for one, other in pairs),
         "at_rest": ends([1 / run["over_frozen"]["value"] for run in noisy]),
         "linearised": ends([run["predicted_over"]["value"] for run in noisy]),
         "follows": float(np.median([value for run in noisy for value in run["follows"]])),

@@ -51,7 +51,7 @@ INLINE = re.compile(r"`([^`]+)`")
 
 
 def is_complete(command: str) -> bool:
-    """Whether a command can be run as it stands, without words to be put in: FILE, A, [-o FILE], COMMAND."""
+    """Whether a command can be run unchanged, without placeholders: FILE, A, [-o FILE], COMMAND."""
     if re.fullmatch(r"rhotrace [a-z]+", command):  # the name of a command, but for the one that needs nothing more
         return command == "rhotrace quantities"
     first = re.match(r"(rhotrace|python|torchrun|for) ", command)
@@ -134,14 +134,14 @@ def test_every_command_is_found():
 
 
 def test_every_command_of_the_table_is_a_command_and_its_options_exist(monkeypatch, capsys, tmp_path):
-    told = {}
+    named = {}
     for text in INLINE.findall(PROSE):
         words = text.split()
         if words[:1] == ["rhotrace"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
             name = words[1:3] if words[1] == "recipe" and len(words) > 2 else words[1:2]
-            told.setdefault(tuple(name), set()).update(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
-    assert len(told) > 15
-    for name, options in told.items():
+            named.setdefault(tuple(name), set()).update(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    assert len(named) > 15
+    for name, options in named.items():
         helped = run(f"rhotrace {' '.join(name)} --help", tmp_path, monkeypatch, capsys)
         for option in options - {"--help"}:
             assert re.search(rf"(?<![\w-]){option}\b", helped), (name, option)
