@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from rhotrace.theory import paper
@@ -70,12 +72,25 @@ def test_the_page_has_a_cell_for_every_figure_and_no_paragraph_in_a_cell():
     ("pattern", "text", "numbers"),
     [
         ("is # to #", "|log(rho/rho_eq)| is 4.2e-04 to 1.7e-03 over", [4.2e-4, 1.7e-3]),
-        (r"10\^#", "largest |f_n| = 10^-4.50: the bound", [-4.5]),
+        ("= #", "largest |f_n| = 10^-4.50: the bound", [10**-4.5]),
         ("in # % .* in # %", "shrinks in 0.023 % of the steps, and in 99.9 % of the others", [0.023, 99.9]),
     ],
 )
 def test_numbers_are_found_in_what_the_audit_says(results, pattern, text, numbers):
     assert results.found(pattern, text) == numbers
+
+
+def test_every_figure_of_the_audit_is_found_in_its_words(results, train, command):
+    path = train("steps=2500", "init.rho_k=0.5", "record.test_every=500")
+    _, out, _ = command("audit", path, "--json")
+    figures = results.claims(json.loads(out))
+    with h5py.File(path) as file:
+        log_rho, log_rho_eq = file["log_rho"][:], file["log_rho_eq"][:]
+        loss, rho_k = file["loss"][-1], file["rho_k"][:]
+    assert figures["measured"]["interpolation"] == pytest.approx([loss.max(), 0], rel=0.05)
+    assert figures["measured"]["eq7"] == pytest.approx((np.ptp(rho_k, axis=2) / rho_k.mean(axis=2)).max(), rel=0.05)
+    off = abs(log_rho - log_rho_eq)[-250:].mean(axis=0)
+    assert figures["measured"]["eq6"] == pytest.approx([off.min(), off.max()], rel=0.05)
 
 
 def test_words_without_their_number_are_an_error(results):
