@@ -26,7 +26,7 @@ def test_the_page_is_of_the_format_that_is_written(train):
         assert rows("| key | what it says |") == set(json.loads(file.attrs["layout"]))
         named = set(re.findall(r"`(recipe\w*|status|ended|layout)`", PAGE))
         assert {"recipe", "recipe_json", "status", "ended", "layout"} <= named & set(file.attrs)
-        assert file["weights/W1"].dims[2].label == "W1_out"
+        assert "W1_out" in file["weights"]
 
 
 def test_every_cadence_of_the_code_is_explained():
