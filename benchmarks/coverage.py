@@ -1,7 +1,7 @@
-"""How often the stated 95 % intervals cover a planted truth: python benchmarks/coverage.py [trials].
+"""How often the stated 95 % intervals contain a true value that is known: python benchmarks/coverage.py [trials].
 
-Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, has a
-memory (first order, phi), or alternates from step to step as at the edge of stability; some runs end soon after T.
+Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, is
+autocorrelated (first order, phi), or alternates from step to step. Some runs end soon after T.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ CONDITIONS = {
     **{f"L = {depth}": replace(BASE, depth=depth, start=start) for depth, start in DEPTHS.items()},
     "noise 0.005": replace(BASE, noise=0.005),
     "noise 0.05": replace(BASE, noise=0.05),
-    "memory phi = 0.5": replace(BASE, phi=0.5),
-    "memory phi = 0.9": replace(BASE, phi=0.9),
-    "memory phi = 0.95": replace(BASE, phi=0.95),
+    "autocorrelation phi = 0.5": replace(BASE, phi=0.5),
+    "autocorrelation phi = 0.9": replace(BASE, phi=0.9),
+    "autocorrelation phi = 0.95": replace(BASE, phi=0.95),
     "run ends at 1.5 T": replace(BASE, length=1.5),
     "run ends at 1.25 T": replace(BASE, length=1.25),
     "alternating by 0.02": replace(BASE, alternating=0.02),
 }
 
 
-def planted(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
+def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, float]:
     T = float(norm_dynamics.transient_time(condition.start, depth=condition.depth)) / LR
     steps = np.arange(int(condition.length * T))
     r = norm_dynamics.norm_trajectory(steps * LR, condition.start, A=1.0, B=1.0, depth=condition.depth)
@@ -63,11 +63,11 @@ def planted(condition: Condition, rng: np.random.Generator) -> tuple[Series, flo
 
 
 def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
-    """How many trials have a T, and in how many the crossing's and the fit's interval hold the truth."""
+    """How many trials have a T, and in how many the crossing's and the fit's interval contain the true value."""
     rng = np.random.default_rng(1)
     found = crossing = fit = 0
     for _ in range(trials):
-        series, T = planted(condition, rng)
+        series, T = synthetic(condition, rng)
         one = measure(0, series)
         if one.outcome is not Outcome.LEFT or one.fit is None:
             continue
@@ -79,33 +79,35 @@ def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
 
 def pooled(members: int, trials: int) -> tuple[float, float]:
     rng = np.random.default_rng(2)
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for _ in range(trials):
         T = np.exp(np.log(500) + 0.4 * rng.standard_normal(members))
         for number, interval in enumerate((geometric_mean(T), bootstrapped_geometric_mean(T))):
-            held[number] += interval.low <= 500 <= interval.high
-    return float(held[0] / trials), float(held[1] / trials)
+            covered[number] += interval.low <= 500 <= interval.high
+    return float(covered[0] / trials), float(covered[1] / trials)
 
 
 def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, float]:
-    """How often the intervals of fluctuation, offset and tau hold those of a first-order series of so many tau."""
+    """How often the intervals of fluctuation, offset and tau contain those of a first-order series of a given number of tau."""
     rng = np.random.default_rng(3)
     tau = (1 + phi) / (1 - phi)
     rows = int(times * tau)
-    held = np.zeros(3)
+    covered = np.zeros(3)
     for _ in range(trials):
         delta = 0.02 + 0.05 * lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.standard_normal(rows + 500))[500:]
         found = one_series.measure(0, np.arange(rows), delta, 0, find_window=False)
         assert not isinstance(found, str)
         truths = (found.std, 0.05), (found.offset, 0.02), (found.tau, tau)
-        held += [interval.low <= truth <= interval.high for interval, truth in truths]
-    return tuple((held / trials).tolist())
+        covered += [interval.low <= truth <= interval.high for interval, truth in truths]
+    return tuple((covered / trials).tolist())
 
 
 def main() -> None:
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     began = time.perf_counter()
-    print(f"{trials} trials each; a true coverage of 95 % shows as 95 ± {196 * (0.95 * 0.05 / trials) ** 0.5:.1f} %\n")
+    print(
+        f"{trials} trials each; a true coverage of 95 % appears as 95 ± {196 * (0.95 * 0.05 / trials) ** 0.5:.1f} %\n"
+    )
     print("| synthetic runs | with a fit | crossing covers T | fit covers T |\n|---|---|---|---|")
     for name, condition in CONDITIONS.items():
         found, crossing, fit = cover(condition, trials)

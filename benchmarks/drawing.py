@@ -1,7 +1,7 @@
 """How long pictures of long runs take: ``python benchmarks/drawing.py [STEPS] [MEMBERS]``, whole processes.
 
-A run of that length is made of a short one's rows, stretched, with noise of one in a thousand on every number, so that it
-packs no better than a real one; then each picture of ``rhotrace plot`` is drawn by a fresh process.
+A run of that length is made from the stretched rows of a short one, with noise of one in a thousand on every number, so
+that it compresses no better than a real one. Then a fresh process draws each picture of ``rhotrace plot``.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def main(steps: int, members: int) -> None:
         for kind in KINDS:
             began = time.perf_counter()
             words = ["plot", str(run), "--what", kind, "-o", str(Path(folder) / f"{kind}.png")]
-            told = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, check=True, text=True)
+            done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, check=True, text=True)
             print(
-                f"| {kind} | {time.perf_counter() - began:.1f} | {int(told.stdout.split()[-2]) / 1e3:.0f} |", flush=True
+                f"| {kind} | {time.perf_counter() - began:.1f} | {int(done.stdout.split()[-2]) / 1e3:.0f} |", flush=True
             )
 
 

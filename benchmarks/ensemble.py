@@ -1,4 +1,4 @@
-"""What members, processes and Ray workers are worth: python benchmarks/ensemble.py.
+"""What members side by side, processes and Ray workers gain: python benchmarks/ensemble.py.
 
 Everything is a ratio of trainings in this one run of the script: member-steps per second of M members side by side over
 those of one member alone (which is what training them one after another gives), and the wall time of the same runs
@@ -52,7 +52,7 @@ def rate(folder: Path, depth: int, width: int, members: int) -> float:
 
 
 def wall(engine: Engine, folder: Path, runs: int) -> float:
-    """Seconds for so many equal runs, without the start of the workers: a first round is not counted."""
+    """Seconds for a number of equal runs, without the start of the workers: a first round is not counted."""
     for number, steps in enumerate((5, 600)):
         text = resolved(4, 64, 8, steps).to_yaml()
         jobs = [Job(text, str(folder / f"{number}-{n}.h5"), "cpu", "benchmark") for n in range(runs)]

@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py            # about three minutes on two cores; prints a Markdown table of ratios
 
-Each row alternates the two loops and reports the median of the pairwise time ratios with its range, so that a
-machine whose speed drifts, drifts for both. Below 1, RhoTrace is the faster one.
+Each row alternates the two loops and reports the median of the pairwise time ratios with its range, so that drift
+of the machine's speed affects both. Below 1, RhoTrace is faster.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def data_of(content: recipe.Recipe) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bare_single(content: recipe.Recipe) -> float:
-    """Seconds of the loop that anyone would write for one network: nn.Sequential, autograd, torch.optim.SGD."""
+    """Seconds of the usual loop for one network: nn.Sequential, autograd, torch.optim.SGD."""
     x, y = data_of(content)
     sizes = [x.shape[1], *[content.network.width] * (content.network.depth - 1), 1]
     layers: list[nn.Module] = []
@@ -85,7 +85,7 @@ def bare_members(content: recipe.Recipe) -> float:
 
 
 def traced(content: recipe.Recipe) -> float:
-    """Seconds of RhoTrace's loop with everything recorded and written, start-up apart."""
+    """Seconds of RhoTrace's loop with everything recorded and written, without start-up."""
     with tempfile.TemporaryDirectory() as folder:
         return train(content, Path(folder) / "run.h5", device="cpu").seconds
 

@@ -1,7 +1,7 @@
-"""How near the predicted fluctuation of rho around rho_eq comes to the measured one: python benchmarks/prediction.py.
+"""How accurate the predicted fluctuation of rho around rho_eq is: python benchmarks/prediction.py.
 
-Each condition is a training of its own, of four seeds; what is printed are ratios of prediction to measurement over the
-stretches that follow the copies of the weights in the window after T. No parameter is fitted.
+Each condition is a separate training of four seeds. The table has ratios of prediction to measurement over the stretches
+that follow the snapshots in the window after T. No parameter is fitted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONDITIONS = {
     "lr 0.05": ["optimizer.lr=0.05", "steps=2000"],
     "b 8": ["optimizer.batch_size=8"],
     "b 128": ["optimizer.batch_size=128"],
-    "lr 0.05, b 128, for longer: the edge of stability": [
+    "lr 0.05, b 128, for longer": [
         "optimizer.lr=0.05",
         "optimizer.batch_size=128",
         "steps=6000",
@@ -53,7 +53,7 @@ CONDITIONS = {
 
 
 def main(names: list[str]) -> None:
-    """One row of the table in the README per condition, the named ones or all."""
+    """One row of the table in benchmarks/README.md for each condition, the named ones or all."""
     print("| condition | fluctuation | V at rest / measured | linearised / measured | follows | sharpness | members |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

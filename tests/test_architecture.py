@@ -100,8 +100,8 @@ def test_result_types_are_frozen():
     assert dataclasses.is_dataclass(QUANTITIES["rho_k"])
 
 
-def test_the_readme_has_the_quantities_table_of_the_code():
-    assert quantities_markdown() in (ROOT / "README.md").read_text()
+def test_the_page_of_the_run_file_has_the_quantities_table_of_the_code():
+    assert quantities_markdown() in (ROOT / "docs" / "run-file.md").read_text(encoding="utf-8")
 
 
 def test_numbered_equations_stay_out_of_identifiers():

@@ -36,12 +36,13 @@ def explain(error: Any, model: type[BaseModel], content: Any, lines: strict_yaml
     elif error["type"] == "missing":
         message = "missing; it has no default"
     elif error["type"].startswith("union_tag"):
-        path = (*path, "kind")
+        tag = error["ctx"]["discriminator"].strip("'")
+        path = (*path, tag)
         expected = error["ctx"].get("expected_tags", "the known kinds")
         section = got if isinstance(got, dict) else {}
         message = (
-            f"got {short(section['kind'])}, expected one of {expected}"
-            if "kind" in section
+            f"got {short(section[tag])}, expected one of {expected}"
+            if tag in section
             else "missing; it chooses the component"
         )
     else:
@@ -84,15 +85,11 @@ def own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401
 def _known_keys(model: Any, path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
     place = content
     for part in path:
-        annotation = model.model_fields[part].annotation
-        place = place[part]
-        kinds = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)] or [annotation]
+        field, place = model.model_fields[part], place[part]
+        kinds = [m for m in get_args(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+        kinds, tag = kinds or [field.annotation], field.discriminator
         model = next(
-            (
-                m
-                for m in kinds
-                if len(kinds) == 1 or get_args(m.model_fields["kind"].annotation) == (place.get("kind"),)
-            ),
+            (m for m in kinds if len(kinds) == 1 or get_args(m.model_fields[tag].annotation) == (place.get(tag),)),
             kinds[0],
         )
     return list(model.model_fields)

@@ -109,7 +109,10 @@ def drop_defaults(draw, content: dict[str, Any]) -> dict[str, Any]:
         return {
             key: thin(value, getattr(section, key)) if isinstance(value, dict) else value
             for key, value in values.items()
-            if fields[key].is_required() or getattr(section, key) != fields[key].default or draw(st.booleans())
+            if key in {"kind", "dataset"}  # which choose the component
+            or fields[key].is_required()
+            or getattr(section, key) != fields[key].default
+            or draw(st.booleans())
         }
 
     return thin(content, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -12,6 +13,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -587,3 +589,39 @@ def test_cifar_10_damaged_is_refused(cifar, tmp_path):
     message = fault(dataset="cifar-10", root=str(tmp_path))
     assert message.startswith(str(folder))
     assert "fetch" in message
+
+
+# --- a dataset of one's own code ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy():
+    """A dataset that is defined here alone: points on a circle, of which the upper half is +1."""
+
+    @data.DATASETS.register
+    class Toy(data.Samples):
+        dataset: Literal["toy"] = "toy"
+        points: int
+
+        def load(self, dtype):
+            angles = (np.arange(self.points) + 0.5) * 2 * np.pi / self.points
+            x = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(dtype)
+            y = np.sign(x[:, 1:])
+            return data.Dataset(x, y, x, y, ("lower", "upper"), f"{self.points}", {}, (2,))
+
+    yield
+    data.DATASETS.unregister("toy")
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_new_dataset_is_one_class(small, tmp_path, command):
+    (tmp_path / "toy.yaml").write_text(
+        small.replace("dataset: mnist, classes: [0, 1], train: 40, test: 20", "dataset: toy, points: 9")
+    )
+    assert command("train", "toy.yaml", "-o", "run.h5", "--device", "cpu")[0] == 0
+    assert command("verify", "run.h5")[0] == 0
+    code, _, err = command("train", "toy.yaml", "--set", "data.points=x")
+    assert code == 2
+    assert "data.points: got 'x', expected a valid integer" in err
+    schema = json.loads(command("recipe", "schema")[1])
+    assert "points" in str(schema)

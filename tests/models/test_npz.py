@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from rhotrace.errors import DataError
 from rhotrace.models.datasets import DATASETS, Dataset
+from rhotrace.runfile.reader import open_trace
 
 RNG = np.random.default_rng(0)
 X, X_TEST = RNG.normal(size=(40, 6)), RNG.normal(size=(20, 6))
@@ -331,3 +332,45 @@ def test_options_that_cannot_be_meant_are_refused_before_the_file_is_looked_for(
 def test_the_schema_describes_every_option():
     described = DATASETS["npz"].model_json_schema()["properties"]
     assert all("description" in each for name, each in described.items() if name != "dataset"), json.dumps(described)
+
+
+# --- as a user ---------------------------------------------------------------------------------------------
+
+RECIPE = """\
+data: {{dataset: npz, file: own.npz, root: ., unit_norm: {unit_norm}}}
+network: {{kind: mlp, depth: 2, width: 5, dtype: float64}}
+init: {{kind: equal-norms, rho_k: 1.0}}
+optimizer: {{kind: gd, lr: 0.05}}
+steps: 20
+"""
+
+
+@pytest.mark.parametrize("targets", ["labels", "signs", "real"])
+def test_a_run_trains_on_one_s_own_data(save, tmp_path, command, targets):
+    changes = {
+        "labels": {},
+        "signs": {"y": np.where(Y > 4, 1, -1), "y_test": np.where(Y_TEST > 4, 1, -1)},
+        "real": {"y": np.sin(X[:, :2]), "y_test": np.sin(X_TEST[:, :2])},
+    }
+    save(**changes[targets])
+    (tmp_path / "own.yaml").write_text(RECIPE.format(unit_norm="true"))
+    assert command("train", "own.yaml", "-o", "run.h5", "--device", "cpu")[0] == 0
+    code, out, err = command("verify", "run.h5")
+    assert code == 0, out + err
+    with open_trace(tmp_path / "run.h5") as trace:
+        assert (
+            trace.attributes["data_classes"]
+            == {"labels": "3, 4, 5, 6", "signs": "-1, 1", "real": "real targets"}[targets]
+        )
+        assert trace.attributes["data_md5"].startswith("own.npz ")
+
+
+def test_a_recipe_s_mistake_about_one_s_own_data_is_a_line(save, tmp_path, command):
+    save(x_test=None)
+    (tmp_path / "own.yaml").write_text(RECIPE.format(unit_norm="true"))
+    code, out, err = command("train", "own.yaml", "-o", "run.h5", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert "lacks the array x_test" in err
+    code, _, err = command("train", "own.yaml", "-o", "run.h5", "--set", "data.flie=own.npz")
+    assert code == 2
+    assert "data.flie: unknown key; did you mean 'file'?" in err

@@ -72,7 +72,7 @@ class Residual(Network):
 
     def __init__(self, inputs, width, outputs):
         self.blocks = (
-            Block("into", (width, inputs)),
+            Block("into", (width, inputs), degree=None),  # the shift and the mean do not scale with it
             Block("mean", (width,), role="buffer"),
             Block("around", (width, width), degree=None),
             Block("shift", (width,), role="shift", degree=None),
@@ -370,6 +370,22 @@ def test_a_new_quantity_orphans_no_run(tmp_path, command):
         assert trace.steps == 60
         assert not {quantity.name for quantity in inside_names} & {q.name for q in trace.quantities}
     assert command("verify", path)[0] == 0
+
+
+def test_a_false_degree_of_homogeneity_is_found(tmp_path, command, monkeypatch):
+    """The step identity is checked by the degree that a block claims."""
+    honest = Residual.__init__
+
+    def boastful(self, *sizes):
+        honest(self, *sizes)
+        self.blocks = tuple(Block(b.name, b.shape, b.role, 1, b.start) for b in self.blocks)
+
+    monkeypatch.setattr(Residual, "__init__", boastful)
+    path = tmp_path / "run.h5"
+    train_recipe(recipe.parse(BASE, COMBINATIONS["residual"]), path, device="cpu")
+    code, out, _ = command("verify", path)
+    assert code == 2
+    assert "WRONG (audit of the steps)" in out
 
 
 def test_a_measure_of_another_shape_is_refused_before_it_is_written(tmp_path):

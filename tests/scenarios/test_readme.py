@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README, as written: on the shipped recipes made small."""
+"""Every command, every line of Python and every recipe of the README and its pages: on the shipped recipes made small."""
 
 from __future__ import annotations
 
@@ -15,28 +15,43 @@ from rhotrace.config import recipe
 from rhotrace.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md", *DOCS)
+}
+LINKED = [*PAGES, "CHANGELOG.md", "benchmarks/README.md", "data/README.md", "recipes/cluster/README.md"]
 SMALL = ["data.train=160", "data.test=20", "network.width=8", "steps=400", "record.test_every=100"]
 SHALLOW = ["network.depth=3", "init.rho_k=1.0", "optimizer.lr=0.1", "members.seeds=2"]  # leaves its transient soon
 
 ELSEWHERE = {  # commands that are run, but not here
     "python -m pip install -e .": "by .ci/run",
     "python -m pip install -e '.[test]'": "by .ci/run",
+    "python -m pip install -e '.[test,lint]'": "by .ci/run",
+    "python -m venv .venv": "by .ci/run, under another name",
+    "source .venv/bin/activate": "by .ci/run, under another name",
+    "ruff check .": "by .ci/run",
+    "ruff format --check .": "by .ci/run",
+    "mypy": "by .ci/run",
     "python -m pytest": "by .ci/run, and here we are",
     "python -m pytest -n 0": "the same in one process",
+    "python -m pytest -m soak": "by hand: it takes long",
     "python -m pip install xarray h5netcdf matplotlib": "by .ci/run, as parts of '.[test]'",
     "python -m pip install 'rhotrace[tensorboard]'": "by .ci/run, as a part of '.[test]'",
     "torchrun --nproc-per-node 4 -m rhotrace train recipes/deep8.yaml": "by test_distributed.py, with other recipes",
     "python benchmarks/overhead.py": "by hand: it takes minutes",
-    "rhotrace --install-completion": "changes the user's shell; test_cli.py has --show-completion",
+    "python benchmarks/results.py": "by hand: it takes minutes and the runs of every recipe",
+    "python benchmarks/results.py --render": "in part, by test_results.py",
+    "rhotrace --install-completion": "changes the user's shell; test_app.py has --show-completion",
 }
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-PROSE = BLOCK.sub("", README)
+BLOCKS = [(page, kind, code) for page, text in PAGES.items() for kind, code in BLOCK.findall(text)]
+PROSE = "\n".join(BLOCK.sub("", text) for text in PAGES.values())
 INLINE = re.compile(r"`([^`]+)`")
 
 
 def is_complete(command: str) -> bool:
-    """Whether a command can be run as it stands, without words to be put in: FILE, A, [-o FILE], COMMAND."""
+    """Whether a command can be run unchanged, without placeholders: FILE, A, [-o FILE], COMMAND."""
     if re.fullmatch(r"rhotrace [a-z]+", command):  # the name of a command, but for the one that needs nothing more
         return command == "rhotrace quantities"
     first = re.match(r"(rhotrace|python|torchrun|for) ", command)
@@ -44,13 +59,18 @@ def is_complete(command: str) -> bool:
 
 
 def commands() -> list[str]:
-    """Every command in the order of the page, each part of a line by itself."""
+    """Every command once, in the order of the pages, each part of a line by itself."""
     found = []
-    for kind, block in BLOCK.findall(README):
+    for _, kind, block in BLOCKS:
         if kind == "console":
             found += [part for line in block.strip().splitlines() for part in line.split(" && ")]
     found += [text for text in INLINE.findall(PROSE) if is_complete(text)]
     return list(dict.fromkeys(found))
+
+
+def blocks(wanted: str) -> list:
+    """The blocks of one language, named after their page."""
+    return [pytest.param(page, code, id=f"{page}-{n}") for n, (page, kind, code) in enumerate(BLOCKS) if kind == wanted]
 
 
 HERE = [command for command in commands() if command not in ELSEWHERE]
@@ -114,14 +134,14 @@ def test_every_command_is_found():
 
 
 def test_every_command_of_the_table_is_a_command_and_its_options_exist(monkeypatch, capsys, tmp_path):
-    told = {}
+    named = {}
     for text in INLINE.findall(PROSE):
         words = text.split()
         if words[:1] == ["rhotrace"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
             name = words[1:3] if words[1] == "recipe" and len(words) > 2 else words[1:2]
-            told.setdefault(tuple(name), set()).update(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
-    assert len(told) > 15
-    for name, options in told.items():
+            named.setdefault(tuple(name), set()).update(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    assert len(named) > 15
+    for name, options in named.items():
         helped = run(f"rhotrace {' '.join(name)} --help", tmp_path, monkeypatch, capsys)
         for option in options - {"--help"}:
             assert re.search(rf"(?<![\w-]){option}\b", helped), (name, option)
@@ -157,8 +177,8 @@ def test_the_command_runs_as_written(command, small_recipes, tmp_path, monkeypat
         assert out
 
 
-@pytest.mark.parametrize("block", [code for kind, code in BLOCK.findall(README) if kind == "python"])
-def test_the_python_runs_as_written(block, small_recipes, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "block"), [p for p in blocks("python") if p.values[0] != "docs/extending.md"])
+def test_the_python_runs_as_written(page, block, small_recipes, monkeypatch, capsys):
     pytest.importorskip("xarray")
     import matplotlib as mpl
     from matplotlib import pyplot
@@ -166,18 +186,18 @@ def test_the_python_runs_as_written(block, small_recipes, monkeypatch, capsys):
     mpl.use("agg")
     monkeypatch.chdir(small_recipes)
     capsys.readouterr()
-    exec(compile(block, "README.md", "exec"), names := {})
+    exec(compile(block, page, "exec"), names := {})
     for value in names.values():
         if hasattr(value, "close") and hasattr(value, "sizes"):
             value.close()
     pyplot.close("all")
-    if "fit_transient" in block:
+    if page == "README.md":
         assert re.search(r"T = \d+ \[\d+, \d+\] steps", capsys.readouterr().out)
         assert names["rho_k"].shape == (400, 2, 3)
 
 
-@pytest.mark.parametrize("block", [code for kind, code in BLOCK.findall(README) if kind == "yaml"])
-def test_the_yaml_is_valid(block, tmp_path):
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"))
+def test_the_yaml_is_valid(page, block, tmp_path):
     from rhotrace.sweeps import sweep_file
 
     if "axes:" in block:
@@ -186,16 +206,27 @@ def test_the_yaml_is_valid(block, tmp_path):
         (tmp_path / "sweeps" / "s.yaml").write_text(block, encoding="utf-8")
         assert sweep_file.read(tmp_path / "sweeps" / "s.yaml").axes
     else:
-        assert recipe.parse(block).steps == 8000
+        assert recipe.parse(block, where=page).steps == 8000
 
 
-@pytest.mark.parametrize("page", ["README.md", "recipes/cluster/README.md", "benchmarks/README.md", "data/README.md"])
+@pytest.mark.parametrize("page", LINKED)
 def test_every_link_within_the_project_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    assert page != "README.md" or len(links) > 20
+    assert page not in {"README.md", "CONTRIBUTING.md", "recipes/README.md"} or len(links) > 9
     for link in links:
         assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_every_page_is_reached_from_the_readme_and_every_recipe_from_their_page():
+    pages = re.findall(r"\]\(([^)#]+\.md)\)", PAGES["README.md"])
+    assert set(DOCS) <= set(pages)
+    shipped = {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert shipped == set(re.findall(r"\]\(([^)#]+\.yaml)\)", PAGES["recipes/README.md"]))
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert PAGES["README.md"].count("\n") <= 120
 
 
 def test_the_picture_is_drawn_by_the_command_beside_it():
@@ -203,5 +234,5 @@ def test_the_picture_is_drawn_by_the_command_beside_it():
 
     with Image.open(ROOT / "recipes" / "deep8.png") as picture:
         assert "T = 4320 steps" in picture.text["Description"]
-    assert "rhotrace plot runs/deep8.h5 -o deep8.png" in README
-    assert "T = 4320 steps" in README
+    assert "rhotrace plot runs/deep8.h5 -o deep8.png" in PAGES["README.md"]
+    assert "T = 4320 steps" in PAGES["README.md"]

@@ -192,10 +192,12 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
         with np.errstate(invalid="ignore", divide="ignore"):
             log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
         solved = one.driven_log_rho / np.log(10)
+        with np.errstate(invalid="ignore"):  # both are infinite where a layer is zero
+            missed = solved - log_rho
         line(above, one.steps, log_rho, color=own)
         line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
         line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
-        line(below, one.steps, solved - log_rho, color=own)
+        line(below, one.steps, missed, color=own)
         dot: Any = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
         above.plot([], [], label=f"member {each.member}", **dot)
         if each.T > 0:

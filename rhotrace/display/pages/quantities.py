@@ -23,7 +23,7 @@ def quantities_page() -> list[Block]:
 
 
 def quantities_markdown() -> str:
-    """The same table for the README."""
+    """The same table for docs/run-file.md."""
     rows = _rows()
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += [
