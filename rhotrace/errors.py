@@ -41,6 +41,10 @@ class DeviceError(RhoTraceError):
     """A device that was asked for and is not available."""
 
 
+class AlreadySaid(RhoTraceError):  # noqa: N818 - not an error of its own
+    """Another process of the same run reports the error; this one only exits."""
+
+
 def nearest_file(path: Path, pattern: str) -> Path | None:
     """For a file that does not exist, the file beside it with the most similar name; None if no name is similar."""
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(pattern)], 1)

@@ -24,8 +24,7 @@ from rhotrace.cli.simulate import simulate
 from rhotrace.cli.sweep import sweep
 from rhotrace.cli.train import train
 from rhotrace.cli.watch import watch
-from rhotrace.errors import RhoTraceError, out_of_memory
-from rhotrace.training.distributed import AlreadySaid
+from rhotrace.errors import AlreadySaid, RhoTraceError, out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,

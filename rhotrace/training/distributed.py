@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rhotrace.errors import DeviceError, RecipeError, RhoTraceError
+from rhotrace.errors import AlreadySaid, DeviceError, RecipeError, RhoTraceError
 from rhotrace.models.network import Applied, Backward, Network
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ _ENDS = ("finished", "interrupted", "diverged")
 
 class ProcessError(RhoTraceError):
     """Another process of the run ended, cannot be reached, or was given something else to do."""
-
-
-class AlreadySaid(RhoTraceError):  # noqa: N818 - not an error of its own
-    """What went wrong is said by another process of the run; this one only has to leave."""
 
 
 def several() -> bool:

@@ -178,7 +178,7 @@ def made(rows: int, member: int) -> tuple[Series, MemberTransient]:
 def test_many_members_of_a_million_rows_are_thinned_with_extremes_and_ends(tmp_path, figures):
     rows = 1_000_000
     members = [made(rows, m) for m in range(2)] + [made(100, m) for m in range(2, 12)]
-    transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12))
+    transient = TransientFit(0.5, tuple(t for _, t in members), pool([t for _, t in members], ["all"] * 12, range(12)))
     path = tmp_path / "many.svg"
     plots.transient_figure({"": ([s for s, _ in members], transient)}, path)
     assert path.stat().st_size < 3_000_000
