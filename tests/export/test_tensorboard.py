@@ -46,4 +46,4 @@ def test_the_command_says_how_to_look_at_a_tensorboard_folder(run, command):
     pytest.importorskip("tensorboard")
     folder = run.with_suffix(".tensorboard")
     code, out, err = command("export", run, "--to", "tensorboard", "--every", "30")
-    assert (code, out, err) == (0, f"{folder}: 6 rows\n", f"look at it with: tensorboard --logdir {folder}\n")
+    assert (code, out, err) == (0, f"{folder}: 6 rows\n", f"next: tensorboard --logdir {folder}\n")

@@ -159,7 +159,7 @@ def test_wandb_never_asks_the_network_whatever_the_user_has_set(run, tmp_path, r
     assert callers == []
     assert not (tmp_path / "heard").exists()
     assert (done.returncode, done.stdout) == (0, "log: 180 rows\n"), done.stderr
-    assert done.stderr == "upload it with: wandb sync log/wandb/offline-run-*\n"
+    assert done.stderr == "to upload it: wandb sync log/wandb/offline-run-*\n"
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == [settings]
     headers = [wandb_run(folder)[0] for folder in (tmp_path / "log" / "wandb").iterdir()]
     assert {(h.project, h.entity, tuple(h.tags)) for h in headers} == {("rhotrace", "", ())}

@@ -310,7 +310,7 @@ def test_a_worker_is_killed_then_the_sweep_stopped_and_the_same_command_finishes
     os.kill(now, signal.SIGCONT)
 
     _, errors = ended(process, 130)
-    assert "the same command goes on" in errors
+    assert "the same command resumes the sweep" in errors
     assert not any(map(is_locked, runs.glob("*.h5")))
     with open_trace(path) as trace:
         assert not trace.complete
@@ -346,7 +346,7 @@ def test_processes_stop_as_ray_does(start, tmp_path):
     until(lambda: training(tmp_path / "runs"))
     os.killpg(process.pid, signal.SIGINT)
     _, errors = ended(process, 130)
-    assert "the same command goes on" in errors
+    assert "the same command resumes the sweep" in errors
     assert "1 interrupted" in errors
     later = sessions(tmp_path / "runs")
     assert list(later.values()) == [[]]
