@@ -19,7 +19,7 @@ import torch
 from rhotrace.cli import app as cli
 from rhotrace.cli import exit_codes
 from rhotrace.config import recipe
-from rhotrace.models import datasets as data
+from rhotrace.models.datasets import data_roots
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.writer import TraceWriter
@@ -400,9 +400,8 @@ def test_absent_data_is_refused(refused, small_file, monkeypatch, tmp_path):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
-    monkeypatch.setattr(data, "roots", lambda *_: [tmp_path / "nowhere"])
-    monkeypatch.setattr(data, "cache_root", lambda: tmp_path / "nowhere")
-    data._read_folder.cache_clear()
+    monkeypatch.setattr(data_roots, "roots", lambda *_: [tmp_path / "nowhere"])
+    monkeypatch.setattr(data_roots, "cache_root", lambda: tmp_path / "nowhere")
     assert "mnist not found" in refused("train", small_file)
 
 

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from rhotrace.sweeps.runner import State
 
 _MOST_ROWS = 24
-_LINE_SECONDS = 10.0
 
 
 class SweepView:
-    """Shows the progress of a sweep's runs; a context manager to be passed as ``watch``."""
+    """Shows the progress of a sweep's runs; a context manager to be passed as ``watch``.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    Args:
+        console: where to.
+        every: seconds between two lines in a pipe; the first comes after a second.
+    """
+
+    def __init__(self, console: Console, every: float = 10.0) -> None:
+        self._console, self._every = console, every
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._began = time.monotonic()
-        self._next_line = self._began + 1.0
+        self._next_line = self._began + min(1.0, every)
         self._first: float | None = None  # member-steps that were there at the start
 
     def __enter__(self) -> SweepView:
@@ -49,7 +53,7 @@ class SweepView:
             self._live.update(Group(rich_table(_running(states)), Text(words)), refresh=True)
         elif time.monotonic() >= self._next_line:
             say(self._console, words)
-            self._next_line = time.monotonic() + _LINE_SECONDS
+            self._next_line = time.monotonic() + self._every
 
     def _words(self, states: Mapping[str, State]) -> str:
         done = sum(len(s.run.points) * s.steps for s in states.values())

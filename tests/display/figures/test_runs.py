@@ -215,7 +215,7 @@ def test_symbols_of_the_table_are_valid_mathematics():
 
     for quantity in QUANTITIES.values():
         for decimal in (False, True):
-            MathTextParser("path").parse(plot_style.symbol(quantity, decimal=decimal))
+            MathTextParser("path").parse(plot_style.symbol(quantity.name, decimal=decimal))
     assert plot_style.symbol("log_rho_eq", decimal=True) == "$\\log_{10} \\rho_\\mathrm{eq}$"
     assert plot_style.label(QUANTITIES["loss"].describe(Square())) == "$L$  (output²)"
     assert plot_style.label(QUANTITIES["loss"].describe(Logistic())) == "$L$"

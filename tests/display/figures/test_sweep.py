@@ -14,7 +14,6 @@ from rich.console import Console
 from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.display.figures.sweep import sweep_figure
 from rhotrace.display.pages.sweep import end_page, sweep_page
-from rhotrace.display.terminal import sweep as live_view
 from rhotrace.display.terminal.renderer import show
 from rhotrace.display.terminal.sweep import SweepView
 from rhotrace.errors import RhoTraceError
@@ -133,17 +132,16 @@ def test_names_in_brackets_and_missing_files_are_shown_as_they_are(across):
 
 
 @pytest.mark.parametrize(("width", "terminal"), [(20, True), (40, True), (40, False)])
-def test_the_live_view_shows_every_state_at_any_width(tmp_path, small, monkeypatch, width, terminal):
+def test_the_live_view_shows_every_state_at_any_width(tmp_path, small, width, terminal):
     (tmp_path / "small.yaml").write_text(small)
     (tmp_path / "sweep.yaml").write_text(
         "recipe: small.yaml\nset: {steps: 3}\naxes: [{grid: {network.depth: [2, 3]}}]\n"
     )
-    monkeypatch.setattr(live_view, "_LINE_SECONDS", -10.0)
     to = io.StringIO()
     console = Console(file=to, width=width, height=10, force_terminal=terminal, color_system=None)
     planned = plan(read(tmp_path / "sweep.yaml"), tmp_path / "out")
     first, second = planned.runs
-    with SweepView(console) as view:
+    with SweepView(console, every=0) as view:
         view({"a": State(first, "waiting"), "b": State(second, "waiting")})
         view({"a": State(first, "training", 2, 0.1), "b": State(second, "failed", why="[red]x")})
     ended = {"a": State(first, "finished", 3), "b": State(second, "failed", why="[red]x", notes=("[i]n",))}
