@@ -333,7 +333,10 @@ def test_a_process_refuses_text_on_which_hdf5_would_hang(copies):
     path = copies["sealed"]
     whole = bytearray(path.read_bytes())
     heap = whole.rindex(b"GCOL\1\0\0\0")
-    whole[heap + 24] = 0
+    at = heap + 16
+    while whole[at : at + 2] != b"\0\0":  # to the last text of the heap, behind which there are zeros
+        last, at = at, at + 16 + -(-int.from_bytes(whole[at + 8 : at + 16], "little") // 8) * 8
+    whole[last + 8 : last + 16] = bytes(8)  # a text of no size: HDF5 would take the zeros for the next ones
     path.write_bytes(whole)
     code, out, err = measured("verify", path.name, folder=path.parent)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
