@@ -23,7 +23,7 @@ SPARSE = ("optimizer={kind: sgd, lr: 0.05, batch_size: 8}", "record={full_every:
 @pytest.mark.parametrize("overrides", [(), SPARSE], ids=["every step", "every seventh"])
 def test_series_are_aligned_at_the_steps_with_full_set_sums(train, overrides):
     with open_trace(train(*overrides)) as trace:
-        run, every = RunSeries(trace), trace.strides["forward"]
+        run, every = RunSeries(trace), trace.strides["full"]
         assert run.steps.tolist() == list(range(0, 60, every))
         np.testing.assert_array_equal(run.rho_k, trace["rho_k"][run.steps])
         np.testing.assert_array_equal(trace.aligned("batch_a"), trace["batch_a"][run.steps])
