@@ -110,9 +110,7 @@ class DepthScaling:
             return f"the law is met to {how} between the two smallest starts, though it is outside the interval"
         if inside:
             found, where = inside[0]
-            return (
-                f"too few seeds to tell: {where} the interval contains the law but is ± {(found.high - found.low) / 2:.2g}"
-            )
+            return f"too few seeds to tell: {where} the interval contains the law but is ± {(found.high - found.low) / 2:.2g}"
         return f"the law is not met: {'steeper' if self.local.value < self.law else 'shallower'}"
 
 

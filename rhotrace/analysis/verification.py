@@ -46,7 +46,9 @@ def _derived(trace: Trace) -> str:
             near = np.isclose(rows[quantity.name], expected, rtol=_DERIVED, atol=_DERIVED, equal_nan=True)
             if not near.all():
                 step, member = (int(i) for i in np.argwhere(~near)[0][:2])
-                raise Wrong(f"dataset {quantity.name}: step {at[step]}, member {member} does not follow from the others")
+                raise Wrong(
+                    f"dataset {quantity.name}: step {at[step]}, member {member} does not follow from the others"
+                )
             checked += near.size
     return f"{', '.join(q.name for q in derived)} recomputed at {checked} places"
 

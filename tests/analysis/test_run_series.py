@@ -108,4 +108,4 @@ def test_members_that_share_a_seed_are_pooled_once(train, command):
 def test_one_seed_alone_has_no_interval(train, command):
     sgd = "optimizer={kind: sgd, lr: 0.05, batch_size: 20}"
     path = train(sgd, "members={seeds: [0, 0], batch_seeds: [5, 6]}", "steps=800", "record.snapshots=0")
-    assert "2 members that share one seed of 2 have a T: no interval over members" in command("analyze", path)[1]
+    assert "2 members that share one seed have a T, of 2: no interval over members" in command("analyze", path)[1]

@@ -62,7 +62,13 @@ def test_every_command_reads_it(old, name, command):
     assert command("verify", path)[0] == 0
     checks = json.loads(command("verify", path, "--json")[1])["checks"]
     assert {check["outcome"] for check in checks} == {"sound"}
-    for words in (["info"], ["analyze"], ["audit"], ["export", "--to", "csv", "-o", "old.csv"], ["report", "-o", "old.html"]):
+    for words in (
+        ["info"],
+        ["analyze"],
+        ["audit"],
+        ["export", "--to", "csv", "-o", "old.csv"],
+        ["report", "-o", "old.html"],
+    ):
         code, out, err = command(words[0], path, *words[1:])
         assert code == 0, (words, out, err)
 

@@ -100,9 +100,7 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
     for member, window in windows.items():
         starts = _stretches(trace.snapshot_steps(), window, trace.strides["full"])
         if not starts:
-            found[member] = (
-                f"no snapshot with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
-            )
+            found[member] = f"no snapshot with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
             continue
         each = []
         for first, last in starts:

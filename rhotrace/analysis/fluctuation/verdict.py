@@ -149,7 +149,9 @@ def _sampling(contrast: Contrast) -> str:
         f"{_with(contrast.ratio)} times as much, log rho alone {_with(contrast.rho)}, and its autocorrelation time is {_with(contrast.tau)} times as long"
     )
     spared = (
-        "; an epoch's noise sums to zero, so motion slower than an epoch is hardly disturbed" if contrast.tau.high < 1 else ""
+        "; an epoch's noise sums to zero, so motion slower than an epoch is hardly disturbed"
+        if contrast.tau.high < 1
+        else ""
     )
     return f"{said}{spared}."
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -51,9 +51,7 @@ def outcomes(path: Path) -> dict[str, str]:
 def test_every_statement_of_the_memo_is_looked_at_and_has_its_place_in_the_code():
     assert list(CLAIMS) == list(paper.STATEMENTS)
     for key, statement in paper.STATEMENTS.items():
-        module, _, name = statement.code.rpartition(".")
-        found = importlib.import_module(f"rhotrace.{module}")
-        assert hasattr(found, name), f"{key}: no rhotrace.{statement.code}"
+        assert pkgutil.resolve_name(f"rhotrace.{statement.code}") is not None, key  # raises where there is none
     assert {e.key for e in paper.ERRATA} <= set(paper.STATEMENTS)
 
 
