@@ -110,7 +110,8 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
 def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
     if len(group) > 1:
         which = "; ".join(f"{_with(c.ratio)} under {names[c.run]}" for c in group)
-        return f"log(rho/rho_eq) fluctuates more or less than under {base}, by these factors: {which} (95 % intervals)"
+        how = "more" if group[0].ratio.low > 1 else "less"
+        return f"log(rho/rho_eq) fluctuates {how} than under {base}, by factors of {which} (95 % intervals)"
     ratio, high, low = group[0].ratio, names[group[0].run], base
     if ratio.high < 1:
         ratio, high, low = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), low, high

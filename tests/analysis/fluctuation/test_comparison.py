@@ -205,7 +205,8 @@ def test_members_of_different_starts_are_not_pooled_and_are_compared_with_those_
     assert result.differs["members"] == ("rho_k(0) 1", "rho_k(0) 2", "rho_k(0) 2", "rho_k(0) 1")
     said = " ".join(verdicts(result))
     assert (
-        "as under A1 (GD, rho_k(0) 1): 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)" in said
+        "more than under A1 (GD, rho_k(0) 1), by factors of 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)"
+        in said
     )
     assert "5 times as much under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
 
@@ -654,7 +655,7 @@ def test_the_window_and_time_reach_the_comparison(planted, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--align", "epochs"), "--align: got 'epochs'"),
+        (("--align", "epochs"), "'epochs' is not one of"),
         (("--theta", "1.5"), "--theta: got 1.5"),
         (("--theta", "0"), "--theta: got 0"),
         (("--window", "6000:2000"), "--window: got '6000:2000'"),
