@@ -39,13 +39,13 @@ STATEMENTS: dict[str, Statement] = {
         "section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "analysis.claims.flow.bounded"
     ),
     "equal_norms": Statement(
-        "section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "models.networks.INITS"
+        "section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "models.initial_weights.EqualNorms"
     ),
     "eq1": Statement(
         "equation (1)",
         "gradient flow on the square loss",
         "dW_k/dt = -dL/dW_k, L = mean((g - y)^2)",
-        "models.optimizers.gd",
+        "models.optimizers.GD",
     ),
     "eq2": Statement(
         "equation (2)",
@@ -153,7 +153,7 @@ STATEMENTS: dict[str, Statement] = {
         "remark 4",
         "weight normalisation has the same norm dynamics",
         "d gamma_k/dt as (3)",
-        "models.optimizers.weight_norm",
+        "models.optimizers.WeightNorm",
     ),
     "sgd": Statement(
         "remark 5",

@@ -38,7 +38,7 @@ class Member:
         fluctuation: of delta after T.
         frozen: standard deviation of delta if V stood still (``linearised.frozen_std``), from the traced batch sums;
             0 for a full batch.
-        prediction: by the linearised network, where it was asked for and is to be had.
+        prediction: by the linearised network, where it was asked for and is available.
     """
 
     seed: int
@@ -75,7 +75,7 @@ class Side:
     Intervals are Student's t over distinct seeds; a single member's are of blocks of time.
 
     Attributes:
-        letter: A is the run that the others are compared with; with a number where the run has several groups.
+        letter: A is the run that the others are compared with, with a number where the run has several groups.
         path: of the run file.
         group: what its members share that the run's others do not; empty where it is the whole run.
         summary: as ``rhotrace info`` has it.
