@@ -32,9 +32,7 @@ class Statement:
 
 
 STATEMENTS: dict[str, Statement] = {
-    "unit_inputs": Statement(
-        "section 2.2", "inputs have norm 1", "||x_n|| = 1", "models.datasets.samples.Samples.load"
-    ),
+    "unit_inputs": Statement("section 2.2", "inputs have norm 1", "||x_n|| = 1", "models.datasets.samples.Samples"),
     "bounded": Statement(
         "section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "analysis.claims.flow.bounded"
     ),

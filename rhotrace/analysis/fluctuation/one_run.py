@@ -141,20 +141,7 @@ def examine(
     T, found, left_out = _measure(run, members, align, window)
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
-    lr = run.lr
-    each = tuple(
-        Member(
-            seed=run.seeds[m],
-            start=run.starts[m],
-            lr=float(lr[m]),
-            unit=float(lr[m]) if align == "time" else 1.0,
-            T=T[m],
-            fluctuation=f,
-            frozen=frozen[m],
-            prediction=p if isinstance(p := predictions.get(m), Prediction) else None,
-        )
-        for m, f in found.items()
-    )
+    each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align) for m, f in found.items())
     seeds = [m.seed for m in each]
     offsets = [m.fluctuation.offset for m in each]
     predicted = [(m.prediction, m.seed) for m in each if m.prediction]
@@ -179,6 +166,22 @@ def examine(
         predicted_over=_ratios([(p.predicted, p.measured, seed) for p, seed in predicted]),
         decay=pooled_decay([d for d, _ in decays], [seed for _, seed in decays]) if decays else None,
         spectrum=_spectrum(run, each),
+    )
+
+
+def _member(
+    run: RunSeries, found: Fluctuation, T: float, frozen: float, prediction: Prediction | str | None, align: Align
+) -> Member:
+    m, lr = found.member, float(run.lr[found.member])
+    return Member(
+        seed=run.seeds[m],
+        start=run.starts[m],
+        lr=lr,
+        unit=lr if align == "time" else 1.0,
+        T=T,
+        fluctuation=found,
+        frozen=frozen,
+        prediction=prediction if isinstance(prediction, Prediction) else None,
     )
 
 
