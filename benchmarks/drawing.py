@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from long_runs import begin
 
 from rhotrace.config import recipe
-from rhotrace.runfile.layout import Layout
-from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.sealing import seal
-from rhotrace.runfile.writer import create
 from rhotrace.training.train import train
 
 RECIPE = """\
@@ -48,17 +46,9 @@ def long_run(path: Path, steps: int, members: int) -> None:
     """A sealed run of ``steps`` steps."""
     short = path.with_name("short.h5")
     train(recipe.parse(RECIPE % members), short, device="cpu")
-    with open_trace(short) as trace:
-        quantities = trace.quantities
-        rows = {q.name: trace[q.name] for q in quantities}
-        attributes = {k: v for k, v in trace.attributes.items() if k not in {"strides", "status"}}
-        per_member = {n: trace[n] for n in ("seed", "lr", "init_rho_k")}
-        shapes = tuple(W.shape[1:] for W in trace.snapshots()[0][1])
-        there = trace.steps
-    layout = Layout(steps, members, shapes, "float32", {"free": 1, "forward": 1, "test": 1}, [], quantities, {})
-    writer, rng = create(path, layout, attributes, per_member), np.random.default_rng(0)
+    (writer, rows), rng = begin(short, path, steps), np.random.default_rng(0)
     for first in range(0, steps, BLOCK):
-        at = np.arange(first, min(first + BLOCK, steps)) * there // steps
+        at = np.arange(first, min(first + BLOCK, steps)) * len(rows["log_rho"]) // steps
         writer.append(
             first, first + len(at), {n: v[at] * (1 + 1e-3 * rng.standard_normal(v[at].shape)) for n, v in rows.items()}
         )

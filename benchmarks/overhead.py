@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from rhotrace.config import recipe
-from rhotrace.models.datasets import load
-from rhotrace.training.train import initial_weights, train
+from rhotrace.training.plan import initial_parameters
+from rhotrace.training.train import train
 
 ROUNDS = 7
 RECIPE = """\
@@ -37,7 +37,7 @@ SGD = ["optimizer={kind: sgd, lr: 0.01, batch_size: 32}", "record.full_every=100
 
 
 def data_of(content: recipe.Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    dataset = load(dataset="mnist", classes=content.data.classes, train=content.data.train, test=content.data.test)
+    dataset = content.data.load("float32")
     return torch.tensor(dataset.x, dtype=torch.float32), torch.tensor(dataset.y, dtype=torch.float32)
 
 
@@ -62,11 +62,9 @@ def bare_single(content: recipe.Recipe) -> float:
 
 def bare_members(content: recipe.Recipe) -> float:
     """Seconds of a bare loop over batched products for several networks at once, with autograd."""
-    from rhotrace.models.networks import mlp
-
     x, y = data_of(content)
-    network = mlp(x.shape[1], 1, depth=content.network.depth, width=content.network.width)
-    weights = [torch.tensor(W, dtype=torch.float32, requires_grad=True) for W in initial_weights(content, network)]
+    network = content.network.build((x.shape[1],), 1)
+    weights = [torch.tensor(W, dtype=torch.float32, requires_grad=True) for W in initial_parameters(content, network)]
     members, batch = len(content.seeds), getattr(content.optimizer, "batch_size", None)
     began = time.perf_counter()
     for _ in range(content.steps):
@@ -138,22 +136,14 @@ def peak(steps: int) -> None:
 
 def analysis_row(steps: int = 1_000_000) -> None:
     """A sealed run of a million steps and eight layers, made of the recorded rows of a short one, then analysed."""
-    from rhotrace.runfile.layout import Layout
-    from rhotrace.runfile.reader import open_trace
+    from long_runs import begin
+
     from rhotrace.runfile.sealing import seal
-    from rhotrace.runfile.writer import create
 
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.h5", Path(folder) / "long.h5"
         train(recipe.parse(RECIPE, ["steps=1000", "record.test_every=1"]), short, device="cpu")
-        with open_trace(short) as trace:
-            quantities, strides = trace.quantities, {"free": 1, "forward": 1, "test": 1}
-            block = {q.name: trace[q.name] for q in quantities}
-            attributes = {k: v for k, v in trace.attributes.items() if k not in {"strides", "status"}}
-            per_member = {n: trace[n] for n in ("seed", "lr", "init_rho_k")}
-            shapes = tuple(W.shape[1:] for W in trace.snapshots()[0][1])
-        layout = Layout(steps, 1, shapes, "float32", strides, [], quantities, {})
-        writer = create(long, layout, attributes, per_member)
+        writer, block = begin(short, long, steps)
         for first in range(0, steps, 1000):
             writer.append(first, first + 1000, block)
         writer.commit(steps, {})

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from rhotrace.analysis.fluctuation.one_run import examine
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config import recipe
 from rhotrace.display.numbers import number, ranged
 from rhotrace.runfile.reader import open_trace
@@ -61,7 +62,7 @@ def main(names: list[str]) -> None:
             path = Path(folder) / f"{number_}.h5"
             train(recipe.parse(BASE, CONDITIONS[name]), path, device="cpu")
             with open_trace(path) as trace:
-                side = examine(trace, predicting=True)
+                side = examine(RunSeries(trace), predicting=True)
             path.unlink()
             found = [m.prediction for m in side.each if m.prediction]
             frozen, follows, sharpness = (

@@ -15,13 +15,20 @@ def no_sums(trace: Trace) -> str:
     return "" if facts.equilibrium else f"does not apply: the loss {facts.loss} has no a, q and rho_eq"
 
 
-def no_norm(trace: Trace) -> str:
-    """Why the product of the layer norms is not the scale of the outputs: f = g/rho needs degree 1 in each layer."""
-    odd = [block.name for block in trace.layout.layers if block.degree != 1]
+def no_degrees(trace: Trace) -> str:
+    """Why a network is not homogeneous in each of its layers."""
+    odd = [block.name for block in trace.layout.layers if block.degree is None]
     shifts = [block.name for block in trace.layout.blocks if block.role == "shift"]
     if odd:
-        return f"does not apply: the outputs are not homogeneous of degree 1 in {_some(odd)}"
+        return f"does not apply: the outputs are not homogeneous in {_some(odd)}"
     return f"does not apply: the outputs are shifted by {_some(shifts)}" if shifts else ""
+
+
+def no_norm(trace: Trace) -> str:
+    """Why the product of the layer norms is not the scale of the outputs: f = g/rho needs degree 1 in each layer."""
+    other = [block.name for block in trace.layout.layers if block.degree != 1]
+    why = f"does not apply: the outputs are not homogeneous of degree 1 in {_some(other)}" if other else ""
+    return no_degrees(trace) or why
 
 
 def no_equilibrium(trace: Trace) -> str:
@@ -38,9 +45,7 @@ def no_step_law(trace: Trace) -> str:
     """Why the steps of a run cannot be checked."""
     if law_of(trace) is None:
         return f"the optimizer {trace.facts.optimizer} has no known step law"
-    if trace.facts.equilibrium and all(block.degree is None for block in trace.layout.layers):
-        return "does not apply: the outputs are homogeneous in no layer"
-    return no_sums(trace)
+    return no_sums(trace) or no_degrees(trace)
 
 
 def _some(names: list[str]) -> str:

@@ -36,5 +36,4 @@ def parameters_and_buffers(
     """The blocks of a snapshot as tensors, those that are trained and the others; of their own type by default."""
     import torch
 
-    tensors = [torch.as_tensor(values if dtype is None else values.astype(dtype)) for values in snapshot]
-    return network.split(tensors)
+    return network.split([torch.as_tensor(values if dtype is None else values.astype(dtype)) for values in snapshot])

@@ -3,7 +3,7 @@
 With constant A, equation (5) gives ``T ~ rho_k(0)^-(L-2) / (2 A (L-2))`` for small starts, and at L = 2
 ``T ~ log(1/rho_k(0)) / (2 A)``. Whether it holds in trained networks, whose A grows, is what is measured.
 
-The seed is the unit of chance: members of one seed start in the same directions whatever their rho_k(0), so a
+The seed is the unit of chance: members of one seed start in the same directions at every rho_k(0), so a
 slope is fitted to each seed, and the interval is Student's t over the seeds' slopes.
 """
 
@@ -110,9 +110,7 @@ class DepthScaling:
             return f"the law is met to {how} between the two smallest starts, though it is outside the interval"
         if inside:
             found, where = inside[0]
-            return (
-                f"too few seeds to tell: {where} the interval holds the law but is ± {(found.high - found.low) / 2:.2g}"
-            )
+            return f"too few seeds to tell: {where} the interval contains the law but is ± {(found.high - found.low) / 2:.2g}"
         return f"the law is not met: {'steeper' if self.local.value < self.law else 'shallower'}"
 
 
@@ -291,7 +289,7 @@ def _factor(values: Floats) -> float:
 
 
 def _seeds_needed(slopes: Floats, target: float) -> int:
-    """Smallest number of seeds whose Student interval is within plus or minus ``target``; 0 where it cannot be told."""
+    """Smallest number of seeds whose Student interval is within plus or minus ``target``; 0 where it is not known."""
     if len(slopes) < 2:
         return 0
     spread = float(slopes.std(ddof=1))

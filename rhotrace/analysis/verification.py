@@ -1,4 +1,4 @@
-"""``rhotrace verify``: everything a run file says of itself, checked against everything else it says."""
+"""``rhotrace verify``: everything that a run file records, checked against everything else that it records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def _derived(trace: Trace) -> str:
             near = np.isclose(rows[quantity.name], expected, rtol=_DERIVED, atol=_DERIVED, equal_nan=True)
             if not near.all():
                 step, member = (int(i) for i in np.argwhere(~near)[0][:2])
-                raise Wrong(f"dataset {quantity.name}: step {at[step]}, member {member} is not what the others make it")
+                raise Wrong(
+                    f"dataset {quantity.name}: step {at[step]}, member {member} does not follow from the others"
+                )
             checked += near.size
     return f"{', '.join(q.name for q in derived)} recomputed at {checked} places"
 
@@ -83,7 +85,7 @@ def _audit(trace: Trace) -> str:
 def _norms(trace: Trace) -> str:
     steps = trace.snapshot_steps()
     if not steps:
-        raise NotChecked("the file has no copies of the weights")
+        raise NotChecked("the file has no snapshots")
     for step in steps:
         pairs = zip(trace.layout.blocks, trace.snapshot(step), strict=True)
         weights = [W for block, W in pairs if block.role == "weight"]
@@ -104,7 +106,7 @@ def _norms(trace: Trace) -> str:
 
 
 def _same_end(trace: Trace, step: int) -> None:
-    """The last copy of the weights and the state after the last step are the same thing, kept twice."""
+    """The last snapshot and the state after the last step are the same weights, kept twice."""
     state, blocks = trace.state(), list(zip(trace.layout.blocks, trace.snapshot(step), strict=True))
     kept = {
         "weights": [values for block, values in blocks if block.role != "buffer"],
@@ -122,7 +124,7 @@ def _outputs(trace: Trace) -> str:
         raise NotChecked(str(unknown)) from None
     steps = [s for s in trace.snapshot_steps() if s < trace.steps and s % trace.strides["full"] == 0]
     if not steps:
-        raise NotChecked("the file has no copies of the weights at steps with full-set sums")
+        raise NotChecked("the file has no snapshots at steps with full-set sums")
     again = data_and_network(trace, recipe, recipe.network.dtype)
     if isinstance(again, str):
         raise NotChecked(again)

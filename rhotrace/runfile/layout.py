@@ -146,8 +146,8 @@ class Layout:
         return {"dtype": self.dtype, "layout": json.dumps(content)}
 
     @staticmethod
-    def from_attributes(attributes: Mapping[str, Any], members: int) -> Layout:
-        """The layout of a file that was written with ``attributes``.
+    def from_attributes(attributes: Mapping[str, Any]) -> Layout:
+        """The layout of a file that was written with ``attributes``; its one member stands for those that the file has.
 
         Raises:
             KeyError: one is missing.
@@ -170,7 +170,7 @@ class Layout:
             raise ValueError(f"attribute {name}: got {str(attributes[name])[:60]!r}, which no run has") from None
         return Layout(
             steps=stored.steps,
-            members=members,
+            members=1,
             blocks=tuple(Block(**block.model_dump()) for block in stored.blocks),
             dtype=dtype,
             strides=stored.strides,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import math
@@ -79,8 +80,10 @@ class Trace:
         self._file = file
         self._opened: dict[str, Any] = {}
         self.attributes: dict[str, Any] = Attributes(path, read_root_attributes(file))
-        rows, self.members = len(file["step"]), len(file["member"])
-        self.layout = Layout.from_attributes(self.attributes, self.members)
+        layout = Layout.from_attributes(self.attributes)
+        every_step = next(quantity.name for quantity in layout.quantities if quantity.cadence == "step")
+        rows, self.members = map(int, file[every_step].shape[:2])  # the axes themselves may be damaged
+        self.layout = dataclasses.replace(layout, members=self.members)
         self.facts, self.strides = self.layout.facts, self.layout.strides
         self.depth = len(self.layout.layers)
         self.complete = self.attributes["status"] == "complete"

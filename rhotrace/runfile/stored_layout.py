@@ -82,6 +82,8 @@ class StoredLayout(_Strict):
         _distinct([quantity.name for quantity in self.quantities] + list(self.axes) + ["step", "member", "layer"])
         known = {"member", "layer", *self.axes}
         odd = [q.name for q in self.quantities if q.cadence not in self.strides or not set(q.axes) <= known]
+        if not any(q.cadence == "step" for q in self.quantities):
+            raise ValueError("nothing is recorded at every step")
         if odd or "step" not in self.strides or self.snapshots[-1:] > [self.steps]:
             raise ValueError("contradicts itself")
         if not any(block.role == "weight" for block in self.blocks):

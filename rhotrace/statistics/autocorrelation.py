@@ -1,4 +1,4 @@
-"""How long a series remembers: integrated autocorrelation time, with what is sure about it."""
+"""The integrated autocorrelation time of a series, with its interval."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
 def autocorrelation_time(residuals: Floats, parameters: int) -> float:
     """Autocorrelation time of the residuals of a fit, in samples, at least 1: the larger of two estimates.
 
-    A fit bends to slow noise, so residuals forget sooner than the noise did. Beside ``integrated_time`` stands
-    that of a first-order process, (1 + phi)/(1 - phi), with the correlation of neighbours phi mended to first order
+    A fit bends to slow noise, so the autocorrelation time of residuals is too short. The other estimate is
+    that of a first-order process, (1 + phi)/(1 - phi), with the correlation of neighbours phi corrected to first order
     in 1/n by (1 + 3 phi + parameters (1 + phi))/n (after Kendall, and Marriott and Pope, Biometrika 41, 1954).
     """
     n = len(residuals)
@@ -48,7 +48,7 @@ def autocorrelation_time(residuals: Floats, parameters: int) -> float:
         return 1.0
     phi = float(residuals[1:] @ residuals[:-1]) / total
     if phi <= 2 / np.sqrt(n):
-        return max(1.0, integrated_time(residuals))  # not told from white noise
+        return max(1.0, integrated_time(residuals))  # not distinguished from white noise
     phi = min(phi + (1 + 3 * phi + parameters * (1 + phi)) / n, 1 - 1 / n)
     return max(1.0, integrated_time(residuals), (1 + phi) / (1 - phi))
 

@@ -32,20 +32,18 @@ class Statement:
 
 
 STATEMENTS: dict[str, Statement] = {
-    "unit_inputs": Statement(
-        "section 2.2", "inputs have norm 1", "||x_n|| = 1", "models.datasets.samples.Samples.load"
-    ),
+    "unit_inputs": Statement("section 2.2", "inputs have norm 1", "||x_n|| = 1", "models.datasets.samples.Samples"),
     "bounded": Statement(
         "section 2.2", "the normalised network is at most 1", "|f(x)| <= 1", "analysis.claims.flow.bounded"
     ),
     "equal_norms": Statement(
-        "section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "models.networks.INITS"
+        "section 2.2", "all layers start with one norm", "rho_k(0) = rho_j(0)", "models.initial_weights.EqualNorms"
     ),
     "eq1": Statement(
         "equation (1)",
         "gradient flow on the square loss",
         "dW_k/dt = -dL/dW_k, L = mean((g - y)^2)",
-        "models.optimizers.gd",
+        "models.optimizers.GD",
     ),
     "eq2": Statement(
         "equation (2)",
@@ -153,7 +151,7 @@ STATEMENTS: dict[str, Statement] = {
         "remark 4",
         "weight normalisation has the same norm dynamics",
         "d gamma_k/dt as (3)",
-        "models.optimizers.weight_norm",
+        "models.optimizers.WeightNorm",
     ),
     "sgd": Statement(
         "remark 5",

@@ -23,7 +23,7 @@ SPARSE = ("optimizer={kind: sgd, lr: 0.05, batch_size: 8}", "record={full_every:
 @pytest.mark.parametrize("overrides", [(), SPARSE], ids=["every step", "every seventh"])
 def test_series_are_aligned_at_the_steps_with_full_set_sums(train, overrides):
     with open_trace(train(*overrides)) as trace:
-        run, every = RunSeries(trace), trace.strides["forward"]
+        run, every = RunSeries(trace), trace.strides["full"]
         assert run.steps.tolist() == list(range(0, 60, every))
         np.testing.assert_array_equal(run.rho_k, trace["rho_k"][run.steps])
         np.testing.assert_array_equal(trace.aligned("batch_a"), trace["batch_a"][run.steps])
@@ -108,4 +108,4 @@ def test_members_that_share_a_seed_are_pooled_once(train, command):
 def test_one_seed_alone_has_no_interval(train, command):
     sgd = "optimizer={kind: sgd, lr: 0.05, batch_size: 20}"
     path = train(sgd, "members={seeds: [0, 0], batch_seeds: [5, 6]}", "steps=800", "record.snapshots=0")
-    assert "2 members that share one seed of 2 have a T: no interval over members" in command("analyze", path)[1]
+    assert "2 members that share one seed have a T, of 2: no interval over members" in command("analyze", path)[1]

@@ -145,7 +145,7 @@ def check_saved(original: Undamaged, target: Path, steps: int) -> None:
         assert trace.steps == steps
         assert trace.attributes["ended"] == "repaired"
         for quantity in original.layout.quantities:
-            rows = original.rows[quantity.name][: original.layout.rows(quantity.cost, steps)]
+            rows = original.rows[quantity.name][: original.layout.rows(quantity.cadence, steps)]
             assert trace[quantity.name].tobytes() == rows.tobytes(), quantity.name
         for step, weights in trace.snapshots():
             assert all(a.tobytes() == b.tobytes() for a, b in zip(weights, original.snapshots[step], strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from damaging import attribute, edit, entry, measured, refusal
+from damaging import attribute, edit, entry, measured, refusal, restamp
 
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
@@ -91,9 +91,29 @@ def many_attributes(file: h5py.File) -> None:
         file.attrs[f"note{number}"] = number
 
 
+def replace_in_layout(file: h5py.File, key: str, value: str) -> None:
+    """Another value, as JSON, in what a file says of its layout."""
+    content = json.loads(file.attrs["layout"])
+    assert key in content
+    file.attrs["layout"] = json.dumps({**content, key: "HERE"}).replace('"HERE"', value)
+    restamp(file)
+
+
+def planned(key: str, value: str):
+    return edit(lambda file: replace_in_layout(file, key, value))
+
+
+def blocks(*shapes: object) -> str:
+    """The layers of a network of these shapes, as JSON."""
+    layers = [
+        {"name": f"W{k}", "shape": s, "role": "weight", "degree": 1, "start": 0.0} for k, s in enumerate(shapes, 1)
+    ]
+    return json.dumps(layers)
+
+
 def more_steps_than_rows(file: h5py.File) -> None:
     """A commit record with a valid checksum."""
-    file.attrs["planned_steps"] = "1000"
+    replace_in_layout(file, "steps", "1000")
     numbers = np.array([1000, 3, 0, 0, 1, 1, 0], "<i8")
     numbers[6] = zlib.crc32(numbers[:6].tobytes())
     file["checkpoint/commit"][0, :7] = numbers
@@ -142,24 +162,26 @@ REFUSED = {
     "a circle": ("sealed", edit(lambda f: f["weights"].__setitem__("again", f["/"]))),
     "a circle at the top": ("sealed", without("weights", lambda f: f.__setitem__("weights", f["/"]))),
     "another group": ("sealed", edit(lambda f: f.create_group("more"))),
-    "strides that are no JSON": ("sealed", attribute("strides", "{")),
-    "strides in depth": ("sealed", attribute("strides", DEEP)),
-    "stride 0": ("sealed", attribute("strides", json.dumps({"free": 1, "forward": 0, "test": 1}))),
-    "stride -4": ("sealed", attribute("strides", json.dumps({"free": 1, "forward": -4, "test": 10}))),
-    "stride 1e400": ("sealed", attribute("strides", '{"free": 1, "forward": 1e400, "test": 10}')),
-    "strides of other things": ("sealed", attribute("strides", json.dumps({"free": 1, "forward": 4, "tests": 10}))),
-    "a list of strides": ("sealed", attribute("strides", "[1, 4, 10]")),
-    "an array of strides": ("sealed", attribute("strides", [1, 4, 10], restamped=False)),
-    "no layers": ("sealed", attribute("layer_shapes", "[]")),
-    "more layers": ("sealed", attribute("layer_shapes", "[[2, 784], [1, 2], [1, 1]]")),
-    "wide layers": ("sealed", attribute("layer_shapes", f"[[{10**30}, 784], [1, {10**30}]]")),
-    "layers that do not fit": ("sealed", attribute("layer_shapes", "[[3, 784], [1, 2]]")),
-    "layers of layers": ("sealed", attribute("layer_shapes", "[[[2], 784], [1, [2]]]")),
-    "digits without end": ("sealed", attribute("planned_steps", "9" * 10_000)),
-    "steps in words": ("live", attribute("planned_steps", "forty")),
-    "no step": ("live", attribute("planned_steps", "0")),
-    "snapshots backwards": ("live", attribute("planned_snapshots", "[3, 1, 0]")),
-    "states elsewhere": ("live", attribute("state_shapes", '{"../rho_k": [[2], [2]]}')),
+    "a layout that is no JSON": ("sealed", attribute("layout", "{")),
+    "a layout in depth": ("sealed", attribute("layout", DEEP)),
+    "a layout of nothing": ("sealed", attribute("layout", "{}")),
+    "strides in depth": ("sealed", planned("strides", DEEP)),
+    "stride 0": ("sealed", planned("strides", '{"step": 1, "full": 0, "test": 1}')),
+    "stride -4": ("sealed", planned("strides", '{"step": 1, "full": -4, "test": 10}')),
+    "stride 1e400": ("sealed", planned("strides", '{"step": 1, "full": 1e400, "test": 10}')),
+    "strides of other things": ("sealed", planned("strides", '{"step": 1, "full": 4, "tests": 10}')),
+    "a list of strides": ("sealed", planned("strides", "[1, 4, 10]")),
+    "an array for a layout": ("sealed", attribute("layout", [1, 4, 10], restamped=False)),
+    "no layers": ("sealed", planned("blocks", "[]")),
+    "more layers": ("sealed", planned("blocks", blocks([2, 784], [1, 2], [1, 1]))),
+    "wide layers": ("sealed", planned("blocks", blocks([10**30, 784], [1, 10**30]))),
+    "layers of layers": ("sealed", planned("blocks", blocks([[2], 784], [1, [2]]))),
+    "a layer elsewhere": ("sealed", planned("blocks", blocks([2, 784], [1, 2]).replace("W2", "../loss"))),
+    "digits without end": ("sealed", planned("steps", "9" * 10_000)),
+    "steps in words": ("live", planned("steps", '"forty"')),
+    "no step": ("live", planned("steps", "0")),
+    "snapshots backwards": ("live", planned("snapshots", "[3, 1, 0]")),
+    "states elsewhere": ("live", planned("state", '{"../rho_k": [[2], [2]]}')),
     "another type": ("sealed", attribute("dtype", "object")),
     "a version in words": ("sealed", attribute("format_version", "two")),
     "a list of versions": ("sealed", attribute("format_version", [2, 2], restamped=False)),
@@ -231,6 +253,7 @@ OPENED = {
     "states of another shape": ("live", dataset("checkpoint/weights1", 2, 1, chunks=True), True, False),
     "sessions of another shape": ("live", dataset("checkpoint/sessions", 2, 8, dtype="u1", chunks=True), True, False),
     "weights of another shape": ("sealed", dataset("weights/W1", 5, 3, chunks=True), True, False),
+    "layers of other shapes": ("sealed", planned("blocks", blocks([3, 784], [1, 2])), True, False),
     "snapshots elsewhere": ("sealed", entry("weights/snapshot_step", (), lambda steps: steps + 2**62), True, False),
 }
 
@@ -310,7 +333,10 @@ def test_a_process_refuses_text_on_which_hdf5_would_hang(copies):
     path = copies["sealed"]
     whole = bytearray(path.read_bytes())
     heap = whole.rindex(b"GCOL\1\0\0\0")
-    whole[heap + 24] = 0
+    at = heap + 16
+    while whole[at : at + 2] != b"\0\0":  # to the last text of the heap, behind which there are zeros
+        last, at = at, at + 16 + -(-int.from_bytes(whole[at + 8 : at + 16], "little") // 8) * 8
+    whole[last + 8 : last + 16] = bytes(8)  # a text of no size: HDF5 would take the zeros for the next ones
     path.write_bytes(whole)
     code, out, err = measured("verify", path.name, folder=path.parent)
     assert (code, out, len(err.splitlines())) == (2, "", 1)

@@ -682,7 +682,7 @@ def test_json_of_a_run_that_no_process_is_training_is_one_line(command, runs, na
 
 @pytest.mark.parametrize("moment", ["import", "look", "sleep"])
 def test_leaving_is_no_error_at_any_moment(command, run, monkeypatch, moment):
-    def leave(*_: object) -> None:
+    def leave(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     where, name = {"import": (watching, "Follower"), "look": (Follower, "look"), "sleep": (time, "sleep")}[moment]

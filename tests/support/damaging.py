@@ -136,8 +136,8 @@ class Undamaged:
         with open_trace(self.path) as trace:
             slot = whole_commits(trace)[0].slot
             noted = len(bytes(trace.checkpoint("sessions")).rstrip(b"\0"))
-        rows = {q.name: slice(layout.rows(q.cost, self.steps)) for q in layout.quantities}
-        rows |= {time_axis(cost, layout.strides): slice(0) for cost in layout.strides}  # readers know them unread
+        rows = {q.name: slice(layout.rows(q.cadence, self.steps)) for q in layout.quantities}
+        rows |= {time_axis(cadence, layout.strides): slice(0) for cadence in layout.strides}  # readers know them unread
         rows |= {f"weights/W{k}": slice(taken) for k in range(1, len(layout.shapes) + 1)}
         rows |= {"weights/snapshot_step": slice(taken), "checkpoint/snapshot_crc": slice(taken)}
         rows |= {
@@ -218,7 +218,7 @@ def _steps_alike(file: h5py.File, original: Undamaged, quantity: Any) -> int:
         except (KeyError, OSError, RuntimeError):
             alike = False
         if not alike:
-            return row * original.layout.strides[quantity.cost]
+            return row * original.layout.strides[quantity.cadence]
     return original.steps
 
 

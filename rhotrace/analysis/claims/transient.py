@@ -96,7 +96,7 @@ def interpolation(evidence: Evidence) -> Finding:
 def minimum_norm(_: Evidence) -> Finding:
     """Minimum norm among interpolants."""
     return untestable(
-        "nobody knows the smallest rho that interpolates in a ReLU network; runs can only be compared with each other"
+        "the smallest rho at which a ReLU network interpolates is not known; runs can only be compared with each other"
     )
 
 

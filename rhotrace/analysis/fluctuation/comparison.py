@@ -23,7 +23,7 @@ from rhotrace.statistics.intervals import NONE, Interval, geometric_mean
 
 MOST_RUNS = 20
 
-Sides = dict[tuple[str, str], Side]  # of one run, by start, and by start, learning rate and whatever else differs
+Sides = dict[tuple[str, str], Side]  # of one run, by start, and by all that its members differ in beside seeds
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def compare(
 
 
 def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
-    """One run's fluctuation by itself; its groups of members are compared with each other where it has several.
+    """The fluctuation of a single run; its groups of members are compared with each other where it has several.
 
     Raises:
         AnalysisError: the run has no steps.

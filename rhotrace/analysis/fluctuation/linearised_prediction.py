@@ -1,7 +1,7 @@
-"""The fluctuation that minibatches should cause, predicted without a free parameter from copies of the weights.
+"""The fluctuation that minibatches should cause, predicted without a free parameter from snapshots.
 
-At each copy of the weights in the window the network is linearised (``linearised``), driven by minibatches over the
-stretch up to the next copy, and its delta is measured as that of the run is: by its standard deviation about a line.
+At each snapshot in the window the network is linearised (``theory.linearised_sgd``) and driven by minibatches up to
+the next snapshot. Its delta is measured as that of the run is: by its standard deviation about a line.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _OTHER_SEEDS = 2**62  # from here on: batches that no run saw
 
 @dataclass(frozen=True)
 class Stretch:
-    """Prediction and measurement from one copy of the weights on. Standard deviations of delta about a line.
+    """Prediction and measurement from one snapshot on. Standard deviations of delta about a line.
 
     Attributes:
-        first: step of its first evaluation, at or after the copy.
+        first: step of its first evaluation, at or after the snapshot.
         last: last step of the stretch.
         measured: in the run.
-        predicted: by the tangent kernel, with batches drawn afresh; NaN where the linearised network runs away, 0 for
+        predicted: by the tangent kernel, with batches drawn afresh; NaN where the linearised network diverges, 0 for
             a full batch, whose drift is no fluctuation.
         frozen: by the memo's equation with V at rest.
         correlation: of the run's delta with that of the linearised network under the run's own batches.
@@ -62,7 +62,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One member's stretches, and their root mean squares (mean of the correlations; sharpness of the window's last copy)."""
+    """One member's stretches, and their root mean squares (mean of the correlations; sharpness at the window's last snapshot)."""
 
     member: int
     stretches: tuple[Stretch, ...]
@@ -80,7 +80,7 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
         By member: the prediction, or why there is none.
 
     Raises:
-        AnalysisError: the data or the network cannot be had again, or the training set is too large for a kernel.
+        AnalysisError: the data or the network is not available, or the training set is too large for a kernel.
     """
     trace = run.trace
     if why := run.no_equilibrium or no_step_law(trace):
@@ -100,9 +100,7 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
     for member, window in windows.items():
         starts = _stretches(trace.snapshot_steps(), window, trace.strides["full"])
         if not starts:
-            found[member] = (
-                f"no copy of the weights with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
-            )
+            found[member] = f"no snapshot with {_SHORTEST} evaluations after it in the window; raise record.snapshots"
             continue
         each = []
         for first, last in starts:
@@ -116,7 +114,7 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
 
 
 def _stretches(snapshots: Sequence[int], window: tuple[int, int], every: int) -> list[tuple[int, int]]:
-    """First and last step of each stretch; every one begins at a copy of the weights and is long enough."""
+    """First and last step of each stretch; every one begins at a snapshot and is long enough."""
     starts: list[int] = []
     for step in snapshots:
         if window[0] <= step <= window[1] - _SHORTEST * every and (
@@ -132,7 +130,7 @@ def _stretches(snapshots: Sequence[int], window: tuple[int, int], every: int) ->
 
 
 class _Linearised:
-    """One member's network linearised at a copy of its weights."""
+    """One member's network linearised at a snapshot."""
 
     def __init__(
         self, trace: Trace, recipe: Recipe, dataset: Dataset, network: Network, member: int, step: int

@@ -1,6 +1,6 @@
 """The fluctuation against the noise scale eta/b, learning rate over batch size, across runs.
 
-In one and the same landscape std ~ (eta/b)^(1/2): a step's noise has variance eta^2/b, and a mode forgets it in 1/eta steps.
+In a fixed landscape std ~ (eta/b)^(1/2): a step's noise has variance eta^2/b, and the autocorrelation time of a mode is 1/eta steps.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Exponent:
         paired: seeds whose own slopes were averaged; 0 where all points share one line.
         joint: p in std ~ (eta/b)^p.
         level: the factor before it.
-        lr: p in std ~ eta^p at fixed b; NaN where that cannot be told.
-        batch: p in std ~ b^-p at fixed eta; NaN where that cannot be told.
+        lr: p in std ~ eta^p at fixed b; NaN where the runs do not decide it.
+        batch: p in std ~ b^-p at fixed eta; NaN where the runs do not decide it.
     """
 
     optimizer: str
@@ -67,7 +67,7 @@ def exponents(points: Sequence[Point]) -> tuple[Exponent, ...]:
     found = []
     for (optimizer, sampling, start), group in groupby(sorted(points, key=_kind), key=_kind):
         mine = list(group)
-        scales = sorted({float(f"{p.lr / p.batch:.9g}") for p in mine})  # as told apart by more than rounding
+        scales = sorted({float(f"{p.lr / p.batch:.9g}") for p in mine})  # which differ by more than rounding
         if len(scales) < 2:
             continue
         joint, paired = _slopes(mine, [[np.log(p.lr / p.batch)] for p in mine])
@@ -92,7 +92,7 @@ def _slopes(points: Sequence[Point], predictors: list[list[float]]) -> tuple[lis
     moving = np.ptp(x, axis=0) > 0
     slopes = [NONE] * len(moving)
     if np.linalg.matrix_rank(x[:, moving] - x[:, moving].mean(axis=0)) < moving.sum():
-        return slopes, 0  # lr and batch changed together: which of them did it cannot be told
+        return slopes, 0  # lr and batch changed together: their effects cannot be separated
     seeds = np.array([p.seed for p in points])
     own = [_line(x[seeds == seed][:, moving], y[seeds == seed]) for seed in np.unique(seeds)]
     each = np.array([[s.value for s in line] for line in own if line])

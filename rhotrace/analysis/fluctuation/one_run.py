@@ -38,7 +38,7 @@ class Member:
         fluctuation: of delta after T.
         frozen: standard deviation of delta if V stood still (``linearised.frozen_std``), from the traced batch sums;
             0 for a full batch.
-        prediction: by the linearised network, where it was asked for and is to be had.
+        prediction: by the linearised network, where it was asked for and is available.
     """
 
     seed: int
@@ -75,7 +75,7 @@ class Side:
     Intervals are Student's t over distinct seeds; a single member's are of blocks of time.
 
     Attributes:
-        letter: A is the run that the others are compared with; with a number where the run has several groups.
+        letter: A is the run that the others are compared with, with a number where the run has several groups.
         path: of the run file.
         group: what its members share that the run's others do not; empty where it is the whole run.
         summary: as ``rhotrace info`` has it.
@@ -141,20 +141,7 @@ def examine(
     T, found, left_out = _measure(run, members, align, window)
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
-    lr = run.lr
-    each = tuple(
-        Member(
-            seed=run.seeds[m],
-            start=run.starts[m],
-            lr=float(lr[m]),
-            unit=float(lr[m]) if align == "time" else 1.0,
-            T=T[m],
-            fluctuation=f,
-            frozen=frozen[m],
-            prediction=p if isinstance(p := predictions.get(m), Prediction) else None,
-        )
-        for m, f in found.items()
-    )
+    each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align) for m, f in found.items())
     seeds = [m.seed for m in each]
     offsets = [m.fluctuation.offset for m in each]
     predicted = [(m.prediction, m.seed) for m in each if m.prediction]
@@ -179,6 +166,22 @@ def examine(
         predicted_over=_ratios([(p.predicted, p.measured, seed) for p, seed in predicted]),
         decay=pooled_decay([d for d, _ in decays], [seed for _, seed in decays]) if decays else None,
         spectrum=_spectrum(run, each),
+    )
+
+
+def _member(
+    run: RunSeries, found: Fluctuation, T: float, frozen: float, prediction: Prediction | str | None, align: Align
+) -> Member:
+    m, lr = found.member, float(run.lr[found.member])
+    return Member(
+        seed=run.seeds[m],
+        start=run.starts[m],
+        lr=lr,
+        unit=lr if align == "time" else 1.0,
+        T=T,
+        fluctuation=found,
+        frozen=frozen,
+        prediction=prediction if isinstance(prediction, Prediction) else None,
     )
 
 

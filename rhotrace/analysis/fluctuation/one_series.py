@@ -1,4 +1,4 @@
-"""How far rho stays from rho_eq after the transient: offset, fluctuation, memory, and what is sure about each.
+"""How far rho stays from rho_eq after the transient: offset, fluctuation, autocorrelation time, and intervals of each.
 
 The series is ``delta = log(rho/rho_eq) = -log(a/q)`` on the full training set at frozen weights.
 """
@@ -125,7 +125,7 @@ def measure(
         until: last step to look at.
         find_window: start where no trend is left; otherwise at ``after`` itself.
         log_rho: (n,), to tell whether rho moves or rho_eq.
-        loss: (n,), to hold a dying fluctuation against.
+        loss: (n,), to compare a dying fluctuation with.
 
     Returns:
         The measurement, or why there is none.
@@ -237,7 +237,7 @@ def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
 def _blocked_std(x: Floats, tau: float) -> Interval:
     """Standard deviation of a series of mean 0, with the interval of its mean square.
 
-    The squares of a series that alternates or swings remember for longer than the series itself.
+    The squares of a series that alternates or oscillates have a longer autocorrelation time than the series itself.
     """
     memory = max(tau, integrated_time(x**2)) if np.isfinite(x).all() else tau
     low, high = np.sqrt(_bootstrap(x**2, memory))

@@ -110,7 +110,8 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
 def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
     if len(group) > 1:
         which = "; ".join(f"{_with(c.ratio)} under {names[c.run]}" for c in group)
-        return f"log(rho/rho_eq) fluctuates so many times as much as under {base}: {which} (95 % intervals)"
+        how = "more" if group[0].ratio.low > 1 else "less"
+        return f"log(rho/rho_eq) fluctuates {how} than under {base}, by factors of {which} (95 % intervals)"
     ratio, high, low = group[0].ratio, names[group[0].run], base
     if ratio.high < 1:
         ratio, high, low = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), low, high
@@ -146,10 +147,12 @@ def _which_moves(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
 def _sampling(contrast: Contrast) -> str:
     said = (
         f"Shuffled epochs ({contrast.run}) against draws with replacement ({contrast.base}): log(rho/rho_eq) fluctuates "
-        f"{_with(contrast.ratio)} times as much, log rho alone {_with(contrast.rho)}, and forgets in {_with(contrast.tau)} times as long"
+        f"{_with(contrast.ratio)} times as much, log rho alone {_with(contrast.rho)}, and its autocorrelation time is {_with(contrast.tau)} times as long"
     )
     spared = (
-        "; an epoch's noise sums to zero, so what is slower than an epoch is spared" if contrast.tau.high < 1 else ""
+        "; an epoch's noise sums to zero, so motion slower than an epoch is hardly disturbed"
+        if contrast.tau.high < 1
+        else ""
     )
     return f"{said}{spared}."
 
@@ -177,7 +180,7 @@ def _exponent(exponent: Exponent, *, several: bool) -> str:
     split = f"; apart, {' and '.join(apart)}" if apart else ""
     return (
         f"Under {who}, {kind}, the fluctuation goes as (eta/b)^{p.value:.2f} [{p.low:.2f}, {p.high:.2f}] {over}; "
-        f"in one and the same landscape it would be 1/2, {law} the interval{why}{split}."
+        f"in a fixed landscape it would be 1/2, {law} the interval{why}{split}."
     )
 
 
@@ -197,15 +200,15 @@ def _decay(side: Side, name: str, align: str) -> Iterator[str]:
     with_loss = f"; it goes as loss^{loss.value:.2f} [{loss.low:.2f}, {loss.high:.2f}]" if np.isfinite(loss.low) else ""
     yield (
         f"Under {name} the fluctuation dies: it ends at {side.decay.fall:.2g} of its size after T, {first} "
-        f"({second} is the worse fit){with_loss} (1/2 in a landscape that stays as it is)."
+        f"({second} is the worse fit){with_loss} (1/2 in a fixed landscape)."
     )
 
 
 def _theory(sides: Sequence[Side]) -> Iterator[str]:
-    """What theory makes of the minibatch runs, in one sentence each for V at rest and for the linearised network."""
+    """What theory predicts for the minibatch runs, in one sentence each for V at rest and for the linearised network."""
     over = [side.over_frozen.value for side in sides if np.isfinite(side.over_frozen.value)]
     if over:
-        yield f"The memo's equation with V at rest gives {_span([1 / o for o in over])} times the fluctuation that minibatches cause."
+        yield f"The memo's equation with V at rest predicts {_span([1 / o for o in over])} times the measured fluctuation."
     found = [side for side in sides if np.isfinite(side.predicted_over.value)]
     if found:
         ratios = [side.predicted_over.value for side in found]
@@ -214,8 +217,8 @@ def _theory(sides: Sequence[Side]) -> Iterator[str]:
         how = "all within" if within == len(ratios) else f"{within} of {len(ratios)} runs within"
         correlations = [p.correlation for p in each if np.isfinite(p.correlation)]
         yield (
-            f"The network linearised at its copies of the weights, in which V moves, gives {_span(ratios)} times what is "
-            f"measured ({how} a factor 2); under the run's own batches it follows the run step by step with a correlation "
+            f"The network linearised at its snapshots, in which V moves, predicts {_span(ratios)} times the "
+            f"measured fluctuation ({how} a factor 2); under the run's own batches it follows the run step by step with a correlation "
             f"of {np.median(correlations):.2f} (median over members)."
         )
 
@@ -240,7 +243,7 @@ def _with(interval: Interval) -> str:
 def _about_recipes(result: Comparison) -> Iterator[str]:
     network = [key for key in result.differs if key.startswith(("network", "init"))]
     if network:
-        yield f"the networks differ ({', '.join(network)}): the ratio is not the optimizer's alone"
+        yield f"the networks differ ({', '.join(network)}): the ratio is not due to the optimizer alone"
     rates = {m.lr for side in result.sides for m in side.each}
     if len(rates) > 1 and result.align == "step":
         yield "the learning rates differ: at one step the runs are at different times; --align time counts in lr x steps"
@@ -285,8 +288,8 @@ def _about_run(side: Side) -> Iterator[str]:
     lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
     if lost:
         yield (
-            f"{letter}: the linearised network runs away in {len(lost)} of {n} members: near the edge of stability only what "
-            "it leaves out holds the real one, so these have no prediction"
+            f"{letter}: the linearised network diverges in {len(lost)} of {n} members: near the edge of stability only the "
+            "terms that it leaves out stabilise the real one, so these have no prediction"
         )
 
 

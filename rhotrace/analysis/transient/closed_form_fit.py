@@ -80,7 +80,7 @@ class ClosedFormFit:
 
 @dataclass(frozen=True)
 class Driven:
-    """Equation (5) integrated with the measured A(t) and B(t), held against the measured log rho.
+    """Equation (5) integrated with the measured A(t) and B(t), compared with the measured log rho.
 
     Attributes:
         rms: root mean square of the difference of log rho, over the run.

@@ -86,7 +86,7 @@ class Glimpse:
         members: M.
         seconds: of training so far.
         steps_per_second: of late; NaN where nothing moves.
-        seconds_left: NaN where that cannot be told.
+        seconds_left: NaN where it is not known.
         transient: how many members have passed their T, and when, in words.
         T: step of each member's T, NaN where there is none yet.
         last: median over members of the last value of each quantity that is shown.

@@ -289,7 +289,7 @@ def _why_not(
 
 
 def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float:
-    """Where a falling series crosses a level just before ``row``; the row's own step where it cannot be told."""
+    """Where a falling series crosses a level just before ``row``; the row's own step where it is not known."""
     if row <= 0 or not values[row - 1] > level:
         return float(steps[max(row, 0)])
     share = (values[row - 1] - level) / (values[row - 1] - values[row])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from rhotrace.analysis.fluctuation.one_run import examine
 from rhotrace.analysis.fluctuation.verdict import cautions, dies, labels, verdicts
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.errors import AnalysisError
-from rhotrace.runfile.layout import Layout
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.sealing import seal
 from rhotrace.runfile.writer import create
@@ -25,7 +25,7 @@ CROSSING = 200
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Quantities, root attributes and first row of a real short run."""
+    """Layout, root attributes and first row of a real short run."""
     from small import SMALL
 
     from rhotrace.config import recipe
@@ -34,8 +34,8 @@ def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("template") / "run.h5"
     train(recipe.parse(SMALL, ["steps=20"]), path, device="cpu")
     with open_trace(path) as trace:
-        attributes = {k: v for k, v in trace.attributes.items() if k not in {"strides", "status"}}
-        return trace.quantities, attributes, {q.name: trace[q.name][:1] for q in trace.quantities}
+        attributes = {k: v for k, v in trace.attributes.items() if k not in {"layout", "status"}}
+        return trace.layout, attributes, {q.name: trace[q.name][:1] for q in trace.quantities}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def planted(template, tmp_path_factory):
 
     With ``batch`` it passes for SGD; the other keywords are root attributes. What was written once is not written again.
     """
-    quantities, attributes, first = template
+    own_layout, attributes, first = template
     folder, made = tmp_path_factory.mktemp("planted"), {}
 
     def plant(delta: np.ndarray, **options: object) -> Path:
@@ -70,8 +70,16 @@ def planted(template, tmp_path_factory):
         **changed: object,
     ) -> None:
         rows, members = delta.shape
-        strides = {"step": 1, "full": 1, "test": 1}
-        layout = Layout(rows, members, ((8, 784), (8, 8), (1, 8)), "float64", strides, [], quantities, {})
+        kind = "sgd" if batch else "gd"
+        layout = replace(
+            own_layout,
+            steps=rows,
+            members=members,
+            strides={"step": 1, "full": 1, "test": 1},
+            snapshots=[],
+            state={},
+            facts=replace(own_layout.facts, optimizer=kind, minibatches=bool(batch)),
+        )
         block = {n: np.broadcast_to(v[:, :1], (rows, members, *v.shape[2:])).copy() for n, v in first.items()}
         full = np.where(np.arange(rows)[:, None] < crossing, np.log(0.01), delta)
         block["rho_eq_over_rho"] = np.exp(-full)
@@ -80,7 +88,7 @@ def planted(template, tmp_path_factory):
             block["loss"] = np.broadcast_to(loss, (rows, members)).copy()
         resolved = {**json.loads(attributes["recipe_json"]), **(recipe or {})}
         minibatch = {"batch_size": batch, "sampling": sampling} if batch else {}
-        resolved["optimizer"] = {"kind": "sgd" if batch else "gd", "lr": lr, **minibatch}
+        resolved["optimizer"] = {"kind": kind, "lr": lr, **minibatch}
         seeds = np.arange(members) if seeds is None else seeds
         rates = np.full(members, lr) if rates is None else rates
         per_member = {"seed": seeds, "lr": rates, "init_rho_k": np.full(members, starts)}
@@ -197,7 +205,8 @@ def test_members_of_different_starts_are_not_pooled_and_are_compared_with_those_
     assert result.differs["members"] == ("rho_k(0) 1", "rho_k(0) 2", "rho_k(0) 2", "rho_k(0) 1")
     said = " ".join(verdicts(result))
     assert (
-        "as under A1 (GD, rho_k(0) 1): 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)" in said
+        "more than under A1 (GD, rho_k(0) 1), by factors of 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)"
+        in said
     )
     assert "5 times as much under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
 
@@ -646,7 +655,7 @@ def test_the_window_and_time_reach_the_comparison(planted, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--align", "epochs"), "--align: got 'epochs'"),
+        (("--align", "epochs"), "'epochs' is not one of"),
         (("--theta", "1.5"), "--theta: got 1.5"),
         (("--theta", "0"), "--theta: got 0"),
         (("--window", "6000:2000"), "--window: got '6000:2000'"),
