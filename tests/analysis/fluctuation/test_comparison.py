@@ -652,16 +652,24 @@ def test_the_window_and_time_reach_the_comparison(planted, command):
     assert found["sides"][0]["T"]["value"] == pytest.approx(0.1 * CROSSING, abs=0.1)
 
 
-@pytest.mark.parametrize(
+BAD = pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--align", "epochs"), "'epochs' is not one of"),
         (("--theta", "1.5"), "--theta: got 1.5"),
         (("--theta", "0"), "--theta: got 0"),
         (("--window", "6000:2000"), "--window: got '6000:2000'"),
         (("--window", "late"), "--window: got 'late'"),
     ],
 )
+
+
+def test_a_misspelt_choice_is_answered_with_the_choices(planted, command):
+    code, out, err = command("compare", planted(noise(0.01, 2, 67, 300)), "--align", "epochs")
+    assert (code, out) == (2, "")
+    assert "'epochs' is not one of 'step', 'time'" in err
+
+
+@BAD
 def test_a_bad_option_ends_with_one_line(planted, command, words, said):
     runs = [planted(noise(0.01, 2, 67 + k, 300)) for k in range(2)]
     code, out, err = command("compare", *runs, *words)
