@@ -1,7 +1,7 @@
-"""The members of a run as a band with one of them as its line, cut down to what can be seen.
+"""The members of a run as a band, with one of them as its line, reduced to what can be seen.
 
-The line is a network, the one of median T, and no median: where networks leave their transients one by one, a median over
-them stands for a while at values that none of them ever has.
+The line is the network of median T and not a median over networks: where these leave their transients one by one, a
+median over them takes values for a while that none of them ever has.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from rhotrace.errors import TraceError
 from rhotrace.runfile.reader import Trace
 from rhotrace.runfile.run_lock import is_locked
 
@@ -36,3 +39,15 @@ def summary(trace: Trace) -> dict[str, Any]:
         "wall_seconds": trace.wall_seconds,
         "bytes": trace.path.stat().st_size,
     }
+
+
+def comparable_recipes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
+    """The recipes, to find their differences: files of an older format lack options that have been added since.
+
+    Between formats, today's defaults stand for these, where today's version knows the components.
+    """
+    recipes = [trace.recipe for trace in traces]
+    if len({trace.layout.version for trace in traces}) > 1:
+        with suppress(TraceError):
+            return [trace.validated_recipe().model_dump() for trace in traces]
+    return recipes

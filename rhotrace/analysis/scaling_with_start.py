@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.run_summary import comparable_recipes
 from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
@@ -205,11 +206,12 @@ def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, ta
 
 def _refuse_strangers(first: Trace, other: Trace) -> None:
     """Raises AnalysisError where two runs differ in what moves T beside depth, rho_k(0), learning rate and seeds."""
-    unlike = {k: v for k, v in differences(first.recipe, other.recipe).items() if not k.startswith(_MAY_DIFFER)}
+    old, new = comparable_recipes([first, other])
+    unlike = {k: v for k, v in differences(old, new).items() if not k.startswith(_MAY_DIFFER)}
     if not unlike and first.attributes["data_digest"] != other.attributes["data_digest"]:
         unlike = {"data": (first.attributes["data_digest"][:12], other.attributes["data_digest"][:12])}
     if unlike:
-        words = "; ".join(f"{key}: {old} and {new}" for key, (old, new) in unlike.items())
+        words = "; ".join(f"{key}: {own} and {others}" for key, (own, others) in unlike.items())
         raise AnalysisError(
             f"{first.path} and {other.path} cannot be pooled, for they differ in {words}; "
             "give runs that differ in nothing but depth, rho_k(0), lr and seeds"

@@ -70,7 +70,9 @@ def sharpness(kernel: Floats, samples: int, lr: float) -> float:
     """Learning rate times the largest eigenvalue of 2 K/N, the curvature of the linearised loss; descent needs it below 2."""
     from scipy.sparse.linalg import eigsh
 
-    start = np.random.default_rng(0).standard_normal(len(kernel))  # a fixed one gives the same bits again
+    start = np.random.default_rng(0).standard_normal(
+        len(kernel)
+    )  # a fixed one, so that it gives the same bits each time
     top = eigsh(kernel, k=1, v0=start, return_eigenvectors=False, tol=1e-6)[0] if len(kernel) > 1 else kernel[0, 0]
     return float(lr * 2 * top / samples)
 

@@ -1,6 +1,6 @@
 """The paper under test, pinned: its citation, and its statements by key.
 
-Code refers to a statement by its key (``"eq3"``); a test holds that every key used exists. The
+Code refers to a statement by its key (``"eq3"``); a test checks that every key in use exists. The
 formulas are RhoTrace's reading in the means-over-samples convention (the memo mixes sums and
 means; with sums, time only shrinks by N). Symbols: ``W_k`` weights of layer k, ``rho_k`` its
 Frobenius norm, ``V_k = W_k/rho_k``, ``rho = prod_k rho_k``, ``g`` the network, ``f = g/rho``,
@@ -22,7 +22,7 @@ class Statement:
         place: where it stands.
         says: what it says.
         formula: as a formula, where it is one.
-        code: module and name that compute, hold or test it.
+        code: where it is computed, assumed or tested: a path below ``rhotrace``.
     """
 
     place: str

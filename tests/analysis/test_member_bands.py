@@ -88,7 +88,7 @@ def test_groups_of_several_runs_are_named_after_their_files(train):
         assert (one.label, one.size) == ("", "3 networks")
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders():
+def test_runs_of_one_name_are_distinguished_by_their_folders():
     assert run_names([Path("a/x.h5"), Path("b/x.h5"), Path("b/y.h5")]) == ["a/x", "b/x", "y"]
 
 

@@ -41,7 +41,7 @@ def test_the_interval_of_the_exponent_covers_the_truth_95_percent_of_the_time():
     assert held / 600 == pytest.approx(0.95, abs=0.03)
 
 
-def test_another_law_is_told_apart():
+def test_another_law_is_distinguished():
     assert _scaling_of(4, planted(-1.0), 0.1).verdict == "the law is not met: shallower"
     assert _scaling_of(4, planted(-3.0), 0.1).verdict == "the law is not met: steeper"
     assert _scaling_of(4, planted(-2.1, wobble=1e-4), 0.1).verdict.startswith("the law is met to 5")
@@ -66,7 +66,7 @@ def test_at_one_layer_T_does_not_depend_on_the_start():
     assert np.isnan(found.per_efold.value)
 
 
-def test_a_wide_interval_that_holds_the_law_is_no_confirmation():
+def test_a_wide_interval_that_contains_the_law_is_no_confirmation():
     found = _scaling_of(4, planted(-2.0, seeds=2, wobble=0.5), 0.1)
     assert found.exponent.low < -2 < found.exponent.high
     assert found.verdict.startswith("too few seeds to tell")

@@ -160,9 +160,9 @@ FAULTS = {
     "a forgotten snapshot":
         ("live", entry("weights/snapshot_step", 1, lambda step: step - 9), "axes", "weights/snapshot_step: got", True),
     "derived":
-        ("sealed", entry("log_rho", (11, 1), lambda v: v + 1e-9), "derived quantities", "step 11, member 1 is", True),
+        ("sealed", entry("log_rho", (11, 1), lambda v: v + 1e-9), "derived quantities", "step 11, member 1 does not", True),
     "derived at a stride":
-        ("sealed", entry("rho_eq_over_rho", (6, 0), np.negative), "derived quantities", "step 24, member 0 is", True),
+        ("sealed", entry("rho_eq_over_rho", (6, 0), np.negative), "derived quantities", "step 24, member 0 does not", True),
     "derived, but NaN":
         ("sealed", entry("log_rho_eq", (7, 0), as_it_were), "derived quantities", "log_rho_eq: step 28", True),
     "law":

@@ -37,7 +37,7 @@ def test_a_constant_series_counts_as_white():
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.8])
-def test_the_interval_of_tau_holds_the_truth_in_most_long_series(phi):
+def test_the_interval_of_tau_contains_the_truth_in_most_long_series(phi):
     tau, covered, trials = (1 + phi) / (1 - phi), 0, 80
     n = int(1000 * tau)
     for seed in range(trials):
@@ -52,7 +52,7 @@ def test_the_interval_of_tau_narrows_as_the_root_of_the_length():
     assert short.high - short.low == pytest.approx(2 * (long.high - long.low))
 
 
-def test_residuals_of_a_fit_remember_as_long_as_the_noise_did():
+def test_residuals_of_a_fit_get_the_autocorrelation_time_of_the_noise():
     n, phi, design = 400, 0.9, np.vander(np.linspace(-1, 1, 400), 4)
     found = []
     for seed in range(60):

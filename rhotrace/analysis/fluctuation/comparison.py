@@ -16,6 +16,7 @@ import numpy as np
 from rhotrace.analysis.fluctuation.noise_scale_exponent import Exponent, Point, exponents
 from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine
 from rhotrace.analysis.run_series import RunSeries, require_steps
+from rhotrace.analysis.run_summary import comparable_recipes
 from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
@@ -190,7 +191,7 @@ def _data(trace: Trace) -> str:
 
 
 def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:
-    recipes = [trace.recipe for trace in traces]
+    recipes = comparable_recipes(traces)
     keys = dict.fromkeys(key for recipe in recipes[1:] for key in differences(recipes[0], recipe))
 
     def value(recipe: Any, key: str) -> Any:  # noqa: ANN401 - recipe values
@@ -208,7 +209,7 @@ def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str,
 
 def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
     """(with replacement, shuffled) of each two runs that differ in their sampling alone."""
-    recipes = [trace.recipe for trace in traces]
+    recipes = comparable_recipes(traces)
     wanted = {"optimizer.sampling": ("with-replacement", "shuffled")}
     return [
         (a, b)

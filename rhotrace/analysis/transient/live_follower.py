@@ -1,4 +1,4 @@
-"""Following a run from another process while it trains: where it stands, how fast it goes, and its curves so far."""
+"""Following a run from another process while it trains: its state, its speed, and its curves so far."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class Glimpse:
 
     Attributes:
         path: of the run file.
-        run: what tells it from another that takes its place under the same name.
+        run: what distinguishes it from another that takes its place under the same name.
         state: ``training now``, ``interrupted``, ``finished`` or ``diverged``.
         steps: committed.
         planned_steps: that it will have.
         members: M.
         seconds: of training so far.
-        steps_per_second: of late; NaN where nothing moves.
+        steps_per_second: recently; NaN where no process is training the run.
         seconds_left: NaN where it is not known.
         transient: how many members have passed their T, and when, in words.
         T: step of each member's T, NaN where there is none yet.

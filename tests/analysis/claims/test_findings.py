@@ -237,7 +237,7 @@ def test_factors_are_written_as_numbers_or_as_powers_of_ten():
     assert transient.factors([np.log(1e5)]) == "10^5.0"
 
 
-def test_A_that_changes_sign_is_told_and_not_divided_by(good, tmp_path):
+def test_A_that_changes_sign_is_reported_and_not_divided_by(good, tmp_path):
     path = tmp_path / "turned.h5"
     path.write_bytes(good.read_bytes())
     with h5py.File(path, "r+") as file:

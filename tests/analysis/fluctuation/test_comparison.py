@@ -243,7 +243,7 @@ def test_members_that_share_a_seed_count_once_in_every_interval(planted):
 # --- more than two -----------------------------------------------------------------------------------------
 
 
-def test_three_runs_are_held_against_the_first(planted):
+def test_three_runs_are_compared_with_the_first(planted):
     result = compared(*(planted(noise(std, 4, seed)) for std, seed in ((0.02, 20), (0.01, 52), (0.06, 22))))
     assert [side.letter for side in result.sides] == ["A", "B", "C"]
     assert [(c.base, c.run) for c in result.contrasts] == [("A", "B"), ("A", "C")]
@@ -256,7 +256,7 @@ def test_three_runs_are_held_against_the_first(planted):
     assert sum("under C (GD) as under A (GD)" in line for line in said) == 1
 
 
-def test_what_the_recipes_differ_in_is_told_with_each_value(planted):
+def test_what_the_recipes_differ_in_is_listed_with_each_value(planted):
     series = noise(0.01, 3, 24, rows=1000)
     result = compared(planted(series), planted(series, batch=10, lr=0.1), planted(series, batch=20))
     assert result.differs["optimizer.kind"] == ("gd", "sgd", "sgd")
@@ -279,7 +279,7 @@ def test_a_pair_that_differs_in_sampling_alone_has_its_own_contrast(planted):
     assert "shuffled" in labels(result.sides)["C"]
 
 
-def test_shuffled_epochs_are_held_against_replacement_whichever_comes_first(planted):
+def test_shuffled_epochs_are_compared_with_replacement_whichever_comes_first(planted):
     replaced = planted(noise(0.06, 3, 29, 1000), batch=10, sampling="with-replacement")
     shuffled = planted(noise(0.03, 3, 30, 1000), batch=10, sampling="shuffled")
     first, second = compared(replaced, shuffled), compared(shuffled, replaced)
@@ -289,7 +289,7 @@ def test_shuffled_epochs_are_held_against_replacement_whichever_comes_first(plan
         assert sum(line.startswith(words) for line in verdicts(result)) == 1
 
 
-def test_runs_that_differ_in_more_than_their_sampling_are_not_held_to_show_it(planted, template):
+def test_runs_that_differ_in_more_than_their_sampling_do_not_show_its_effect(planted, template):
     network = {**json.loads(template[1]["recipe_json"])["network"], "width": 9}
     result = compared(
         planted(noise(0.06, 3, 29, 1000), batch=10, sampling="with-replacement"),
@@ -393,7 +393,7 @@ def test_a_window_that_is_none_is_refused_in_its_own_words(text):
     assert repr(text) in str(caught.value)
 
 
-def test_a_window_in_steps_is_kept_and_T_is_heeded_still(planted):
+def test_a_window_in_steps_is_kept_and_never_begins_before_T(planted):
     runs = [planted(noise(0.01, 2, 38)), planted(noise(0.02, 2, 36), crossing=1200)]
     result = compared(*runs, window=(1000, 2500))
     assert {m.fluctuation.window for m in result.sides[0].each} == {(1000, 2500)}
@@ -676,6 +676,12 @@ def test_a_bad_option_ends_with_one_line(planted, command, words, said):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_another_unit_of_time_is_refused(command):
+    code, out, err = command("compare", "a.h5", "b.h5", "--align", "epochs")
+    assert (code, out) == (2, "")
+    assert "'epochs' is not one of" in err
 
 
 def test_one_run_alone_ends_with_one_line(planted, command):

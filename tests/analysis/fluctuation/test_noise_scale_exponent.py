@@ -103,7 +103,7 @@ def test_where_only_the_rate_varied_the_exponent_of_the_batch_is_unknown():
     "settings",
     [((0.01, 40), (0.02, 20), (0.04, 10)), ((0.01, 4), (0.04, 8), (0.16, 16)), ((0.01, 40), (0.05, 10))],
 )
-def test_rate_and_batch_that_changed_together_are_not_told_apart(settings):
+def test_rate_and_batch_that_changed_together_are_not_separated(settings):
     found = only(planted(settings))
     assert np.isnan([found.lr.value, found.batch.value]).all()
     assert found.joint.value == pytest.approx(0.5, abs=0.05)

@@ -111,7 +111,7 @@ def test_a_chosen_window_is_kept_as_it_is(until):
     assert measured(delta, stride=5, after=0).window[0] > 0
 
 
-def test_a_found_window_ends_where_it_is_told():
+def test_a_found_window_ends_at_the_given_step():
     assert measured(ar1(2000, 0.5, 0.01, np.random.default_rng(25)), until=1500).window[1] == 1500
 
 
@@ -155,7 +155,7 @@ def test_gaussian_noise_is_not_skew():
     assert measured(ar1(40_000, 0.5, 1.0, np.random.default_rng(27))).skew == pytest.approx(0, abs=0.08)
 
 
-def test_period_two_is_told_from_noise():
+def test_period_two_is_distinguished_from_noise():
     n = np.arange(4000)
     rng = np.random.default_rng(5)
     stepping = measured(0.01 * (-1.0) ** n + 1e-3 * rng.standard_normal(len(n)))
@@ -181,7 +181,7 @@ def test_swell_is_the_second_half_over_the_first(factor):
 # --- what moves --------------------------------------------------------------------------------------------
 
 
-def test_log_rho_and_log_rho_eq_are_told_apart():
+def test_log_rho_and_log_rho_eq_are_distinguished():
     rng = np.random.default_rng(8)
     log_rho, log_rho_eq = ar1(20_000, 0.9, 0.02, rng), ar1(20_000, 0.5, 0.05, rng)
     found = measured(log_rho - log_rho_eq, log_rho=log_rho)
