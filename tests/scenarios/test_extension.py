@@ -372,6 +372,35 @@ def test_a_new_quantity_orphans_no_run(tmp_path, command):
     assert command("verify", path)[0] == 0
 
 
+def test_a_live_run_does_not_depend_on_the_order_of_the_table(tmp_path, command, monkeypatch):
+    """Its checksums are those of the file's own order: while it trains, another version may have another."""
+    inside.small_blocks(monkeypatch.setattr, 8)
+    whole, path = tmp_path / "whole.h5", tmp_path / "live.h5"
+    given = recipe.parse(BASE)
+    train_recipe(given, whole, device="cpu")
+
+    def leave(block):
+        if block.last >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(given, path, device="cpu", watch=leave)
+    table = list(QUANTITIES.values())
+    try:
+        for quantity in table:
+            QUANTITIES.unregister(quantity.name)
+        for quantity in reversed(table):
+            register(quantity)
+        assert command("verify", path)[0] == 0
+        train_recipe(given, path, device="cpu")
+    finally:
+        for quantity in table:
+            QUANTITIES.unregister(quantity.name)
+        for quantity in table:
+            register(quantity)
+    assert contents(path) == contents(whole)
+
+
 def test_a_false_degree_of_homogeneity_is_found(tmp_path, command, monkeypatch):
     """The step identity is checked by the degree that a block claims."""
     honest = Residual.__init__
