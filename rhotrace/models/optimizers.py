@@ -132,7 +132,11 @@ class WeightNorm(Optimizer):
     def refuses(self, parameters: Sequence[Block]) -> str:
         """Only weights can be split into norm and direction; see ``Optimizer.refuses``."""
         other = [block.name for block in parameters if block.role != "weight"]
-        return f"the network's {', '.join(other)} are not weights, and cannot be split into norm and direction" if other else ""
+        return (
+            f"the network's {', '.join(other)} are not weights, and cannot be split into norm and direction"
+            if other
+            else ""
+        )
 
     def init(self, parameters: Tensors) -> State:
         """See ``Optimizer.init``."""

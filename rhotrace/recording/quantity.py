@@ -185,7 +185,9 @@ CADENCES.register(Cadence("step", 1, "known at every step without extra work"))
 CADENCES.register(Cadence("full", 1, "outputs on the full training set"))
 CADENCES.register(Cadence("test", 100, "outputs on the test set"))
 
-QUANTITIES: Table[Quantity] = Table("quantity")  # filled by ``quantities``, and by any other code that registers its own
+QUANTITIES: Table[Quantity] = Table(
+    "quantity"
+)  # filled by ``quantities``, and by any other code that registers its own
 
 
 def register(quantity: Quantity, cadence: Cadence | None = None) -> Quantity:
