@@ -154,7 +154,7 @@ FAULTS = {
     "time axis of a live file":
         ("live", entry("step", 3, lambda step: 2 * step), "axes", "step: row 3 says step 6, expected 3", True),
     "fixed axis":
-        ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its content", True),
+        ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its values", True),
     "fixed axis of a live file":
         ("live", entry("weights/W1_in", 9, lambda number: number - 1), "axes", "dataset weights/W1_in: ", True),
     "a forgotten snapshot":
