@@ -27,8 +27,8 @@ def check_cut(path: Path, steps: int) -> None:
         assert trace.depth == 2
         for name, expected in values(layout, 0, steps).items():
             np.testing.assert_array_equal(trace[name], expected, err_msg=name)
-        for cost, axis in (("step", "step"), ("full", "full_step"), ("test", "test_step")):
-            np.testing.assert_array_equal(trace[axis], np.arange(layout.rows(cost, steps)) * layout.strides[cost])
+        for cadence, axis in (("step", "step"), ("full", "full_step"), ("test", "test_step")):
+            np.testing.assert_array_equal(trace[axis], np.arange(layout.rows(cadence, steps)) * layout.strides[cadence])
 
 
 @pytest.mark.parametrize("ends", [(), (1,), (7,), (7, 8, 21), (10, 20, 30, 40)])
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_written_is_a_trace_error(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "run.h5", tmp_path / "folder"):
-        with pytest.raises(TraceError, match="cannot be made") as caught:
+        with pytest.raises(TraceError, match="cannot be created") as caught:
             trace_writer.create(path, live_layout(), {}, {})
         assert len(str(caught.value).splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
