@@ -27,7 +27,7 @@ class Component(BaseModel):
 class PerMember:
     """Marks a field that may differ between members: ``lr: Annotated[float, PerMember("learning rate")]``.
 
-    A recipe lists its values under ``members.<field>``; a run file keeps them in a dataset of that name.
+    A recipe lists its values under ``members.<field>``; a run file has them in a dataset of that name.
 
     Attributes:
         says: what it is, for the schema and for labels.

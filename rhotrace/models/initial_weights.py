@@ -71,6 +71,6 @@ class He(Initialiser):
 def gaussian(layers: Sequence[Block], seed: int) -> list[Floats]:
     """Standard normal entries, (out, fan_in) for each layer.
 
-    Each layer has its own random stream, so that layers of the same shape start alike in networks of any depth.
+    Each layer has its own random stream, so that the k-th layer starts alike in networks of any depth, if its shape is the same.
     """
     return [np.random.default_rng([seed, 3, k]).standard_normal(block.matrix) for k, block in enumerate(layers)]

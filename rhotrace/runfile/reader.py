@@ -181,7 +181,11 @@ class Trace:
             self._refuse(name)
 
     def axis(self, name: str) -> str:
-        """Name of a quantity's time axis."""
+        """Name of a quantity's time axis.
+
+        Raises:
+            TraceError: the file has no such quantity.
+        """
         return time_axis(self.quantity(name).cadence, self.strides)
 
     def aligned(self, name: str, to: str = "full") -> Array:
@@ -190,12 +194,19 @@ class Trace:
         Args:
             name: of the quantity; one of that cadence is returned unchanged.
             to: the cadence.
+
+        Raises:
+            TraceError: the file has no such quantity, or it is damaged.
         """
         rows = self[name]
         return rows if self.quantity(name).cadence == to else rows[:: self.strides[to]]
 
     def step_of(self, name: str) -> NDArray[np.int64]:
-        """Step of each row of a quantity."""
+        """Step of each row of a quantity.
+
+        Raises:
+            TraceError: the file has no such quantity.
+        """
         return np.asarray(self[self.axis(name)], dtype=np.int64)
 
     def __contains__(self, name: str) -> bool:
@@ -286,7 +297,7 @@ class Trace:
 
     @property
     def due_snapshots(self) -> list[int]:
-        """Steps of the snapshots that must exist; that of the newest step may come when training resumes."""
+        """Steps of the snapshots that must exist; that of the newest committed step may be written later."""
         planned = self.layout.snapshots
         return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
 
@@ -314,7 +325,11 @@ class Trace:
             return list(self.rows("weights/snapshot_step", slice(None))).index(step)
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
-        """(step, blocks) of each committed snapshot, in order; see ``snapshot``."""
+        """(step, blocks) of each committed snapshot, in order; see ``snapshot``.
+
+        Raises:
+            TraceError: one of them is damaged.
+        """
         return [(step, self.snapshot(step)) for step in self.snapshot_steps()]
 
     def beginning_attributes(self) -> dict[str, Any]:
@@ -341,6 +356,9 @@ class Trace:
         """The optimizer's state after the last committed step (or in a slot), by name and layer, (M, ...).
 
         Empty if the file has none, like that of a run that diverged.
+
+        Raises:
+            TraceError: it is damaged.
         """
         if "checkpoint" not in self._file:
             return {}

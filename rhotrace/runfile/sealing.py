@@ -1,4 +1,4 @@
-"""Sealing a finished run: the live file is rewritten once, compressed and with checksums, and then replaced.
+"""Sealing a finished run: the live file is rewritten once, compressed and with checksums, and the result replaces it.
 
 Rows are written in order of time, not dataset by dataset, so that a sealed file that lost its end
 still has the first steps of every dataset.

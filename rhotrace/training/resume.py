@@ -51,7 +51,13 @@ class Begun:
 
 
 def refuse_to_overwrite(path: Path, steps: int, how: Continuation) -> None:
-    """Raises TraceError if a file at ``path`` may be neither replaced nor resumed."""
+    """Raises TraceError if a file at ``path`` may be neither replaced nor resumed.
+
+    Args:
+        path: of the run file.
+        steps: of the recipe.
+        how: what the user allows.
+    """
     if not path.exists() or (how.force and path.is_file()):
         return
     if not path.is_file():
