@@ -110,11 +110,9 @@ def train(
         team: of processes that train together, this one among them; only process 0 calls ``begin`` and ``watch``.
 
     Raises:
-        TraceError: a finished run exists and ``force`` is not set, the existing run was started under other
-            conditions and ``despite_changes`` is not set, another process is training into the file, or the file is
-            damaged or cannot be written.
-        RecipeError: the recipe does not fit the data, an interrupted run of another recipe exists, or the run cannot
-            be divided among the processes of a team.
+        TraceError: a finished run exists and ``force`` is not set, the conditions changed and ``despite_changes`` is not
+            set, another process is training into the file, or the file is damaged or cannot be written.
+        RecipeError: the recipe does not fit the data or the team, or an interrupted run of another recipe exists.
         ProcessError: another process of the team was lost, or was started with something else to train.
         DataError: the data is missing or does not contain what the recipe asks for.
         DeviceError: the device is not available.
