@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rhotrace.recording.moment import Moment
 
 Rows = Mapping[str, NDArray[np.float64]]
+Need = Literal["outputs", "test outputs", "features", "hessian products"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Quantity:
         measure: returns a tensor with the lengths of the axes from a ``Moment``.
         derive: returns (rows, M, ...) from the rows of other quantities by name: those recorded at every step, taken at
             the steps of this cadence, and those of this cadence.
+        needs: what must be computed for it beyond what every step computes.
         applies: whether a run records it.
     """
 
@@ -118,6 +120,7 @@ class Quantity:
     says: str
     measure: Callable[[Moment], torch.Tensor] | None = None
     derive: Callable[[Rows], NDArray[np.float64]] | None = None
+    needs: tuple[Need, ...] = ()
     applies: Callable[[Traced], bool] = lambda _: True
 
     def describe(self, loss: Loss) -> Description:

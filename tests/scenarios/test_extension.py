@@ -150,10 +150,12 @@ CURVATURE = Quantity(
         (W.double() * HW.double()).sum(dim=(1, 2))
         for W, HW in zip(m.state["weights"], m.hessian_product(m.state["weights"]), strict=True)
     ),
+    needs=("hessian products",),
 )  # fmt: skip
 FEATURE = Quantity(
     "feature_norm", "||h||", ("member",), "1", None, "spectrum", "mean norm of the last features on the training set",
     measure=lambda m: list(m.full.features.values())[-1].double().norm(dim=2).mean(dim=1),
+    needs=("features",),
 )  # fmt: skip
 
 
