@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rhotrace.models.losses import Loss
     from rhotrace.models.network import Mode, Tensors
     from rhotrace.models.optimizers import State
+    from rhotrace.recording.quantity import Quantity
     from rhotrace.training.stop_signal import StopRequest
 
 # Time limits for an answer of the others. A dead process is noticed at once; these are for a machine that hangs.
@@ -195,6 +196,16 @@ class Team:
             raise RecipeError(
                 f"data.train: got {samples} training samples, expected at least one for each of the {self.size} processes"
             )
+
+    def refuse_needs(self, quantities: Iterable[Quantity]) -> None:
+        """Raises RecipeError where a quantity needs more of the training set than its outputs, which alone are shared."""
+        for quantity in quantities:
+            lacking = [need for need in quantity.needs if need in ("features", "hessian products")]
+            if lacking:
+                raise RecipeError(
+                    f"quantity {quantity.name}: needs {lacking[0]} on the whole training set, of which each of the "
+                    f"{self.size} processes has a part; train it in one process"
+                )
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compares the facts of all processes, and waits for all of them.

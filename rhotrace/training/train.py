@@ -222,6 +222,8 @@ class _Run:
             members = len(recipe.seeds)
             self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state)
+        if team:
+            team.refuse_needs([QUANTITIES[described.name] for described in self.layout.quantities])
         self.seconds_full = 0.0
 
     def begin(self, path: Path, how: Continuation, recipe_file: Path | None) -> None:
