@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis import applicability
+from rhotrace.analysis.plateaus import Plateau, plateaus
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit, inapplicable
@@ -202,6 +203,12 @@ class RunSeries:
             self.transient,
             each=tuple(transient_time.with_fit(found, series, theta=self.theta) for found, series in pairs),
         )
+
+    @cached_property
+    def plateaus(self) -> tuple[tuple[Plateau, ...], ...]:
+        """The plateaus of each member's loss."""
+        error = self.trace["error"]
+        return tuple(plateaus(self.steps, self.loss[:, m], error[:, m]) for m in range(self.trace.members))
 
     @cached_property
     def broken(self) -> dict[int, tuple[Outcome, int]]:
