@@ -26,9 +26,20 @@ def no_degrees(trace: Trace) -> str:
 
 def no_norm(trace: Trace) -> str:
     """Why the product of the layer norms is not the scale of the outputs: f = g/rho needs degree 1 in each layer."""
-    other = [block.name for block in trace.layout.layers if block.degree != 1]
-    why = f"does not apply: the outputs are not homogeneous of degree 1 in {_some(other)}" if other else ""
-    return no_degrees(trace) or why
+    layers = trace.layout.layers
+    if why := no_degrees(trace):
+        return why
+    free = [block.name for block in layers if block.degree == 0]
+    several = [f"{block.name} ({block.degree:g})" for block in layers if block.degree not in (0, 1)]
+    if free:
+        rest = [block.name for block in layers if block.degree != 0]
+        scale = f"; only {_some(rest)} scales them" if len(rest) == 1 else ""
+        return f"does not apply: a normalisation takes the norms of {_some(free)} out of the outputs, so rho is not their scale{scale}"
+    return (
+        f"does not apply: rho is not the scale of the outputs, whose degree is not 1 in {_some(several)}"
+        if several
+        else ""
+    )
 
 
 def no_equilibrium(trace: Trace) -> str:

@@ -16,18 +16,18 @@ from pydantic import Field, SerializeAsAny, ValidationError, create_model, model
 
 from rhotrace.config import faults, strict_yaml
 from rhotrace.errors import RecipeError, nearest_file
-from rhotrace.models import mlp
 from rhotrace.models.component import Component, Registry, per_member
 from rhotrace.models.datasets import DATASETS, Dataset, Samples
 from rhotrace.models.initial_weights import INITIALISERS, Initialiser
 from rhotrace.models.losses import LOSSES, Loss, Square
-from rhotrace.models.network import NETWORKS, NetworkOptions
+from rhotrace.models.network import NetworkOptions
+from rhotrace.models.networks import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
 from rhotrace.recording import quantities
 from rhotrace.recording.quantity import CADENCES, Cadence
 
 MAX_BYTES = 1_000_000
-_REGISTERS = (mlp, quantities)  # imported for what they register
+_REGISTERS = (quantities,)  # imported for what it registers
 
 Every = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]

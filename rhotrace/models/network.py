@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -38,7 +38,8 @@ class Block:
         role: ``weight`` (its norm is traced and an initialiser fills it), ``scale`` or ``shift`` (trained too),
             or ``buffer`` (not trained, such as a running mean).
         degree: of homogeneity of the outputs in this block, ``g(c W) = c^degree g(W)`` for c > 0: 1 for the layers
-            of a bias-free ReLU network, 0 in front of a normalisation, None where there is none.
+            of a bias-free ReLU network, 0 in front of a normalisation, the number of its uses for a layer that is used
+            several times, None where there is none. It is a statement about mode ``train``.
         start: value of each entry before the first step, except for weights, which the initialiser fills.
     """
 
@@ -85,9 +86,12 @@ class Network(ABC):
 
     Attributes:
         blocks: in the order of a run file.
+        one_by_one: on a processor, members go through the network one after another, and not in one ``vmap``. For
+            convolutions that is quicker (benchmarks/README.md), and a member has the bits of the network alone.
     """
 
     blocks: tuple[Block, ...]
+    one_by_one: ClassVar[bool] = False
 
     @abstractmethod
     def apply(
@@ -143,6 +147,10 @@ class Network(ABC):
 
     def units(self, size: int) -> int:
         """How many numbers a forward pass produces for one sample of ``size`` inputs, for estimates of memory."""
+        return self._produced(2, size) - self._produced(1, size)  # without what depends on the parameters alone
+
+    def _produced(self, samples: int, size: int) -> int:
+        """How many numbers a forward pass produces for some samples; views do not count."""
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -152,14 +160,14 @@ class Network(ABC):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
                 nonlocal made
                 out = func(*args, **(kwargs or {}))
-                made += sum(t.numel() for t in ([out] if isinstance(out, torch.Tensor) else ()))
+                made += out.numel() if isinstance(out, torch.Tensor) and not func.is_view else 0
                 return out
 
         def empty(blocks: Sequence[Block]) -> Tensors:
             return tuple(torch.empty(block.matrix, device="meta") for block in blocks)
 
         with Count():  # type: ignore[no-untyped-call]
-            self._one(empty(self.parameters), empty(self.buffers), torch.empty(1, size, device="meta"), "train")
+            self._one(empty(self.parameters), empty(self.buffers), torch.empty(samples, size, device="meta"), "train")
         return made
 
     # --- members side by side ---------------------------------------------------------------------------------
@@ -176,6 +184,9 @@ class Network(ABC):
         self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
     ) -> Backward:
         """Outputs and gradients of the loss of each member, in mode ``train``."""
+        if self._apart(parameters, x):
+            each = self._each(parameters, buffers, x, y)
+            return Backward(*_joined([self.gradients(W, xs, ys, loss, own) for W, own, xs, ys in each]))
         from torch.func import vjp
 
         def outputs_of(own: Tensors) -> tuple[torch.Tensor, Tensors]:
@@ -248,7 +259,20 @@ class Network(ABC):
         """``apply`` on one member's tensors (out, fan_in)."""
         return self.apply(_shaped(self.parameters, parameters), _shaped(self.buffers, buffers), x, mode)
 
+    def _apart(self, parameters: Tensors, x: torch.Tensor) -> bool:
+        return self.one_by_one and x.device.type == "cpu" and len(parameters[0]) > 1
+
+    def _each(
+        self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, y: torch.Tensor
+    ) -> Iterator[tuple[Tensors, Tensors, torch.Tensor, torch.Tensor]]:
+        """Parameters, buffers, inputs and targets of each member, as of one network."""
+        for m in range(len(parameters[0])):
+            own, constants = (tuple(tensor[m : m + 1] for tensor in tensors) for tensors in (parameters, buffers))
+            yield own, constants, x if x.dim() == 2 else x[m : m + 1], y if y.dim() == 2 else y[m : m + 1]
+
     def _members(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+        if self.one_by_one and x.device.type == "cpu":
+            return self._stacked(parameters, buffers, x, mode)
         from torch.func import vmap
 
         def one(own: Tensors, constants: Tensors, samples: torch.Tensor) -> tuple[Any, Any, Any]:
@@ -259,12 +283,40 @@ class Network(ABC):
         outputs, features, after = mapped(parameters, buffers, x)
         return Applied(outputs.mT, features, after)
 
+    def _stacked(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+        """As ``_members``, one after another; ``unbind``, since indexing would pull back a whole stack each time."""
+        import torch
+
+        own, constants = (zip(*(t.unbind() for t in tensors), strict=True) for tensors in (parameters, buffers))
+        members = len(parameters[0])
+        samples = [x] * members if x.dim() == 2 else x.unbind()
+        each = [
+            self._one(W, b, xs, mode)
+            for W, b, xs in zip(own, constants if buffers else [()] * members, samples, strict=True)
+        ]
+        features, after = (
+            {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}
+            for found in ([one.features for one in each], [one.buffers for one in each])
+        )
+        return Applied(torch.stack([one.outputs for one in each]).mT, features, after)
+
     def _after(self, buffers: Tensors, applied: Applied) -> Tensors:
         """The buffers after a step in mode ``train``."""
         return tuple(
             applied.buffers[block.name].reshape(old.shape) if block.name in applied.buffers else old
             for block, old in zip(self.buffers, buffers, strict=True)
         )
+
+
+def _joined(each: Sequence[Backward]) -> tuple[torch.Tensor, Tensors, Tensors]:
+    """Those of several members, of those of each."""
+    import torch
+
+    gradients, buffers = (
+        tuple(map(torch.cat, zip(*tensors, strict=True)))
+        for tensors in ([one.gradients for one in each], [one.buffers for one in each])
+    )
+    return torch.cat([one.outputs for one in each]), gradients, buffers
 
 
 def _shaped(blocks: Sequence[Block], tensors: Tensors) -> dict[str, torch.Tensor]:

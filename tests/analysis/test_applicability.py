@@ -109,7 +109,11 @@ def test_only_a_network_of_degree_1_in_each_layer_has_an_equilibrium_norm():
     assert applicability.no_equilibrium(described(W1, W2)) == ""
     for odd, why in {
         replace(W2, degree=None): "does not apply: the outputs are not homogeneous in W2",
-        replace(W2, degree=0): "does not apply: the outputs are not homogeneous of degree 1 in W2",
+        replace(
+            W2, degree=0
+        ): "does not apply: a normalisation takes the norms of W2 out of the outputs, so rho is not "
+        "their scale; only W1 scales them",
+        replace(W2, degree=3): "does not apply: rho is not the scale of the outputs, whose degree is not 1 in W2 (3)",
         replace(W2, role="shift", degree=None): "does not apply: the outputs are shifted by W2",
     }.items():
         assert applicability.no_equilibrium(described(W1, odd)) == why

@@ -32,7 +32,7 @@ from rhotrace.training.train import train as train_recipe
 
 
 class ConvOptions(NetworkOptions):
-    kind: Literal["conv"] = "conv"
+    kind: Literal["own-conv"] = "own-conv"
     channels: Annotated[int, Ge(1)] = 3
     reads_images: ClassVar[bool] = True
 
@@ -62,7 +62,7 @@ class Conv(Network):
 
 
 class ResidualOptions(NetworkOptions):
-    kind: Literal["residual"] = "residual"
+    kind: Literal["own-residual"] = "own-residual"
     width: Annotated[int, Ge(1)] = 5
 
     def build(self, inputs, outputs):
@@ -202,12 +202,12 @@ record: {test_every: 10, snapshots: 4, every: {spectrum: 10}}
 """
 
 COMBINATIONS = {
-    "conv": ["network={kind: conv, channels: 2, dtype: float64}"],
-    "conv in float32, minibatches": ["network={kind: conv}", "optimizer={kind: sgd, lr: 0.05, batch_size: 7}"],
-    "conv under weight normalisation": ["network={kind: conv, dtype: float64}", "optimizer={kind: weight-norm, lr: 0.05}"],
-    "residual": ["network={kind: residual, dtype: float64}", "init={kind: plain}"],
+    "conv": ["network={kind: own-conv, channels: 2, dtype: float64}"],
+    "conv in float32, minibatches": ["network={kind: own-conv}", "optimizer={kind: sgd, lr: 0.05, batch_size: 7}"],
+    "conv under weight normalisation": ["network={kind: own-conv, dtype: float64}", "optimizer={kind: weight-norm, lr: 0.05}"],
+    "residual": ["network={kind: own-residual, dtype: float64}", "init={kind: plain}"],
     "residual, minibatches": [
-        "network={kind: residual, dtype: float64}",
+        "network={kind: own-residual, dtype: float64}",
         "optimizer={kind: sgd, lr: 0.05, batch_size: 7}",
     ],
     "loss": ["loss={kind: huber, at: 0.7}"],
@@ -215,7 +215,7 @@ COMBINATIONS = {
     "initialiser without one": ["init={kind: plain}"],
     "optimizer": ["optimizer={kind: momentum, lr: 0.02}", "members={seeds: 3, beta: [0.0, 0.5, 0.9]}"],
     "all": [
-        "network={kind: residual, dtype: float64}", "loss={kind: huber}", "init={kind: sparse}",
+        "network={kind: own-residual, dtype: float64}", "loss={kind: huber}", "init={kind: sparse}",
         "optimizer={kind: momentum, lr: 0.02}",
     ],
 }  # fmt: skip
@@ -275,7 +275,7 @@ def test_every_command_reads_it(tmp_path, command, overrides):
 
 
 def test_the_gradients_of_a_new_network_are_those_of_finite_differences():
-    given = recipe.parse(BASE, ["network={kind: conv, channels: 2, dtype: float64}"])
+    given = recipe.parse(BASE, ["network={kind: own-conv, channels: 2, dtype: float64}"])
     network = given.network.build((1, 8, 8), 1)
     rng = np.random.default_rng(3)
     weights = tuple(torch.as_tensor(rng.standard_normal((2, *block.matrix))) for block in network.blocks)
@@ -298,7 +298,7 @@ def test_the_gradients_of_a_new_network_are_those_of_finite_differences():
 
 def test_a_member_of_a_new_network_is_the_network_alone(tmp_path):
     together, alone = tmp_path / "together.h5", tmp_path / "alone.h5"
-    overrides = ["network={kind: residual, dtype: float64}", "optimizer={kind: sgd, lr: 0.05, batch_size: 7}"]
+    overrides = ["network={kind: own-residual, dtype: float64}", "optimizer={kind: sgd, lr: 0.05, batch_size: 7}"]
     train_recipe(recipe.parse(BASE, overrides), together, device="cpu")
     train_recipe(recipe.parse(BASE, [*overrides, "members.seeds=[2]"]), alone, device="cpu")
     with open_trace(together) as all_of_them, open_trace(alone) as one:
@@ -308,7 +308,7 @@ def test_a_member_of_a_new_network_is_the_network_alone(tmp_path):
 
 def test_the_curvature_is_the_second_derivative_of_the_loss_along_the_weights(tmp_path):
     path = tmp_path / "run.h5"
-    given = recipe.parse(BASE, ["network={kind: conv, channels: 2, dtype: float64}"])
+    given = recipe.parse(BASE, ["network={kind: own-conv, channels: 2, dtype: float64}"])
     train_recipe(given, path, device="cpu")
     data = given.load_data()
     network = given.network.build(data.shape, 1)

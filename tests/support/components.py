@@ -6,8 +6,8 @@ import numpy as np
 
 from rhotrace.models.initial_weights import EqualNorms
 from rhotrace.models.minibatches import Minibatches
-from rhotrace.models.mlp import MLPOptions
 from rhotrace.models.network import Network
+from rhotrace.models.networks.mlp import MLPOptions
 
 
 def mlp(inputs: int, outputs: int, *, depth: int, width: int | list[int] = 32) -> Network:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import model_validator
 
+from rhotrace.models.batch_normalisation import BatchNorm, BatchNormOptions
 from rhotrace.models.component import fault
-from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network, NetworkOptions
+from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ Width = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 @NETWORKS.register
-class MLPOptions(NetworkOptions):
+class MLPOptions(BatchNormOptions):
     """A bias-free ReLU multilayer perceptron, ``g(x) = W_L relu(W_(L-1) ... relu(W_1 x))``.
 
     Attributes:
@@ -40,12 +41,13 @@ class MLPOptions(NetworkOptions):
             raise fault("width", f"got {len(self.width)} widths, expected depth - 1 = {self.depth - 1}")
         return self
 
-    def build(self, inputs: tuple[int, ...], outputs: int) -> MLP:
+    def build(self, inputs: tuple[int, ...], outputs: int) -> MLP | NormalisedMLP:
         """The network for samples of any shape, flattened."""
         import math
 
         hidden = [self.width] * (self.depth - 1) if isinstance(self.width, int) else self.width
-        return MLP([math.prod(inputs), *hidden, outputs])
+        sizes = [math.prod(inputs), *hidden, outputs]
+        return NormalisedMLP(sizes, self.normalisation) if self.normalisation else MLP(sizes)
 
 
 class MLP(Network):
@@ -138,6 +140,37 @@ class MLP(Network):
             if k:
                 signal = torch.bmm(parameters[k].mT, signal) * inputs[k].sign().repeat(1, 1, outputs)
         return kernel
+
+
+class NormalisedMLP(Network):
+    """As ``MLP``, with batch normalisation between each layer but the last and its ReLU; see ``BatchNorm``.
+
+    Its gradients are the derived ones: the forms above know nothing of a normalisation.
+
+    Args:
+        sizes: d, units of the hidden layers, C.
+        normalisation: of the hidden layers.
+    """
+
+    def __init__(self, sizes: list[int], normalisation: BatchNorm) -> None:
+        self.normalisation = normalisation
+        blocks: list[Block] = []
+        for number, (into, out) in enumerate(pairwise(sizes[:-1]), 1):
+            blocks += [Block(f"W{number}", (out, into), degree=normalisation.degree)]
+            blocks += normalisation.buffers(number, out)
+        self.blocks = (*blocks, Block(f"W{len(sizes) - 1}", (sizes[-1], sizes[-2])))
+
+    def apply(
+        self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode
+    ) -> Applied:
+        """The forward pass of one member."""
+        *hidden, last = parameters.values()
+        h, features, after = x, {}, {}
+        for number, W in enumerate(hidden, 1):
+            z, new = self.normalisation(h @ W.mT, number, buffers, mode)
+            after.update(new)
+            features[f"h{number}"] = h = z.relu()
+        return Applied(h @ last.mT, features, after)
 
 
 # torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
