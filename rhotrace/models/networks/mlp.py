@@ -142,6 +142,19 @@ class MLP(Network):
         return kernel
 
 
+# torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
+
+
+def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """W x for every member and sample, (M, out, N); one large product where the members share x."""
+    import torch
+
+    members, out, _ = W.shape
+    if x.dim() == 2:
+        return torch.mm(W.reshape(members * out, -1), x.T).view(members, out, -1)
+    return torch.bmm(W, x.mT)
+
+
 class NormalisedMLP(Network):
     """As ``MLP``, with batch normalisation between each layer but the last and its ReLU; see ``BatchNorm``.
 
@@ -171,16 +184,3 @@ class NormalisedMLP(Network):
             after.update(new)
             features[f"h{number}"] = h = z.relu()
         return Applied(h @ last.mT, features, after)
-
-
-# torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
-
-
-def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """W x for every member and sample, (M, out, N); one large product where the members share x."""
-    import torch
-
-    members, out, _ = W.shape
-    if x.dim() == 2:
-        return torch.mm(W.reshape(members * out, -1), x.T).view(members, out, -1)
-    return torch.bmm(W, x.mT)
