@@ -192,13 +192,12 @@ def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data
         [
             "optimizer={kind: sgd, lr: 0.05, batch_size: 7}",
             "members={seeds: 3, momentum: [0.0, 0.1, 0.2]}",
-            "data.augment={crop: 1}",
         ],
     )
     decides = {}
     for recipe in (read, scaled, changed):
         for path in (path for path in leaves(recipe.model_dump()) if path[-1] != "kind"):
-            found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], [0.1, 0.2, 0.3], None, "x"))
+            found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], [0.1, 0.2, 0.3], {"crop": 1}, "x"))
             decides[path] = decides.get(path, False) or any(other.digest != recipe.digest for other in found)
     assert {path for path, does in decides.items() if not does} == WITHOUT_CONSEQUENCE
 
