@@ -89,7 +89,7 @@ FAULTS = {
     "unknown section": ("record:", "recrod:", "bad.yaml:7: recrod: ", ["unknown key", "did you mean 'record'"]),
     "unknown required key": ("steps: 60", "stepz: 60", "bad.yaml:6: stepz: ", ["did you mean 'steps'"]),
     "unknown key": ("width: 8", "widht: 8", "bad.yaml:2: network.widht: ", ["did you mean 'width'"]),
-    "unknown option": ("lr: 0.05", "lr: 0.05, impetus: 0.9", "bad.yaml:4: optimizer.impetus: ", ["one of kind, lr"]),
+    "unknown option": ("lr: 0.05", "lr: 0.05, qqqqq: 0.9", "bad.yaml:4: optimizer.qqqqq: ", ["one of kind, lr"]),
     "unknown key unlike any": ("steps: 60", "steps: 60\nqqqqq: 1", "bad.yaml:7: qqqqq: ", ["unknown key", "steps"]),
     "key of another kind": ("equal-norms, rho_k", "he, rho_k", "bad.yaml:3: init.rho_k: ", ["kind, scale"]),
     "number as a key": ("width: 8", "width: 8, 5: 1", "bad.yaml:2: network.5: ", []),
