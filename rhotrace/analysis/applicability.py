@@ -5,6 +5,8 @@ Each function says why something does not apply, and says nothing where it does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.step_identity import LAWS, StepLaw
 
@@ -54,11 +56,59 @@ def law_of(trace: Trace) -> StepLaw | None:
 
 def no_step_law(trace: Trace) -> str:
     """Why the steps of a run cannot be checked."""
-    if law_of(trace) is None:
+    law = law_of(trace)
+    if law is None:
         return f"the optimizer {trace.facts.optimizer} has no known step law"
-    if all(block.degree is None for block in trace.layout.layers):
-        return no_sums(trace) or "does not apply: the outputs are homogeneous in no layer"
-    return no_sums(trace)
+    if not all(name in trace for name in law.quantities):
+        return f"does not apply: {trace.facts.optimizer} recorded no {' and '.join(law.quantities)}"
+    if (why := no_sums(trace)) and "batch_c" not in trace:
+        return why
+    odd = all(block.degree is None for block in trace.layout.layers)
+    return "does not apply: the outputs are homogeneous in no layer" if odd else ""
+
+
+def not_plain(trace: Trace) -> str:
+    """Why steps of size lr along the batch's gradient do not describe a run; a formula for such steps does not apply."""
+    found = [name for name in ("momentum", "weight_decay") if name in trace.layout.per_member]
+    found += ["schedule"] if "lr_step" in trace else []
+    found += ["augmentation"] if trace.recipe["data"].get("augment") else []
+    return f"does not apply: the run has {_some([name.replace('_', ' ') for name in found])}" if found else ""
+
+
+def broken_assumptions(trace: Trace) -> tuple[str, ...]:
+    """What a run contains that the memo's equations leave out, one phrase for each."""
+    return tuple(phrase for phrase in (*_of_the_training(trace), *_of_the_network(trace)) if phrase)
+
+
+def _of_the_training(trace: Trace) -> Iterator[str]:
+    if trace.facts.loss != "square":
+        yield f"the loss {trace.facts.loss} (the memo's is the square loss)"
+    for name, effect in (
+        ("momentum", "the flow has inertia"),
+        ("weight_decay", "the norms come to rest below rho_eq, where a - q = weight_decay rho_k^2 / 2"),
+    ):
+        if name in trace.layout.per_member:
+            values = sorted(set(trace[name].tolist()))
+            words = " to ".join(f"{value:g}" for value in dict.fromkeys((values[0], values[-1])))
+            yield f"{name.replace('_', ' ')} {words} ({effect})"
+    if "lr_step" in trace:
+        yield "a learning-rate schedule (the traced lr_step is used, and time is its sum)"
+    if trace.recipe["data"].get("augment"):
+        yield "augmentation (a step's sums are those of its own batch; the full sums are of the unchanged training set)"
+
+
+def _of_the_network(trace: Trace) -> Iterator[str]:
+    blocks = trace.layout.blocks
+    kept = {role: [block.name for block in blocks if block.role == role] for role in ("buffer", "scale", "shift")}
+    if kept["buffer"] or any(block.degree == 0 for block in trace.layout.layers):
+        yield "batch normalisation (the outputs do not grow with the norms of the layers in front of it)"
+    if kept["scale"]:
+        yield f"trained scales, {_some(kept['scale'])} (they scale the outputs beside rho)"
+    if kept["shift"]:
+        yield f"biases or shifts, {_some(kept['shift'])} (the outputs are not homogeneous)"
+    odd = [block.name for block in trace.layout.layers if block.degree is None]
+    if odd:
+        yield f"skips or other paths around layers (the outputs are not homogeneous in {_some(odd)})"
 
 
 def _some(names: list[str]) -> str:

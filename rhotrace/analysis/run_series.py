@@ -109,6 +109,7 @@ class RunSeries:
                 loss=self.loss[:, m],
                 rho_k=self.rho_k[:, m],
                 lr=float(lr),
+                elapsed=None if self.elapsed is None else self.elapsed[:, m],
             )
             for m, lr in enumerate(self.lr)
         )
@@ -125,6 +126,24 @@ class RunSeries:
     def lr(self) -> Floats:
         """Learning rates, (M,)."""
         return self.trace["lr"]
+
+    @cached_property
+    def rates(self) -> Floats:
+        """Learning rates of the steps: (M,), or (steps, M) under a schedule."""
+        return self.every_step("lr_step") if "lr_step" in self.trace else self.lr
+
+    @cached_property
+    def elapsed(self) -> Floats | None:
+        """Time of each row, the sum of the learning rates of the steps before it, (n, M); None where it is lr x steps."""
+        if self.rates.ndim == 1:
+            return None
+        return np.asarray((np.cumsum(self.rates, axis=0) - self.rates)[self.steps])
+
+    def time_of(self, member: int, step: float) -> float:
+        """Time of a step, lr x steps or the sum of the learning rates under a schedule."""
+        if self.elapsed is None:
+            return float(step * float(self.lr[member]))
+        return self.members[member].time_at(step)
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -259,14 +278,25 @@ class RunSeries:
 
     def _identity(self, members: Sequence[int]) -> dict[str, Any]:
         """What the identity is made of, by the names of the arguments."""
-        arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm", "batch_a", "batch_q")}
-        lr, degree = self.lr, [self.trace.layout.layers[k].degree for k in self._homogeneous]
-        if len(degree) < self.trace.depth:
+        trace, law = self.trace, applicability.law_of(self.trace)
+        arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm")}
+        if trace.facts.equilibrium:
+            arrays |= {name: self.every_step(name) for name in ("batch_a", "batch_q")}
+        else:
+            pull = self.every_step("batch_c")
+            arrays |= {"batch_a": -pull / 2, "batch_q": np.zeros_like(pull)}
+        lr, degree = self.rates, [trace.layout.layers[k].degree for k in self._homogeneous]
+        read = {name: self.every_step(name) for name in law.quantities} if law else {}
+        if len(degree) < trace.depth:
             arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
-        if len(members) < self.trace.members:
-            arrays, lr = {name: values[:, list(members)] for name, values in arrays.items()}, lr[list(members)]
-        law = applicability.law_of(self.trace)
-        return {**arrays, "lr": lr, "dtype": self.trace.attributes["dtype"], "law": law, "degree": np.array(degree)}
+            read = {name: values[:, :, self._homogeneous] for name, values in read.items()}
+        options = {name: trace[name] for name in law.options if name in trace} if law else {}
+        if len(members) < trace.members:
+            chosen = list(members)
+            arrays, read = ({name: values[:, chosen] for name, values in own.items()} for own in (arrays, read))
+            options, lr = {name: values[chosen] for name, values in options.items()}, lr[..., chosen]
+        dtype = trace.attributes["dtype"]
+        return {**arrays, "lr": lr, "dtype": dtype, "law": law, "degree": np.array(degree), "read": {**read, **options}}
 
 
 def require_steps(trace: Trace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,9 @@ def summary(trace: Trace) -> dict[str, Any]:
     state = str(attributes.get("ended", "finished"))
     if not trace.complete:
         state = "training now" if is_locked(trace.path) else "interrupted"
-    optimizer = dict(recipe["optimizer"])
+    optimizer = {name: value for name, value in recipe["optimizer"].items() if not _is_off(trace, name, value)}
+    if "schedule" in optimizer:
+        optimizer["schedule"] = optimizer["schedule"]["kind"]
     return {
         "state": state,
         "steps": trace.steps,
@@ -41,13 +43,27 @@ def summary(trace: Trace) -> dict[str, Any]:
     }
 
 
-def comparable_recipes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
-    """The recipes, to find their differences: files of an older format lack options that have been added since.
+def _is_off(trace: Trace, name: str, value: Any) -> bool:  # noqa: ANN401 - of a recipe
+    """Whether an option of the optimizer that few runs have does nothing in this one."""
+    if name == "schedule":
+        return bool(value["kind"] == "constant")
+    return name in ("weight_decay", "momentum") and value == 0 and name not in trace.layout.per_member
 
-    Between formats, today's defaults stand for these, where today's version knows the components.
+
+def comparable_recipes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
+    """The recipes, to find their differences: older files lack options that have been added since.
+
+    Today's defaults stand for these, where today's version knows the components.
     """
     recipes = [trace.recipe for trace in traces]
-    if len({trace.layout.version for trace in traces}) > 1:
+    if len({frozenset(_keys(recipe)) for recipe in recipes}) > 1:
         with suppress(TraceError):
             return [trace.validated_recipe().model_dump() for trace in traces]
     return recipes
+
+
+def _keys(content: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 - of a recipe
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield f"{path}.{name}"
+            yield from _keys(value, f"{path}.{name}")

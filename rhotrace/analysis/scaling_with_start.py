@@ -193,7 +193,7 @@ def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, ta
         for name in set(trace.per_member) - set(_MEMBER):
             if len(set(trace[name].tolist())) > 1:
                 raise AnalysisError(f"{trace.path}: its members differ in {name}; give runs of one {name}")
-        T = [passed.T * float(lr) for passed, lr in zip(run.passages, run.lr, strict=True)]
+        T = [run.time_of(m, passed.T) for m, passed in enumerate(run.passages)]
         found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
     pooled = {
         depth: _Members(*(np.concatenate([getattr(p, n) for p in found[depth]]) for n in ("seed", "start", "T")))

@@ -74,7 +74,8 @@ def _audit(trace: Trace) -> str:
             f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
         )
     finite = np.isfinite(run.every_step("rho_k")).min(axis=2)
-    given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(trace["batch_a"] + trace["batch_q"])
+    sums = trace["batch_a"] + trace["batch_q"] if trace.facts.equilibrium else trace["batch_c"]
+    given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(sums)
     lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])
     if len(lost):
         step, member = (int(i) for i in lost[0])

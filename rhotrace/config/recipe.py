@@ -111,6 +111,22 @@ class Recipe(Component):
             for name in per_member(type(section))
         }
 
+    def switched_on(self, section: Component) -> dict[str, list[Any]]:
+        """As ``each``, without the options that all members have off."""
+        marks = per_member(type(section))
+        return {
+            name: values
+            for name, values in self.each(section).items()
+            if marks[name].off is None or any(value != marks[name].off for value in values)
+        }
+
+    @property
+    def trained_by(self) -> Optimizer:
+        """The optimizer with every option on that a member has on: its largest value among the members."""
+        marks = per_member(type(self.optimizer))
+        on = {n: max(values) for n, values in self.switched_on(self.optimizer).items() if marks[n].off is not None}
+        return self.optimizer.model_copy(update=on)
+
     def load_data(self, dtype: str | None = None) -> Dataset:
         """The dataset, with each row in the order that the network reads.
 
@@ -157,7 +173,7 @@ class Recipe(Component):
         found = {}
         for section, prefix in ((self.optimizer, ""), (self.init, "init_")):
             marks = per_member(type(section))
-            for name, values in self.each(section).items():
+            for name, values in self.switched_on(section).items():
                 found[f"{prefix}{name}"] = (values, marks[name].symbol or name)
         return found
 
@@ -198,6 +214,11 @@ class Recipe(Component):
                     f"{section}.kind {kind} has no {name}; remove the list or change {section}.kind",
                 )
         batch = self.optimizer.minibatches
+        if batch is None and self.data.augmentation is not None:
+            raise _fault(
+                "data.augment",
+                f"optimizer.kind {self.optimizer.kind} has no minibatches here to augment; remove it, or use minibatches",
+            )
         if batch is not None and self.data.train is not None and batch.size > self.data.train:
             raise _fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
         return self

@@ -32,10 +32,13 @@ class PerMember:
     Attributes:
         says: what it is, for the schema and for labels.
         symbol: in tables and figures; the field's name if empty.
+        off: the value at which the option does nothing, or None. A run in which all members have it off takes the steps
+            of one without the option, and its file has no such dataset.
     """
 
     says: str
     symbol: str = ""
+    off: float | None = None
 
 
 C = TypeVar("C", bound=Component)

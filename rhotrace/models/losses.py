@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace.models.component import Component, Registry
 
@@ -21,6 +24,7 @@ class Loss(Component):
         formula: in plain text, for listings.
         units: of its value.
         one_output: whether it needs a single output, with targets -1 and +1.
+        one_hot: whether it needs one-hot targets of several outputs.
     """
 
     kind: str
@@ -28,6 +32,19 @@ class Loss(Component):
     formula: ClassVar[str] = ""
     units: ClassVar[str] = "1"
     one_output: ClassVar[bool] = False
+    one_hot: ClassVar[bool] = False
+
+    def refuses(self, y: NDArray[Any]) -> str:
+        """Why it does not apply to targets (N, C); nothing where it does."""
+        if self.one_output and y.shape[1] != 1:
+            return f"{y.shape[1]} classes, expected two classes, with targets -1 and +1"
+        if self.one_output and not (np.abs(y) == 1).all():
+            return "real targets, expected two classes, with targets -1 and +1"
+        if self.one_hot and y.shape[1] == 1:
+            return "one output, expected three classes or more, with one-hot targets (for two: logistic)"
+        if self.one_hot and not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
+            return "real targets, expected three classes or more, with one-hot targets"
+        return ""
 
     def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean over the samples for each member, (M,)."""
@@ -97,3 +114,22 @@ class Logistic(Loss):
     def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-y/(1 + exp(y g))/N."""
         return -targets * (-outputs * targets).sigmoid() / outputs.shape[-1]
+
+
+@LOSSES.register
+class CrossEntropy(Loss):
+    """``mean_n (log sum_c exp(g_c(x_n)) - g_y(x_n))`` for one-hot targets and several outputs."""
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+    one_hot: ClassVar[bool] = True
+    formula: ClassVar[str] = "mean(log sum(exp(g)) - g_y)"
+
+    def value(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Relative to the true output, so that a small loss does not come from a difference of large numbers."""
+        true = (outputs * targets).sum(dim=1, keepdim=True)
+        others = (outputs - true).masked_fill(targets.expand_as(outputs) > 0.5, -float("inf")).logsumexp(dim=1)
+        return others.clamp(min=0).add((-others.abs()).exp().log1p()).sum(dim=1) / outputs.shape[-1]
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(softmax(g) - y)/N."""
+        return (outputs.softmax(dim=1) - targets) / outputs.shape[-1]

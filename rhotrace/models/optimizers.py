@@ -2,7 +2,8 @@
 
 An optimizer makes its state from the parameters and updates it in place. ``state["weights"]`` always holds the
 parameters of the next forward pass, in the order of the network's parameter blocks, each (M, out, fan_in). An optimizer
-may keep other tensors, such as the ``v`` of weight normalisation. All of its state is saved with every commit and
+may keep other tensors, such as the ``v`` of weight normalisation and the ``velocity`` of
+momentum. All of its state is saved with every commit and
 restored when a run is resumed. A minibatch optimizer defines ``minibatches``.
 """
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from rhotrace.models.component import Component, PerMember, Registry
 from rhotrace.models.minibatches import Minibatches, Sampling
 from rhotrace.models.network import Block
+from rhotrace.models.schedules import Constant, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ class Optimizer(Component):
 
     Attributes:
         lr: learning rate eta.
+        schedule: of the learning rate; see ``models.schedules``.
         law: name in ``theory.step_identity.LAWS`` of the exact change of the layer norms in one step; None where no
             such law is known.
         copies: memory of a step in multiples of the parameters, counting the parameters and the gradients.
@@ -39,8 +42,19 @@ class Optimizer(Component):
 
     kind: str
     lr: Annotated[float, Gt(0), PerMember("learning rate", "lr")]
+    schedule: Schedule = Constant()
     law: ClassVar[str | None] = None
     copies: ClassVar[int] = 3
+
+    @property
+    def step_law(self) -> str | None:
+        """The law under these options."""
+        return self.law
+
+    @property
+    def tensors(self) -> int:
+        """The copies under these options."""
+        return self.copies
 
     @property
     def minibatches(self) -> Minibatches | None:
@@ -62,7 +76,8 @@ class Optimizer(Component):
         Args:
             state: of the optimizer.
             gradients: dL/dW for each parameter, (M, out, fan_in).
-            lr: of each member, (M, 1, 1); likewise any other field that is marked as per member.
+            lr: of each member at this step, (M, 1, 1); likewise any other field that is marked as per member, unless
+                all members have it off.
         """
         raise NotImplementedError
 
@@ -70,21 +85,66 @@ class Optimizer(Component):
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
 
 
+class Descent(Optimizer):
+    """Descent along the gradient of the full set or of a batch, with weight decay and momentum where they are asked for.
+
+    As ``torch.optim.SGD`` without dampening: ``u <- momentum u + (dL/dW + weight_decay W)`` from u = 0, and
+    ``W <- W - lr u``. Weight decay is that of ``L + (weight_decay/2) sum ||W||^2`` over every trained block.
+
+    Attributes:
+        weight_decay: lambda.
+        momentum: beta, of the heavy ball.
+    """
+
+    weight_decay: Annotated[float, Ge(0), PerMember("weight decay", "weight decay", off=0.0)] = 0.0
+    momentum: Annotated[float, Ge(0), Lt(1), PerMember("momentum", "momentum", off=0.0)] = 0.0
+
+    @property
+    def step_law(self) -> str:
+        """See ``Optimizer.step_law``."""
+        return "heavy-ball" if self.momentum else "decay" if self.weight_decay else "descent"
+
+    @property
+    def tensors(self) -> int:
+        """See ``Optimizer.tensors``; the velocity is one more, and so is the decayed gradient."""
+        return self.copies + (self.momentum > 0) + (self.weight_decay > 0)
+
+    def init(self, parameters: Tensors) -> State:
+        """See ``Optimizer.init``."""
+        if not self.momentum:
+            return {"weights": parameters}
+        return {"weights": parameters, "velocity": tuple(W.new_zeros(W.shape) for W in parameters)}
+
+    def step(
+        self,
+        state: State,
+        gradients: Tensors,
+        *,
+        lr: torch.Tensor,
+        weight_decay: torch.Tensor | None = None,
+        momentum: torch.Tensor | None = None,
+    ) -> None:
+        """See ``Optimizer.step``."""
+        weights, along = state["weights"], gradients
+        if weight_decay is not None:
+            along = tuple(G.addcmul(W, weight_decay) for W, G in zip(weights, along, strict=True))
+        if momentum is not None:
+            for u, G in zip(state["velocity"], along, strict=True):
+                u.mul_(momentum).add_(G)
+            along = state["velocity"]
+        _descend(weights, along, lr)
+
+
 @OPTIMIZERS.register
-class GD(Optimizer):
+class GD(Descent):
     """Full-batch gradient descent, ``W <- W - lr dL/dW`` (CBMM Memo 112, equation (1), with finite steps)."""
 
     kind: Literal["gd"] = "gd"
-    law: ClassVar[str | None] = "descent"
-
-    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
-        """See ``Optimizer.step``."""
-        _descend(state["weights"], gradients, lr)
 
 
 @OPTIMIZERS.register
-class SGD(Optimizer):
-    """Minibatch gradient descent without momentum or weight decay.
+class SGD(Descent):
+    """Minibatch gradient descent.
 
     Attributes:
         batch_size: samples per step.
@@ -94,16 +154,11 @@ class SGD(Optimizer):
     kind: Literal["sgd"] = "sgd"
     batch_size: BatchSize
     sampling: Sampling = "shuffled"
-    law: ClassVar[str | None] = "descent"
 
     @property
     def minibatches(self) -> Minibatches:
         """How each step's samples are drawn."""
         return Minibatches(self.batch_size, self.sampling)
-
-    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
-        """See ``Optimizer.step``."""
-        _descend(state["weights"], gradients, lr)
 
 
 @OPTIMIZERS.register
@@ -157,9 +212,9 @@ class WeightNorm(Optimizer):
             W.copy_(v * (gamma / _frobenius(v)))
 
 
-def _descend(parameters: Tensors, gradients: Tensors, lr: torch.Tensor) -> None:
-    for W, G in zip(parameters, gradients, strict=True):
-        W.addcmul_(G, lr, value=-1)
+def _descend(parameters: Tensors, directions: Tensors, lr: torch.Tensor) -> None:
+    for W, u in zip(parameters, directions, strict=True):
+        W.addcmul_(u, lr, value=-1)
 
 
 def _frobenius(W: torch.Tensor) -> torch.Tensor:

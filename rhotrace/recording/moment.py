@@ -54,6 +54,11 @@ class Evaluation:
         return self.outputs.square().sum(dim=(1, 2)) / self.samples
 
     @cached_property
+    def pull(self) -> torch.Tensor:
+        """c = mean <dL/dg, g>, (M,); the square loss has c = 2 (q - a)."""
+        return (self._loss.slope(self.outputs, self.targets) * self.outputs).sum(dim=(1, 2))
+
+    @cached_property
     def loss(self) -> torch.Tensor:
         """The loss, (M,)."""
         return self._loss.value(self.outputs, self.targets)
@@ -93,6 +98,7 @@ class Moment:
         evaluate_full: returns the outputs on the full training set at the same parameters.
         evaluate_test: likewise on the test set.
         hessian_product: multiplies the Hessian of the loss on the full training set by one tensor for each parameter.
+        lr: learning rate of the step that follows, (M, 1, 1).
     """
 
     network: Network
@@ -102,6 +108,7 @@ class Moment:
     evaluate_full: Callable[[], Evaluation]
     evaluate_test: Callable[[], Evaluation]
     hessian_product: Callable[[Tensors], Tensors]
+    lr: torch.Tensor
 
     @cached_property
     def weights(self) -> Tensors:

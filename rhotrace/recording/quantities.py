@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from rhotrace.models.network import Tensors
-    from rhotrace.recording.moment import Evaluation
+    from rhotrace.recording.moment import Evaluation, Moment
 
 __all__ = ["QUANTILES", "QUANTITIES", "layer_norms"]
 
@@ -70,9 +70,33 @@ def _rho_eq_over_rho(rows: Rows) -> NDArray[np.float64]:
     return rows["a"] / rows["q"]
 
 
+def _log_margin(rows: Rows) -> NDArray[np.float64]:
+    margin = rows["margin_min"]
+    return np.asarray(np.log(np.where(margin > 0, margin, np.nan)) - rows["log_rho"])
+
+
+def _along_velocity(moment: Moment) -> torch.Tensor:
+    import torch
+
+    pairs = zip(moment.weights, _velocity(moment), strict=True)
+    return torch.stack([(W.double() * u.double()).sum(dim=(1, 2)) for W, u in pairs], dim=1)
+
+
+def _velocity(moment: Moment) -> Tensors:
+    return moment.network.of_layers(moment.state["velocity"])
+
+
+def _has_velocity(run: Traced) -> bool:
+    return "velocity" in run.state
+
+
 def _has_equilibrium(run: Traced) -> bool:
     """Whether a, q and rho_eq exist: the square loss alone has them."""
     return run.loss.equilibrium
+
+
+def _has_none(run: Traced) -> bool:
+    return not run.loss.equilibrium
 
 
 MEMBER = ("member",)
@@ -91,6 +115,15 @@ for _quantity in (
              measure=lambda m: m.batch.correlation, applies=_has_equilibrium),
     Quantity("batch_q", "q_b", MEMBER, "output^2", "eq3", "step", "mean(g^2) over the step's batch",
              measure=lambda m: m.batch.power, applies=_has_equilibrium),
+    Quantity("batch_c", "c_b", MEMBER, "<loss>", "eq2", "step", "mean(<dL/dg, g>) over the step's batch (not square loss)",
+             measure=lambda m: m.batch.pull, applies=_has_none),
+    Quantity("velocity_norm", "||u_k||", LAYER, "1", "eq1", "step", "norm of the velocity before the step (momentum only)",
+             measure=lambda m: layer_norms(_velocity(m)), applies=_has_velocity),
+    Quantity("velocity_along", "<W_k, u_k>", LAYER, "1", "eq1", "step",
+             "inner product of weights and velocity before the step (momentum only)",
+             measure=_along_velocity, applies=_has_velocity),
+    Quantity("lr_step", "eta", MEMBER, "1", "eq1", "step", "learning rate of the step (under a schedule only)",
+             measure=lambda m: m.lr[:, 0, 0], applies=lambda run: run.scheduled),
     Quantity("log_rho", "log rho", MEMBER, "1", "eq5", "step", "logarithm of the product of the layer norms",
              derive=_log_rho),
     Quantity("a", "a", MEMBER, "output", "eq3", "full", "mean(y g) = rho A over the training set",
@@ -109,6 +142,9 @@ for _quantity in (
     Quantity("margin_min", "min y g", MEMBER, "output", None, "full",
              "smallest margin: y g, or g_true - max g_other",
              measure=lambda m: m.full.sorted_margins[:, 0], needs=("outputs",)),
+    Quantity("log_margin", "log min y f", MEMBER, "1", None, "full",
+             "logarithm of margin_min / rho, NaN where it is not positive (not square loss)",
+             derive=_log_margin, needs=("outputs",), applies=_has_none),
     Quantity("margin_quantile", "y g", (*MEMBER, QUANTILE), "output", None, "full",
              "order statistics of the margins", measure=lambda m: _quantiles(m.full), needs=("outputs",)),
     Quantity("test_loss", "L_test", MEMBER, "<loss>", None, "test", "<loss> over the test set",

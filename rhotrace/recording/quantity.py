@@ -66,12 +66,14 @@ class Traced:
         loss: the run's.
         state: names of the optimizer's state.
         outputs: C.
+        scheduled: whether the learning rate changes from step to step.
     """
 
     network: Network
     loss: Loss
     state: frozenset[str]
     outputs: int
+    scheduled: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def step_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: in
     """Memory that a member's step reads and writes: weights, gradients and activations on the samples."""
     network = recipe.network.build(shape, outputs)
     item = _item(recipe)
-    weights = recipe.optimizer.copies * sum(math.prod(block.shape) for block in network.blocks) * item
+    weights = recipe.trained_by.tensors * sum(math.prod(block.shape) for block in network.blocks) * item
     activations = samples * (2.5 * network.units(math.prod(shape)) * item + 8 * outputs * 8)
     batch = recipe.optimizer.minibatches
     gathered = 2 * batch.size * math.prod(shape) * item if batch else 0

@@ -78,8 +78,8 @@ def _members(path: Path, theta: float) -> tuple[list[tuple[str, float]], int]:
     with open_trace(path) as trace:
         if trace.steps < 2:
             return [("not begun", np.nan)] * trace.members, trace.steps
-        found = RunSeries(trace, theta).passages
-        return [(str(e.outcome), e.T * float(lr)) for e, lr in zip(found, trace["lr"], strict=True)], trace.steps
+        run = RunSeries(trace, theta)
+        return [(str(e.outcome), run.time_of(m, e.T)) for m, e in enumerate(run.passages)], trace.steps
 
 
 def _point(

@@ -7,13 +7,16 @@ eta obeys, without any approximation, under gradient descent on the full set or 
     rho_k^2(t+1) = rho_k^2(t) + 4 eta d_k (a_b - q_b) + eta^2 ||G_k||^2
 
 and under weight normalisation ``gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)``, gamma_k = rho_k.
-The first two terms are the memo's flow, equation (3) and Lemma 1; the last is what finite steps add.
+The first two terms are the memo's flow, equation (3) and Lemma 1; the last is what finite steps add. For any other loss
+``<W_k, dL/dW_k> = d_k c_b`` with c_b = mean <dL/dg, g> over the batch, by the chain rule and Euler's theorem; so -c_b/2
+stands for a_b - q_b in every law. Weight decay and momentum are derived at ``_decay`` and ``_heavy_ball``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +37,12 @@ class Audit:
         where: (step, member, layer) of it, layers counted from 1.
         rounding: what rounding explains in this floating-point type.
         holds: residual within rounding.
-        flow: sum of the absolute values of the memo's flow term over that of both terms; the
-            finite-step term has the rest. NaN under weight normalisation, which has no such term.
+        flow: sum of the absolute values of the memo's flow term over that of it and of the law's other terms together.
+            NaN under weight normalisation, which has no other term.
         balance: largest |rho_k^2 - rho_j^2 - (their start)| / rho_k^2 over the run (Lemma 1 says 0).
         balance_start: largest relative difference of layer norms at the start.
         checked: number of (step, member, layer) identities checked.
+        rest: where the changes come from that are not the flow's.
     """
 
     residual: float
@@ -49,6 +53,26 @@ class Audit:
     balance: float
     balance_start: float
     checked: int
+    rest: str = "finite steps"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run recorded of its steps; n steps, M members, L layers.
+
+    Attributes:
+        rho_k: layer norms, (n, M, L).
+        grad_norm: ||G_k||, (n, M, L).
+        drive: d_k (a_b - q_b), or -d_k c_b/2, of every step but the last, (n - 1, M, 1 or L).
+        eta: learning rate of every step but the last, broadcastable to that shape.
+        read: what else the law reads, by name: quantities (n, M, L), and options as ``eta``, zero where the run has none.
+    """
+
+    rho_k: Floats
+    grad_norm: Floats
+    drive: Floats
+    eta: Floats
+    read: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class Step:
     Attributes:
         square: rho_k^2 after the step.
         flow: the memo's flow term of its change.
-        finite: the term that finite steps add; zero where there is none.
+        finite: the other terms of it: what finite steps add, and weight decay or momentum; zero where there is none.
         scale: the largest term, to which rounding is relative.
     """
 
@@ -75,45 +99,102 @@ class StepLaw:
     Attributes:
         name: key in ``LAWS``.
         says: the law as a formula.
-        finite_term: whether finite steps add a term to the flow.
-        predict: ``(rho_k, grad_norm, batch_a, batch_q, lr, degree) -> Step``: layer norms and gradient norms
-            (steps, M, L), the sums of each step's batch (steps, M), learning rates (M,), and the degree of
-            homogeneity of the outputs in each layer (L,).
+        rest: where the change comes from that the flow does not make; empty where there is none.
+        predict: what the law says of recorded steps.
+        quantities: that it reads beside rho_k, ||G_k|| and the sums of each step's batch.
+        options: per-member options that it reads, from the run file's datasets of these names; zero without one.
     """
 
     name: str
     says: str
-    finite_term: bool
-    predict: Callable[[Floats, Floats, Floats, Floats, Floats, Floats], Step]
+    rest: str
+    predict: Callable[[Recorded], Step]
+    quantities: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
-def _descent(rho_k: Floats, grad_norm: Floats, batch_a: Floats, batch_q: Floats, lr: Floats, degree: Floats) -> Step:
-    eta, square = lr[:, None], rho_k**2
-    flow = np.broadcast_to(4 * eta * _drive(batch_a, batch_q, degree), square[1:].shape)
-    finite = (eta * grad_norm[:-1]) ** 2
+def _descent(run: Recorded) -> Step:
+    square = run.rho_k**2
+    flow = np.broadcast_to(4 * run.eta * run.drive, square[1:].shape)
+    finite = (run.eta * run.grad_norm[:-1]) ** 2
     # A step may be far larger than what it starts from; its rounding is that of its largest term.
     scale = np.maximum(np.maximum(square[:-1], square[1:]), np.maximum(np.abs(flow), finite))
     return Step(square[:-1] + flow + finite, flow, finite, scale)
 
 
-def _weight_norm(rho_k: Floats, _: Floats, batch_a: Floats, batch_q: Floats, lr: Floats, degree: Floats) -> Step:
-    eta, square, drive = lr[:, None], rho_k**2, _drive(batch_a, batch_q, degree)
-    grown = (rho_k[:-1] + 2 * eta / rho_k[:-1] * drive) ** 2
-    flow = np.broadcast_to(4 * eta * drive, square[1:].shape)
+def _decay(run: Recorded) -> Step:
+    """Weight decay lambda, W <- W - eta (G + lambda W) = (1 - eta lambda) W - eta G.
+
+    Squared, with <W_k, G_k> = 2 d_k (q_b - a_b):
+
+        rho_k^2(t+1) = (1 - eta lambda)^2 rho_k^2 + 4 eta d_k (1 - eta lambda)(a_b - q_b) + eta^2 ||G_k||^2
+
+    In the flow d(rho_k^2)/dt = 4 d_k (a - q) - 2 lambda rho_k^2. So d rho_k/dt = 0 where a - q = lambda rho_k^2/(2 d_k):
+    rho_eq, at which a = q, is not where the norms come to rest, but rho/rho_eq = q/a = 1 - lambda rho_k^2/(2 d_k a) is. All
+    rho_k^2/d_k are equal there, for their differences decay as exp(-2 lambda t): decay balances the layers. With degree
+    1 and equal norms, rho = A/B - (lambda/2B) rho^(2/L - 1): A/(B + lambda/2) for L = 1, (A - lambda/2)/B for L = 2, and
+    for L > 2 a stable and an unstable rest while lambda is small, and rho = 0 alone where it is large.
+    """
+    square, shrunk = run.rho_k**2, 1 - run.eta * run.read["weight_decay"]
+    flow = np.broadcast_to(4 * run.eta * run.drive, square[1:].shape)
+    kept, driven, finite = shrunk**2 * square[:-1], shrunk * flow, (run.eta * run.grad_norm[:-1]) ** 2
+    scale = _largest(square[:-1], square[1:], kept, driven, finite)
+    return Step(kept + driven + finite, flow, kept - square[:-1] + driven - flow + finite, scale)
+
+
+def _heavy_ball(run: Recorded) -> Step:
+    """Momentum beta, u(t+1) = beta u(t) + G + lambda W(t) from u(0) = 0, and W(t+1) = W(t) - eta u(t+1).
+
+    Squared, ``rho_k^2(t+1) = rho_k^2 - 2 eta <W_k(t), u_k(t+1)> + eta^2 ||u_k(t+1)||^2``, where homogeneity gives
+    ``<W_k(t), u_k(t+1)> = beta <W_k, u_k>(t) + 2 d_k (q_b - a_b) + lambda rho_k^2``. So
+
+        rho_k^2(t+1) = rho_k^2 + 4 eta d_k (a_b - q_b) - 2 eta (beta <W_k, u_k> + lambda rho_k^2) + eta^2 ||u_k(t+1)||^2
+
+    in the traced <W_k, u_k> before the step and ||u_k|| before the next one. Momentum does not move the equilibrium, for
+    u = 0 at rest: without weight decay a = q there.
+    """
+    square, eta, read = run.rho_k**2, run.eta, run.read
+    flow = np.broadcast_to(4 * eta * run.drive, square[1:].shape)
+    carried = -2 * eta * read["momentum"] * read["velocity_along"][:-1]
+    decayed = -2 * eta * read["weight_decay"] * square[:-1]
+    finite = (eta * read["velocity_norm"][1:]) ** 2
+    scale = _largest(square[:-1], square[1:], flow, carried, finite)
+    return Step(square[:-1] + flow + carried + decayed + finite, flow, carried + decayed + finite, scale)
+
+
+def _weight_norm(run: Recorded) -> Step:
+    square = run.rho_k**2
+    grown = (run.rho_k[:-1] + 2 * run.eta / run.rho_k[:-1] * run.drive) ** 2
+    flow = np.broadcast_to(4 * run.eta * run.drive, square[1:].shape)
     return Step(grown, flow, np.zeros_like(square[1:]), np.maximum(square[:-1], square[1:]))
 
 
-def _drive(batch_a: Floats, batch_q: Floats, degree: Floats) -> Floats:
-    """d_k (a_b - q_b), (steps - 1, M, 1 or L)."""
-    drive = (batch_a - batch_q)[:-1, :, None]
-    return drive if (degree == 1).all() else drive * degree
+def _largest(*terms: Floats) -> Floats:
+    return np.asarray(reduce(np.maximum, (np.abs(term) for term in terms)))
 
+
+_DESCENT = "rho_k^2(t+1) = rho_k^2(t) + 4 eta d_k (a_b - q_b) + eta^2 ||G_k||^2"
+_DECAY = "rho_k^2(t+1) = (1 - eta lambda)^2 rho_k^2(t) + 4 eta d_k (1 - eta lambda)(a_b - q_b) + eta^2 ||G_k||^2"
+_HEAVY_BALL = (
+    "rho_k^2(t+1) = rho_k^2(t) + 4 eta d_k (a_b - q_b) - 2 eta (beta <W_k, u_k> + lambda rho_k^2(t)) "
+    "+ eta^2 ||u_k(t+1)||^2"
+)
+_WEIGHT_NORM = "gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)"
 
 LAWS: dict[str, StepLaw] = {
     law.name: law
     for law in (
-        StepLaw("descent", "rho_k^2(t+1) = rho_k^2(t) + 4 eta d_k (a_b - q_b) + eta^2 ||G_k||^2", True, _descent),
-        StepLaw("weight-norm", "gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)", False, _weight_norm),
+        StepLaw("descent", _DESCENT, "finite steps", _descent),
+        StepLaw("decay", _DECAY, "weight decay and finite steps", _decay, options=("weight_decay",)),
+        StepLaw(
+            "heavy-ball",
+            _HEAVY_BALL,
+            "momentum, weight decay and finite steps",
+            _heavy_ball,
+            quantities=("velocity_norm", "velocity_along"),
+            options=("momentum", "weight_decay"),
+        ),
+        StepLaw("weight-norm", _WEIGHT_NORM, "", _weight_norm),
     )
 }
 
@@ -128,24 +209,26 @@ def audit(
     dtype: str,
     law: StepLaw,
     degree: Floats | None = None,
+    read: Mapping[str, Floats] | None = None,
 ) -> Audit | None:
     """Checks the discrete identity at every recorded step.
 
     Args:
         rho_k: (steps, M, L).
         grad_norm: ||G_k||, (steps, M, L).
-        batch_a: (steps, M).
-        batch_q: (steps, M).
-        lr: (M,).
-        dtype: of the weights; the step was taken with lr rounded to it.
+        batch_a: (steps, M); -c_b/2 for a loss other than the square loss.
+        batch_q: (steps, M); 0 for such a loss.
+        lr: (M,), or (steps, M) under a schedule.
+        dtype: of the weights; the step was taken with lr and the other options rounded to it.
         law: of the optimizer's steps.
         degree: of homogeneity of the outputs in each layer, (L,); 1 by default.
+        read: what else the law reads, by name: quantities (steps, M, L) and options (M,).
 
     Returns:
         The audit, or None where fewer than two steps are finite.
     """
     residual, flow_term, finite_term = identity(
-        rho_k, grad_norm, batch_a, batch_q, lr, dtype=dtype, law=law, degree=degree
+        rho_k, grad_norm, batch_a, batch_q, lr, dtype=dtype, law=law, degree=degree, read=read
     )
     good = np.isfinite(residual)
     if not good.any():
@@ -153,7 +236,7 @@ def audit(
     worst = np.unravel_index(int(np.argmax(np.where(good, residual, -1))), residual.shape)
     largest = float(residual[worst])
     flow = np.nan
-    if law.finite_term:
+    if law.rest:
         with np.errstate(all="ignore"):  # the last steps of a member that diverges overflow
             moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (flow_term, finite_term))
         flow = moved / (moved + added) if moved + added else np.nan
@@ -167,6 +250,7 @@ def audit(
         balance=float(np.nanmax(drift)),
         balance_start=float(np.nanmax(start)),
         checked=int(good.sum()),
+        rest=law.rest,
     )
 
 
@@ -180,18 +264,33 @@ def identity(
     dtype: str,
     law: StepLaw,
     degree: Floats | None = None,
+    read: Mapping[str, Floats] | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """The identity at every step; arguments as in ``audit``.
 
     Returns:
-        |left - right| relative to its largest term, the memo's flow term and the finite-step term (zero under a law
+        |left - right| relative to its largest term, the memo's flow term and the law's other terms (zero under a law
         that has none), each (steps - 1, M, L).
     """
-    eta = np.asarray(lr).astype(dtype).astype(np.float64)
+
+    def option(values: Floats) -> Floats:
+        rounded = np.asarray(values).astype(dtype).astype(np.float64)
+        return rounded[:, None] if rounded.ndim == 1 else rounded[:-1, :, None]
+
     degree = np.ones(rho_k.shape[2]) if degree is None else np.asarray(degree, dtype=np.float64)
+    given, none = read or {}, np.zeros(rho_k.shape[1])
+    others = {name: given[name] for name in law.quantities}
+    others |= {name: option(given.get(name, none)) for name in law.options}
     with np.errstate(all="ignore"):
-        step = law.predict(rho_k, grad_norm, batch_a, batch_q, eta, degree)
+        drive = _drive(batch_a, batch_q, degree)
+        step = law.predict(Recorded(rho_k, grad_norm, drive, option(lr), others))
         return np.abs(rho_k[1:] ** 2 - step.square) / step.scale, step.flow, step.finite
+
+
+def _drive(batch_a: Floats, batch_q: Floats, degree: Floats) -> Floats:
+    """d_k (a_b - q_b), (steps - 1, M, 1 or L)."""
+    drive = (batch_a - batch_q)[:-1, :, None]
+    return drive if (degree == 1).all() else drive * degree
 
 
 def balance_drift(rho_k: Floats) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.network import Block, Network
+from rhotrace.models.schedules import Constant
 from rhotrace.recording.quantity import CADENCES, Traced, traced_quantities
 from rhotrace.runfile.layout import Facts, Layout, snapshot_steps
 
@@ -44,7 +45,8 @@ def plan_layout(
         outputs: C.
         state: of the optimizer before the first step.
     """
-    traced = Traced(network, recipe.loss, frozenset(state), outputs)
+    scheduled = not isinstance(recipe.optimizer.schedule, Constant)
+    traced = Traced(network, recipe.loss, frozenset(state), outputs, scheduled)
     quantities = traced_quantities(traced)
     due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
     return Layout(
@@ -62,7 +64,7 @@ def plan_layout(
             loss=recipe.loss.kind,
             equilibrium=recipe.loss.equilibrium,
             optimizer=recipe.optimizer.kind,
-            law=recipe.optimizer.law,
+            law=recipe.trained_by.step_law,
             minibatches=recipe.optimizer.minibatches is not None,
         ),
     )

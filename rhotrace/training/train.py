@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.errors import RecipeError
+from rhotrace.models.augmentation import Augment
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.device import find_device
 from rhotrace.models.network import Network
+from rhotrace.models.schedules import Constant
 from rhotrace.recording.moment import Evaluation, Moment
 from rhotrace.recording.quantity import QUANTITIES, Quantity
 from rhotrace.runfile import provenance
@@ -178,10 +180,8 @@ def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
     batches, loss = recipe.optimizer.minibatches, recipe.loss
     if batches is not None and batches.size > samples:
         raise RecipeError(f"optimizer.batch_size: got {batches.size}, expected at most the {samples} training samples")
-    if loss.one_output and outputs != 1:
-        raise RecipeError(
-            f"loss.kind: got {loss.kind} and {outputs} classes, expected two classes, with targets -1 and +1"
-        )
+    if why := loss.refuses(dataset.y):
+        raise RecipeError(f"loss.kind: got {loss.kind} and {why}")
     network = recipe.network.build(dataset.shape, outputs)
     if why := recipe.optimizer.refuses(network.parameters):
         raise RecipeError(f"optimizer.kind: got {recipe.optimizer.kind}, which cannot train this network: {why}")
@@ -201,7 +201,7 @@ class _Run:
         import torch
 
         self.recipe, self.dataset, self.network, self.device = recipe, dataset, network, device
-        self.loss, self.optimizer, self.minibatches = recipe.loss, recipe.optimizer, recipe.optimizer.minibatches
+        self.loss, self.optimizer, self.minibatches = recipe.loss, recipe.trained_by, recipe.optimizer.minibatches
         dtype = getattr(torch, recipe.network.dtype)
 
         def send(values: NDArray[Any]) -> torch.Tensor:
@@ -214,9 +214,10 @@ class _Run:
         )
         self.targets, self.targets_test = send(dataset.y).T.double(), y_test.T.double()  # (C, N)
         # What may differ between members, as the optimizer takes it: (M, 1, 1).
-        self.options = {
-            name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.each(self.optimizer).items()
+        self._options = {
+            name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.switched_on(recipe.optimizer).items()
         }
+        self._rates = torch.as_tensor(np.array(recipe.lr), device=device).view(-1, 1, 1)  # float64
         self.state: State = self.optimizer.init(tuple(send(W) for W in initial_parameters(recipe, network)))
         if network.buffers:
             members = len(recipe.seeds)
@@ -298,8 +299,9 @@ class _Run:
             x, y, targets = next(batches)
             outputs, gradients, buffers = network.gradients(state["weights"], x, y, self.loss, self._buffers)
             batch = Evaluation(outputs, targets, self.loss, partial(self._features, x))
-            recorder.record(step, self._moment(gradients, batch))
-            optimizer.step(state, gradients, **self.options)
+            options = self._options_at(step)
+            recorder.record(step, self._moment(gradients, batch, options["lr"]))
+            optimizer.step(state, gradients, **options)
             if buffers:
                 state["buffers"] = buffers
             if step + 1 in planned:
@@ -314,11 +316,18 @@ class _Run:
         import torch
 
         with torch.no_grad():
-            for _ in range(first, self.recipe.steps):
+            for step in range(first, self.recipe.steps):
                 gradients = self.network.gradients(self.state["weights"], self.x, self.y, self.loss).gradients
                 if team.requested:
                     break
-                self.optimizer.step(self.state, gradients, **self.options)
+                self.optimizer.step(self.state, gradients, **self._options_at(step))
+
+    def _options_at(self, step: int) -> dict[str, torch.Tensor]:
+        """The optimizer's options of each member at a step, (M, 1, 1): the learning rate follows its schedule."""
+        schedule, options = self.optimizer.schedule, self._options
+        if isinstance(schedule, Constant):
+            return options
+        return {**options, "lr": (self._rates * schedule.at(step)).to(options["lr"].dtype)}
 
     @property
     def _buffers(self) -> tuple[torch.Tensor, ...]:
@@ -338,12 +347,28 @@ class _Run:
                 yield self.x, self.y, self.targets
         for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
-            drawn = self.minibatches.indices(self.recipe.batch_seeds, first, last, samples=len(self.x))
-            for index in torch.as_tensor(drawn, device=self.device):  # (M, batch)
-                y = self.y[index]
-                yield self.x[index], y, y.mT.double()
+            seeds, augment = self.recipe.batch_seeds, self.recipe.data.augmentation
+            drawn = self.minibatches.indices(seeds, first, last, samples=len(self.x))
+            changes = augment.draw(seeds, first, last, self.minibatches.size) if augment else None
+            for number, index in enumerate(torch.as_tensor(drawn, device=self.device)):  # (M, batch)
+                x, y = self.x[index], self.y[index]
+                if augment and changes is not None:
+                    x = self._augmented(augment, x, changes[number])
+                yield x, y, y.mT.double()
 
-    def _moment(self, gradients: tuple[torch.Tensor, ...], batch: Evaluation) -> Moment:
+    def _augmented(self, augment: Augment, x: torch.Tensor, drawn: NDArray[np.int64]) -> torch.Tensor:
+        """A step's images after augmentation, at norm 1 again where the recipe wants that."""
+        import torch
+
+        channels, height, width = self.dataset.shape
+        changes, last = torch.as_tensor(drawn, device=self.device), self.dataset.channels_last
+        x = augment.apply(x, changes, (channels, height, width), channels_last=last)
+        if not self.recipe.data.unit_norm:
+            return x
+        norms = x.square().sum(dim=2, keepdim=True).sqrt()
+        return x / torch.where(norms > 0, norms, torch.ones_like(norms))
+
+    def _moment(self, gradients: tuple[torch.Tensor, ...], batch: Evaluation, lr: torch.Tensor) -> Moment:
         # The outputs on a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
         same = self.minibatches is None and not self.network.buffers
         return Moment(
@@ -354,6 +379,7 @@ class _Run:
             evaluate_full=(lambda: batch) if same else self._evaluate_full,
             evaluate_test=self._evaluate_test,
             hessian_product=self._hessian_product,
+            lr=lr,
         )
 
     def _evaluate_full(self) -> Evaluation:

@@ -187,10 +187,17 @@ def test_a_valid_recipe_round_trips_and_its_digest_tells_it_from_its_neighbours(
 def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data(small):
     read = parse(small, ["optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "members.seeds=[3, 1, 2]"])
     scaled = parse(small, ["init={kind: he}", "members.scale=[1.0, 2.0, 3.0]"])
+    changed = parse(
+        small,
+        [
+            "optimizer={kind: sgd, lr: 0.05, batch_size: 7}",
+            "members={seeds: 3, momentum: [0.0, 0.1, 0.2]}",
+        ],
+    )
     decides = {}
-    for recipe in (read, scaled):
+    for recipe in (read, scaled, changed):
         for path in (path for path in leaves(recipe.model_dump()) if path[-1] != "kind"):
-            found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], "x"))
+            found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], [0.1, 0.2, 0.3], {"crop": 1}, "x"))
             decides[path] = decides.get(path, False) or any(other.digest != recipe.digest for other in found)
     assert {path for path, does in decides.items() if not does} == WITHOUT_CONSEQUENCE
 
@@ -343,7 +350,7 @@ PLACES = leaves(parse(SMALL).model_dump())
 PLACES += [
     *sorted({path[:1] for path in PLACES}),
     ("steps", "x"),
-    ("optimizer", "momentum"),
+    ("optimizer", "impetus"),
     ("members", "lr"),
     ("nonsense",),
 ]

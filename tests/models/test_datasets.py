@@ -115,6 +115,34 @@ def test_inputs_have_unit_norm_and_targets_are_signs():
     assert loaded.classes == ("0", "1")
 
 
+def test_standardised_inputs_are_those_of_the_chosen_training_samples_and_then_of_norm_1():
+    plain = load(unit_norm=False)
+    pixels = np.rint(plain.x * 255) / 255
+    mean, std = pixels.mean(), pixels.std()
+    alone, scaled = load(unit_norm=False, standardise=True), load(standardise=True)
+    np.testing.assert_allclose(alone.x, (pixels - mean) / std, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(alone.x_test, (plain.x_test - mean) / std, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(scaled.x, alone.x / np.linalg.norm(alone.x, axis=1, keepdims=True), rtol=1e-12)
+    assert len({own.digest for own in (plain, alone, scaled, load())}) == 4
+    assert load(standardise=False).digest == load().digest
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_each_colour_is_standardised_by_itself(monkeypatch, channels_last):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(60, 32, 32, 3)).astype(np.uint8) // np.array([1, 2, 5], np.uint8)
+    rows = (images if channels_last else np.moveaxis(images, 3, 1)).reshape(60, -1)
+    parts = ((rows[:40], np.arange(40) % 2), (rows[40:], np.arange(20) % 2), {})
+    monkeypatch.setattr(torchvision_images.Cifar10, "channels_last", channels_last)
+    monkeypatch.setattr(torchvision_images.Cifar10, "_read", lambda _: parts)
+    options = {"dataset": "cifar-10", "train": 40, "test": 20, "unit_norm": False}
+    plain, standard = load(**options), load(**options, standardise=True)
+    assert plain.channels_last == channels_last
+    x = standard.in_order().x.reshape(40, 3, -1)
+    np.testing.assert_allclose(x.mean(axis=(0, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(x.std(axis=(0, 2)), 1, rtol=1e-12)
+
+
 def test_float32_is_the_same_data_rounded():
     double, single = load(dtype="float64"), load(dtype="float32")
     assert single.x.dtype == single.y.dtype == single.x_test.dtype == np.float32

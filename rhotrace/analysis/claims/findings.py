@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rhotrace.analysis.applicability import no_equilibrium, no_norm
+from rhotrace.analysis.applicability import broken_assumptions, no_equilibrium, no_norm
 from rhotrace.analysis.claims import flow, remarks, transient
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, which_broke
@@ -43,11 +43,15 @@ def audit_claims(run: Trace | RunSeries | Evidence) -> tuple[Claim, ...]:
 
 
 def cautions(evidence: Evidence) -> tuple[str, ...]:
-    """What to know about a run before its statements: which members diverged or died, and what is judged then."""
+    """What to know about a run before its statements: the memo's assumptions that it breaks, and members that broke."""
+    broken = tuple(f"Broken assumption: {phrase}." for phrase in broken_assumptions(evidence.trace))
     if not evidence.run.broken:
-        return ()
+        return broken
     judged = "are judged on the others" if evidence.sound else "are not judged"
-    return (f"{which_broke(evidence)}: statements about training {judged}. Lower optimizer.lr.",)
+    return (
+        *broken,
+        f"{which_broke(evidence)}: statements about training {judged}. Lower optimizer.lr.",
+    )
 
 
 CLAIMS: dict[str, Callable[[Evidence], Finding]] = {

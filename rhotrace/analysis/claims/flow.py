@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rhotrace.analysis.applicability import no_sums
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
@@ -41,7 +42,9 @@ def flow(evidence: Evidence) -> Finding:
     if not np.isfinite(share):
         return untestable("the steps of weight normalisation add no term to the flow")
     return judged(
-        share >= 0.95, f"the flow makes {100 * share:.4g} % of all changes of rho_k^2, finite steps the rest", "95 %"
+        share >= 0.95,
+        f"the flow makes {100 * share:.4g} % of all changes of rho_k^2, {evidence.audit.rest} the rest",
+        "95 %",
     )
 
 
@@ -55,12 +58,15 @@ def homogeneity(_: Evidence, end: FinalNetwork) -> Finding:
 
 def layer_growth(evidence: Evidence) -> Finding:
     """Equation (3) with its finite-step term, at every step."""
+    if why := no_sums(evidence.trace):
+        return untestable(why)
     audit = evidence.run.audit
     if audit is None:
         return untestable(evidence.run.no_audit)
+    terms = "its finite-step term" if audit.rest in ("finite steps", "") else f"the terms of {audit.rest}"
     return judged(
         audit.holds,
-        f"with its finite-step term, to {audit.residual:.1e} of rho_k^2 in {audit.checked} checks",
+        f"with {terms}, to {audit.residual:.1e} of rho_k^2 in {audit.checked} checks",
         f"{audit.rounding:g}",
     )
 

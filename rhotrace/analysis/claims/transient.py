@@ -31,8 +31,11 @@ def longer(evidence: Evidence) -> Finding:
     name, shown = next(((n, s) for n, s in trace.layout.per_member.items() if n.startswith("init_")), ("", ""))
     if not name:
         return untestable("one start: needs several, see `rhotrace scaling`")
-    starts, T = trace[name][evidence.left], np.array([evidence.run.passages[m].T for m in evidence.left])
-    log_T = np.log(T * trace["lr"][evidence.left])
+    starts, T = (
+        trace[name][evidence.left],
+        np.array([evidence.run.time_of(m, evidence.run.passages[m].T) for m in evidence.left]),
+    )
+    log_T = np.log(T)
     centres = {r: float(np.exp(log_T[starts == r].mean())) for r in sorted(set(starts.tolist()), reverse=True)}
     if len(centres) < 2:
         return untestable("one start: needs several, see `rhotrace scaling`")

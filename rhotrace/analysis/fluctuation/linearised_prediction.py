@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.analysis.applicability import no_step_law
+from rhotrace.analysis.applicability import no_step_law, not_plain
 from rhotrace.analysis.fluctuation.one_series import detrend
 from rhotrace.analysis.rebuild_network import data_and_network
 from rhotrace.analysis.run_series import RunSeries
@@ -83,7 +83,7 @@ def predict(run: RunSeries, windows: dict[int, tuple[int, int]]) -> dict[int, Pr
         AnalysisError: the data or the network is not available, or the training set is too large for a kernel.
     """
     trace = run.trace
-    if why := run.no_equilibrium or no_step_law(trace):
+    if why := run.no_equilibrium or no_step_law(trace) or not_plain(trace):
         raise AnalysisError(f"{trace.path}: --predict: {why}")
     recipe = trace.validated_recipe()
     again = data_and_network(trace, recipe)

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import not_plain
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, predict
 from rhotrace.analysis.fluctuation.one_series import Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.run_summary import summary
 from rhotrace.analysis.transient.transient_time import Outcome
+from rhotrace.errors import AnalysisError
 from rhotrace.statistics.intervals import NONE, Interval, by_unit, geometric_centre, geometric_mean, mean
 from rhotrace.theory.linearised_sgd import frozen_std
 
@@ -189,6 +191,8 @@ def _measure(
     run: RunSeries, members: Sequence[int], align: Align, window: tuple[float, float] | None
 ) -> tuple[dict[int, float], dict[int, Fluctuation], dict[int, str]]:
     """By member: T in steps (0 where there was no transient), the fluctuation, or why there is none."""
+    if align == "time" and run.elapsed is not None:
+        raise AnalysisError(f"{run.trace.path}: --align time does not apply: its learning rate follows a schedule")
     steps, deltas, log_rho, loss, lr = run.steps, run.delta, run.log_rho, run.loss, run.lr
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
@@ -243,6 +247,8 @@ def _frozen(run: RunSeries, found: dict[int, Fluctuation]) -> dict[int, float]:
     """Fluctuation of each member if V stood still, from the traced sums over its window."""
     if not run.batch_size or not found:
         return dict.fromkeys(found, 0.0)
+    if not_plain(run.trace):
+        return dict.fromkeys(found, np.nan)
     trace, steps, lr, q = run.trace, run.steps, run.lr, run.q
     h = run.a - q  # mean of y g - g^2
     excess = trace.aligned("batch_a") - trace.aligned("batch_q") - h

@@ -36,7 +36,8 @@ class Series:
         q: mean(g^2), (n,).
         loss: mean((g - y)^2), (n,).
         rho_k: layer norms, (n, L).
-        lr: learning rate.
+        lr: learning rate; under a schedule the one to which it applies.
+        elapsed: time of each row under a schedule, the sum of the learning rates before it; None where that is lr x steps.
     """
 
     steps: Steps
@@ -47,12 +48,29 @@ class Series:
     loss: Floats
     rho_k: Floats
     lr: float
+    elapsed: Floats | None = None
+
+    @cached_property
+    def times(self) -> Floats:
+        """Time of each row."""
+        return np.asarray(self.steps * self.lr if self.elapsed is None else self.elapsed, dtype=np.float64)
+
+    def time_at(self, step: float) -> float:
+        """Time of a step; NaN beyond the last row under a schedule."""
+        if self.elapsed is None:
+            return step * self.lr
+        return float(np.interp(step, self.steps, self.elapsed, right=np.nan))
+
+    def step_at(self, time: float) -> float:
+        """Step of a time; NaN beyond the last row under a schedule."""
+        if self.elapsed is None:
+            return time / self.lr
+        return float(np.interp(time, self.elapsed, self.steps, right=np.nan))
 
     @cached_property
     def driven_log_rho(self) -> Floats:
         """log rho of equation (5) with the measured a(t) and q(t), from the measured start, at the rows of the series."""
-        times = np.asarray(self.steps * self.lr, dtype=np.float64)
-        return norm_dynamics.driven(times, self.log_rho, self.a, self.q, depth=self.rho_k.shape[1])
+        return norm_dynamics.driven(self.times, self.log_rho, self.a, self.q, depth=self.rho_k.shape[1])
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,9 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     rise = float(np.max(log_r) - np.min(log_r))
     if log_r[-1] <= log_r[0] or rise < 1e-3:
         return None, f"log rho rises by {rise * depth:.2g} between T/2 and 2T, too little to fit"
-    model = _Model((steps - steps[0]) * series.lr, depth)
+    scheduled = series.elapsed is not None
+    times = series.times[rows].mean(axis=1) if scheduled else steps * series.lr
+    model = _Model(times - times[0] if scheduled else (steps - steps[0]) * series.lr, depth)
 
     def misfit(p: Floats) -> Floats:
         return np.asarray(model.curve(p) - log_r)
@@ -162,7 +182,12 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     residual = float(np.sqrt(np.mean(solved.fun**2)) / rise)
     with np.errstate(all="ignore"):
         A = np.exp(-series.log_rho[rows]) * series.a[rows]
-    fitted_T = _propagated(lambda p: float(steps[0]) + model.time_to(p, theta) / series.lr, found, covariance, freedom)
+
+    def fitted(p: Floats) -> float:
+        span = model.time_to(p, theta)
+        return series.step_at(float(times[0]) + span) if scheduled else float(steps[0]) + span / series.lr
+
+    fitted_T = _propagated(fitted, found, covariance, freedom)
     # Below _CURVE_ERROR the curve itself is not known.
     half = float(np.hypot(fitted_T.high - fitted_T.value, _CURVE_ERROR * (last - first)))
     fitted_T = Interval(fitted_T.value, fitted_T.value - half, fitted_T.value + half)
@@ -205,4 +230,4 @@ def constant_T(series: Series, theta: float) -> float:
     log_eq = log_rho + np.log(a / q)
     unit = np.exp((depth - 2) / depth * log_eq + np.log(a) - log_rho)  # A r_eq^(L-2)
     start = np.exp((log_rho - log_eq) / depth)
-    return float(norm_dynamics.transient_time(start, depth=depth, A=unit, B=unit, theta=theta) / series.lr)
+    return series.step_at(float(norm_dynamics.transient_time(start, depth=depth, A=unit, B=unit, theta=theta)))

@@ -218,7 +218,7 @@ def _audit(result: Analysis) -> Iterator[Block]:
     if math.isfinite(audit.flow):
         yield Paragraph(
             f"gradient flow's share of all changes of rho_k², in absolute value: {100 * audit.flow:.4g} %; "
-            "the rest comes from finite steps"
+            f"the rest comes from {audit.rest}"
         )
     yield Paragraph(
         f"balance ({paper.cite('lemma1')}): rho_k² - rho_j² moved by at most {number(audit.balance, 2)} of rho_k²; "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rhotrace.errors import DataError
+from rhotrace.models.augmentation import Augment
 from rhotrace.models.component import Component, Registry
 
 ClassLabel = int | str
@@ -83,6 +84,11 @@ class Samples(Component):
     root: str | None = Field(
         default=None, description="data root that is searched first, before RHOTRACE_DATA and the user's cache"
     )
+
+    @property
+    def augmentation(self) -> Augment | None:
+        """What is done to the images of each minibatch."""
+        return None
 
     @abstractmethod
     def load(self, dtype: str) -> Dataset:

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rhotrace.errors import DataError
+from rhotrace.models.augmentation import Augment
 from rhotrace.models.component import fault
 from rhotrace.models.datasets import data_roots
 from rhotrace.models.datasets.samples import (
@@ -30,6 +31,7 @@ from rhotrace.models.datasets.samples import (
 
 Raw = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Parts = tuple[Raw, Raw, dict[str, str]]
+Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _PARTS = ("train", "t10k")
 _KINDS = ("images-idx3", "labels-idx1")
@@ -46,6 +48,20 @@ class LabelledImages(Samples):
     names: ClassVar[tuple[str, ...]]  # of the classes
     shape: ClassVar[tuple[int, int, int]]  # of an image: channels, height, width
     channels_last: ClassVar[bool] = False
+
+    standardise: bool = Field(
+        default=False,
+        description="subtract the mean and divide by the standard deviation of each colour over the training samples, "
+        "before the scaling to unit norm",
+    )
+    augment: Augment | None = Field(
+        default=None, description="what is done to the images of each minibatch; the full training set stays as it is"
+    )
+
+    @property
+    def augmentation(self) -> Augment | None:
+        """See ``Samples.augmentation``."""
+        return self.augment
 
     @model_validator(mode="after")
     def _classes_exist(self) -> Self:
@@ -79,23 +95,45 @@ class LabelledImages(Samples):
         )
 
     def load(self, dtype: str) -> Dataset:
-        """See ``Samples.load``; pixels are between 0 and 1 where they are not scaled to unit norm."""
+        """See ``Samples.load``; pixels are between 0 and 1 where they are neither standardised nor scaled to unit norm."""
         groups = self.groups()
         (pixels, labels), (test_pixels, test_labels), files = self._read()
         chosen = self.choose(labels, test_labels, groups)
         images, test_images = pixels[chosen.train], test_pixels[chosen.test]
         parts = (images, chosen.target, test_images, chosen.test_target)
+        moments = self._moments(images) if self.standardise else None
+        about = (self.dataset, groups, self.unit_norm, *(["standardised"] if moments else []))
         return Dataset(
-            x=_inputs(images, self.unit_norm, dtype),
+            x=_inputs(images, self.unit_norm, dtype, moments),
             y=targets(chosen.target, len(groups), dtype),
-            x_test=_inputs(test_images, self.unit_norm, dtype),
+            x_test=_inputs(test_images, self.unit_norm, dtype, moments),
             y_test=targets(chosen.test_target, len(groups), dtype),
             classes=tuple("+".join(self.names[c] for c in group) for group in groups),
-            digest=digest_of((self.dataset, groups, self.unit_norm), parts),
+            digest=digest_of(about, parts),
             files=files,
             shape=self.shape,
             channels_last=self.channels_last,
         )
+
+    def _moments(self, images: NDArray[np.uint8]) -> Moments:
+        """Mean and standard deviation of each number of a row, those of its colour over all images and places."""
+        channels, height, width = self.shape
+        colour = (
+            np.tile(np.arange(channels), height * width)
+            if self.channels_last
+            else np.repeat(np.arange(channels), height * width)
+        )
+        sums, squares = np.zeros(images.shape[1], np.int64), np.zeros(images.shape[1], np.int64)
+        for start in range(0, len(images), 4096):  # whole numbers: exact
+            piece = images[start : start + 4096].astype(np.int64)
+            sums += piece.sum(axis=0)
+            squares += (piece * piece).sum(axis=0)
+        count = len(images) * height * width
+        total, square = (np.bincount(colour, weights=s, minlength=channels) / count for s in (sums, squares))
+        std = np.sqrt(np.maximum(square - total**2, 0))
+        if not std.all():
+            raise DataError("data.standardise: a colour is the same in all training pixels; remove the option")
+        return (total / 255)[colour], (std / 255)[colour]
 
     def _read(self) -> Parts:
         """All pixels and labels, (n, d) and (n,), of the training and the test part; and the md5 of each file."""
@@ -251,10 +289,12 @@ def _arrays(part: Any) -> Raw:  # noqa: ANN401 - a torchvision dataset, and torc
     return pixels.reshape(len(pixels), -1), np.asarray(part.targets, dtype=np.int64)
 
 
-def _inputs(pixels: NDArray[np.uint8], unit_norm: bool, dtype: str) -> NDArray[Any]:
+def _inputs(pixels: NDArray[np.uint8], unit_norm: bool, dtype: str, moments: Moments | None) -> NDArray[Any]:
     x = np.empty(pixels.shape, dtype)
     for start in range(0, len(x), 4096):  # in float64, a piece at a time
         piece = pixels[start : start + 4096] / 255
+        if moments:
+            piece = (piece - moments[0]) / moments[1]
         if unit_norm:
             piece /= np.linalg.norm(piece, axis=1, keepdims=True)
         x[start : start + 4096] = piece

@@ -18,7 +18,7 @@ def test_what_does_not_apply_to_a_loss_is_said_once_and_not_tabulated(train):
     assert [block.title for block in blocks if isinstance(block, Table)] == ["The last recorded step"]
     words = [block.text for block in blocks if isinstance(block, Paragraph)]
     assert sum(text.startswith("T: does not apply") for text in words) == 1
-    assert sum(text.startswith("not checked: does not apply") for text in words) == 1
+    assert sum(text.startswith("discrete step identity") for text in words) == 1  # which any loss has
     assert not any("not fitted" in text for text in words)
 
 
