@@ -95,6 +95,7 @@ class LabelledImages(Samples):
             files=files,
             shape=self.shape,
             channels_last=self.channels_last,
+            chosen=chosen,
         )
 
     def _read(self) -> Parts:
