@@ -160,7 +160,7 @@ def _shapes(trace: Trace) -> str:
 
 def _fixed(trace: Trace) -> str:
     if "fixed_digest" not in trace.attributes:  # of a file that was begun before there was one
-        return "no digest of the axes and of the members' options"
+        return _recipe(trace)
     layout = trace.layout
     names = [name for name in fixed_axes(layout) if "/" not in name] + [*trace.per_member, *layout.lists]
     if fixed_digest({name: trace.rows(name, slice(None)) for name in names}) != trace.attributes["fixed_digest"]:
@@ -235,8 +235,6 @@ def _axes(trace: Trace) -> str:
 # What a longer or a finished file of the same run takes over without making it anew, beside the steps and the weights.
 TAKEN_OVER: dict[str, Callable[[Trace], str]] = {
     "attributes": _attributes,
-    "recipe": _recipe,
-    "shapes": _shapes,
     "fixed datasets": _fixed,
     "snapshots": _snapshot_steps,
 }
