@@ -1,7 +1,7 @@
 """RhoTrace: the norm dynamics of deep ReLU networks under the square loss, recorded at every step.
 
 From Python: ``rhotrace.open(path)`` is a run, ``rhotrace.fit_transient(trace)`` its transient time, and
-``rhotrace.compare([trace, ...])`` the fluctuation of several runs. They are imported when they are first used.
+``rhotrace.compare([trace, ...])`` the fluctuation of several runs. Each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - what is asked for
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
     if name not in _HOMES:
         raise AttributeError(f"module 'rhotrace' has no attribute {name!r}")
     module, attribute = _HOMES[name]

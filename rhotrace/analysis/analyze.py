@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rhotrace.analysis.plateaus import Plateau
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import summary
 from rhotrace.analysis.transient.transient_time import TransientFit
@@ -37,6 +38,7 @@ class Analysis:
         summary: what was run.
         final: each member's last recorded values.
         transient: T of each member and over members.
+        plateaus: of each member's loss.
         audit: of the steps; None where ``no_audit`` says why.
         no_audit: why the steps were not audited.
     """
@@ -45,6 +47,7 @@ class Analysis:
     summary: dict[str, Any]
     final: tuple[Final, ...]
     transient: TransientFit
+    plateaus: tuple[tuple[Plateau, ...], ...]
     audit: Audit | None
     no_audit: str = ""
 
@@ -63,7 +66,15 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
     transient = run.fitted if fit else run.transient
-    return Analysis(str(run.trace.path), summary(run.trace), _final(run), transient, run.audit, run.no_audit)
+    return Analysis(
+        path=str(run.trace.path),
+        summary=summary(run.trace),
+        final=_final(run),
+        transient=transient,
+        plateaus=run.plateaus,
+        audit=run.audit,
+        no_audit=run.no_audit,
+    )
 
 
 def fit_transient(run: Trace | RunSeries, *, fit: bool = True, theta: float | None = None) -> TransientFit:

@@ -45,7 +45,9 @@ def no_step_law(trace: Trace) -> str:
     """Why the steps of a run cannot be checked."""
     if law_of(trace) is None:
         return f"the optimizer {trace.facts.optimizer} has no known step law"
-    return no_sums(trace) or no_degrees(trace)
+    if all(block.degree is None for block in trace.layout.layers):
+        return no_sums(trace) or "does not apply: the outputs are homogeneous in no layer"
+    return no_sums(trace)
 
 
 def _some(names: list[str]) -> str:

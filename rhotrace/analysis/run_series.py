@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis import applicability
+from rhotrace.analysis.plateaus import Plateau, plateaus
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit, inapplicable
@@ -204,6 +205,12 @@ class RunSeries:
         )
 
     @cached_property
+    def plateaus(self) -> tuple[tuple[Plateau, ...], ...]:
+        """The plateaus of each member's loss."""
+        error = self.trace["error"]
+        return tuple(plateaus(self.steps, self.loss[:, m], error[:, m]) for m in range(self.trace.members))
+
+    @cached_property
     def broken(self) -> dict[int, tuple[Outcome, int]]:
         """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
         finite, silent = np.isfinite(self.loss) & np.isfinite(self.log_rho), self.q == 0
@@ -231,11 +238,13 @@ class RunSeries:
         return self.audit_of(range(self.trace.members))
 
     def audit_of(self, members: Sequence[int]) -> Audit | None:
-        """The audit of some members."""
+        """The audit of some members, in the layers that the outputs are homogeneous in."""
         if applicability.no_step_law(self.trace):
             return None
-        found = audit(**self._identity(members))
-        return found and replace(found, where=(found.where[0], members[found.where[1]], found.where[2]))
+        if (found := audit(**self._identity(members))) is None:
+            return None
+        step, member, layer = found.where
+        return replace(found, where=(step, members[member], self._homogeneous[layer - 1] + 1))
 
     @property
     def step_residuals(self) -> Floats | None:
@@ -244,10 +253,16 @@ class RunSeries:
             return None
         return identity(**self._identity(range(self.trace.members)))[0]
 
+    @cached_property
+    def _homogeneous(self) -> list[int]:
+        return [k for k, block in enumerate(self.trace.layout.layers) if block.degree is not None]
+
     def _identity(self, members: Sequence[int]) -> dict[str, Any]:
         """What the identity is made of, by the names of the arguments."""
         arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm", "batch_a", "batch_q")}
-        lr, degree = self.lr, [block.degree for block in self.trace.layout.layers]
+        lr, degree = self.lr, [self.trace.layout.layers[k].degree for k in self._homogeneous]
+        if len(degree) < self.trace.depth:
+            arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
         if len(members) < self.trace.members:
             arrays, lr = {name: values[:, list(members)] for name, values in arrays.items()}, lr[list(members)]
         law = applicability.law_of(self.trace)

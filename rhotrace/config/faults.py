@@ -1,4 +1,4 @@
-"""One line for one fault of a recipe: file, line, key, what was got, what was expected."""
+"""Explains a validation error of a recipe in one line: file, line, key, what was got, what was expected."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rhotrace.config import strict_yaml
 
 
 def rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - pydantic's error, untyped here
-    """The error to show first: a misspelt key, then the deepest, then one about a value rather than its type.
+    """Sort key that puts the error to show first: a misspelt key, then the deepest, then a value rather than a type.
 
-    pydantic reports every branch of a union; the branch that was meant is the one that got furthest.
+    pydantic reports every branch of a union; the branch that was meant is the one whose error is deepest.
     """
     kind = error["type"]
     mismatch = kind.endswith("_type") or kind in {"literal_error", "int_parsing", "int_from_float"}
@@ -22,10 +22,10 @@ def rank(error: Any, content: Any) -> tuple[bool, int, bool]:  # noqa: ANN401 - 
 
 
 def explain(error: Any, model: type[BaseModel], content: Any, lines: strict_yaml.Lines, where: str) -> str:  # noqa: ANN401 - pydantic's error, untyped here
-    """One line for one fault: file, line, key, what was got, what was expected."""
+    """One error of pydantic in one line: file, line, key, what was got, what was expected."""
     path = own_path(error, content)
     got = error.get("input")
-    if error["type"] == "value_error":  # ours, with its own path
+    if error["type"] == "value_error":  # from our own validators, which name the field
         named, _, message = str(error["ctx"]["error"]).partition(": ")
         path = (*path, *named.split("."))
     elif error["type"] == "extra_forbidden":
@@ -55,7 +55,7 @@ def explain(error: Any, model: type[BaseModel], content: Any, lines: strict_yaml
 
 
 def short(value: Any) -> str:  # noqa: ANN401 - anything YAML holds
-    """A value, cut to a bearable length."""
+    """The ``repr`` of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

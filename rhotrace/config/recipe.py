@@ -1,4 +1,4 @@
-"""A run as a YAML file: read strictly, validated against the components' own signatures, kept with the run."""
+"""A recipe: one run described in YAML, read strictly, validated by its components, and saved with the run."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ Seed = Annotated[int, Ge(0), Field(lt=2**63)]
 class Members(Component):
     """The networks trained side by side; each list has one entry per member.
 
-    A list for each option that may differ between members is added from the components.
+    ``schema`` adds a list for each option that a component marks as ``PerMember``.
     """
 
     seeds: Annotated[int, Ge(1), Field(le=100_000)] | Annotated[list[Seed], MinLen(1)] = Field(
         default=1, description="seed of each member's weights and batches; a number n means 0 to n-1"
     )
     batch_seeds: list[Seed] | None = Field(
-        default=None, description="seed of each member's batches, where not the same"
+        default=None, description="seed of each member's batches, where it differs from that of the weights"
     )
 
 
 class Record(Component):
-    """How often the quantities that cost something are evaluated, in steps."""
+    """Steps between evaluations of the quantities that need extra work, and the number of snapshots."""
 
     full_every: Every = Field(default=1, description="full training set under minibatches; every step by default")
     test_every: Every = Field(default=100, description="test set")
@@ -67,8 +67,8 @@ class Recipe(Component):
         init: see ``models.initial_weights``.
         optimizer: see ``models.optimizers``.
         members: the networks trained side by side.
-        steps: of training.
-        record: how often what is recorded.
+        steps: number of training steps.
+        record: how often each kind of quantity is recorded.
     """
 
     claim: str = Field(default="", description="what the run shows and what to expect")
@@ -83,12 +83,12 @@ class Recipe(Component):
 
     @classmethod
     def model_validate(cls, obj: Any, **how: Any) -> Recipe:  # noqa: ANN401 - as pydantic's
-        """A recipe of the components that are registered now; see ``schema``."""
+        """A recipe, validated by the components that are registered now; see ``schema``."""
         return schema().model_validate(obj, **how) if cls is Recipe else super().model_validate(obj, **how)
 
     @classmethod
     def model_json_schema(cls, *how: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic's
-        """The JSON Schema of recipes of the components that are registered now."""
+        """The JSON Schema of recipes, with the components that are registered now."""
         return schema().model_json_schema(*how, **named) if cls is Recipe else super().model_json_schema(*how, **named)
 
     @property
@@ -138,13 +138,13 @@ class Recipe(Component):
 
     @property
     def per_member(self) -> dict[str, NDArray[Any]]:
-        """What may differ between members, arrays of length M: seeds, the optimizer's options, the initialiser's."""
+        """All that may differ between members, as arrays of length M: seeds, and options of optimizer and initialiser."""
         found = {name: np.array(values, dtype=np.int64) for name, values in self._seeds.items()}
         return found | {name: np.array(values) for name, (values, _) in self._options.items()}
 
     @property
     def per_member_symbols(self) -> dict[str, str]:
-        """How each array of ``per_member`` but the seeds is called in tables and figures."""
+        """Symbol of each array of ``per_member``, except the seeds, in tables and figures."""
         return {name: symbol for name, (_, symbol) in self._options.items()}
 
     @property
@@ -161,7 +161,7 @@ class Recipe(Component):
         return found
 
     def stride(self, cadence: Cadence) -> int:
-        """Steps between the evaluations of a cadence."""
+        """Steps between the evaluations of a cadence, from 1 to ``steps``."""
         if cadence.name == "step" or (cadence.name == "full" and self.optimizer.minibatches is None):
             return 1
         there = self.record if cadence.name in _OWN_KEYS else getattr(self.record, "every", None)
@@ -169,11 +169,11 @@ class Recipe(Component):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the numbers; see ``digest_of``."""
+        """SHA-256 of everything that affects the numbers; see ``digest_of``."""
         return digest_of(self.model_dump())
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every default spelled out."""
+        """The resolved recipe as YAML, with every default written out."""
         return strict_yaml.write(self.model_dump())
 
     @model_validator(mode="after")
@@ -203,18 +203,18 @@ class Recipe(Component):
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a resolved recipe but for the claim's wording and the place of the data, which decide no number."""
+    """SHA-256 of a resolved recipe without its claim and the folder of the data, which affect no number."""
     kept = {key: value for key, value in content.items() if key != "claim"}
     kept["data"] = {key: value for key, value in dict(content["data"]).items() if key != "root"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def per_member_of(content: Mapping[str, Any], names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """``Recipe.per_member`` from a resolved recipe as plain content, whatever components it names.
+    """``Recipe.per_member`` from the plain content of a resolved recipe; its components need not be registered.
 
     Args:
-        content: of a run file.
-        names: of the arrays beside the seeds: an option of the optimizer, or one of the initialiser behind ``init_``.
+        content: the resolved recipe, as a run file stores it.
+        names: of the arrays other than the seeds: an option of the optimizer, or ``init_`` and one of the initialiser.
     """
     members = content["members"]
     seeds = list(range(members["seeds"])) if isinstance(members["seeds"], int) else members["seeds"]
@@ -229,7 +229,7 @@ def per_member_of(content: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     return found
 
 
-_OWN_KEYS = {"full": "full_every", "test": "test_every"}  # of cadences, directly below ``record``
+_OWN_KEYS = {"full": "full_every", "test": "test_every"}  # cadences whose key is directly under ``record``
 
 
 def schema() -> type[Recipe]:
@@ -242,7 +242,7 @@ def schema() -> type[Recipe]:
 def _schema(
     components: tuple[tuple[tuple[str, type[Component]], ...], ...], cadences: tuple[Cadence, ...]
 ) -> type[Recipe]:
-    del components  # what decides the answer, and so the key of the cache
+    del components  # the key of the cache: it says what the registries below contain
     lists = {
         name: (list[annotation] | None, Field(default=None, description=f"{says} of each member"))  # type: ignore[valid-type]
         for name, (annotation, says) in _per_member_fields().items()
@@ -275,7 +275,7 @@ def _per_member_fields() -> dict[str, tuple[Any, str]]:
     """Type and description of every option that may differ between members, by name.
 
     Raises:
-        TypeError: two components have one of the same name and of different types, or in different sections.
+        TypeError: two components have such an option of the same name, with different types or in different sections.
     """
     found: dict[str, tuple[Any, str]] = {}
     homes: dict[str, str] = {}
@@ -306,7 +306,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
 
     Raises:
         RecipeError: the file cannot be read, is not plain YAML, or does not validate; the message
-            has the file, the line and the path of the key.
+            gives the file, the line and the path of the key.
     """
     try:
         text = strict_yaml.read_file(path, "recipe")
@@ -345,12 +345,12 @@ def _suggest_file(path: Path) -> str:
     return (
         ""
         if path.suffix
-        else f"; `rhotrace recipe list` shows those that can be copied, as `rhotrace recipe copy {path.name}`"
+        else f"; `rhotrace recipe list` shows the shipped recipes, and `rhotrace recipe copy {path.name}` copies the one of this name"
     )
 
 
 def differences(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401 - recipe values
-    """Keys at which two resolved recipes differ, with both values; the claim's wording is no difference."""
+    """Keys at which two resolved recipes differ, with both values; the claim is ignored."""
     if isinstance(first, dict) and isinstance(second, dict):
         found: dict[str, tuple[Any, Any]] = {}
         for key in dict.fromkeys([*first, *second]):
@@ -371,6 +371,6 @@ def _override(content: dict[str, Any], override: str) -> tuple[str, ...]:
     for key in keys[:-1]:
         place = place.setdefault(key, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
-        raise RecipeError(f"{where}: {strict_yaml.dotted((path.rpartition('.')[0],))} holds a value, not a section")
+        raise RecipeError(f"{where}: {strict_yaml.dotted((path.rpartition('.')[0],))} is a value, not a section")
     place[keys[-1]] = strict_yaml.read(value, where)[0] if value.strip() else None
     return tuple(keys)

@@ -2,7 +2,7 @@
 
 A component is one class: its fields are the keys of its section in a recipe, with their types, ranges, defaults
 and descriptions; its methods do the work. To add one, define it and decorate it with its registry's ``register``;
-recipes, their JSON Schema, error messages and sweeps know it from then on.
+recipes, their JSON Schema, error messages and sweeps include it from then on.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Component(BaseModel):
 class PerMember:
     """Marks a field that may differ between members: ``lr: Annotated[float, PerMember("learning rate")]``.
 
-    A recipe lists its values under ``members.<field>``; a run file keeps them in a dataset of that name.
+    A recipe lists its values under ``members.<field>``; a run file has them in a dataset of that name.
 
     Attributes:
         says: what it is, for the schema and for labels.
-        symbol: in tables and pictures; the field's name where empty.
+        symbol: in tables and figures; the field's name if empty.
     """
 
     says: str
@@ -46,7 +46,7 @@ class Registry(Generic[C], Mapping[str, type[C]]):
 
     Args:
         section: of the recipe.
-        tag: key that tells the section's components apart.
+        tag: key of the section whose value names the component.
     """
 
     def __init__(self, section: str, tag: str = "kind") -> None:
@@ -57,13 +57,13 @@ class Registry(Generic[C], Mapping[str, type[C]]):
         """Adds a component under the value of its tag; a class decorator.
 
         Raises:
-            TypeError: its tag has no default, which is its name.
+            TypeError: its tag has no default, which would be its name.
             ValueError: another component has the name.
         """
         field = component.model_fields.get(self.tag)
         if field is None or field.default is PydanticUndefined:
             raise TypeError(
-                f"{component.__name__}: expected a field {self.tag}: Literal[NAME] = NAME, to be told apart by in {self.section}"
+                f"{component.__name__}: expected a field {self.tag}: Literal[NAME] = NAME, which names it in {self.section}"
             )
         name = str(field.default)
         if self._components.get(name, component) is not component:
@@ -72,7 +72,7 @@ class Registry(Generic[C], Mapping[str, type[C]]):
         return component
 
     def unregister(self, name: str) -> None:
-        """Removes a component, as a test does with its own."""
+        """Removes a component; for tests that register their own."""
         del self._components[name]
 
     def __getitem__(self, name: str) -> type[C]:
@@ -85,7 +85,7 @@ class Registry(Generic[C], Mapping[str, type[C]]):
         return len(self._components)
 
     def union(self) -> Any:  # noqa: ANN401 - a type
-        """The type of the section: one of the components, by its tag."""
+        """The type of the section: a union of the components, discriminated by the tag."""
         types = list(self._components.values())
         if len(types) > 1:
             return Annotated[reduce(or_, types), Field(discriminator=self.tag)]
@@ -95,7 +95,7 @@ class Registry(Generic[C], Mapping[str, type[C]]):
 
 
 def per_member(component: type[Component]) -> dict[str, PerMember]:
-    """The fields of a component that may differ between members, with what is said of them."""
+    """The fields of a component that may differ between members, with their marks."""
     marked = {
         name: next((m for m in field.metadata if isinstance(m, PerMember)), None)
         for name, field in component.model_fields.items()
@@ -104,5 +104,5 @@ def per_member(component: type[Component]) -> dict[str, PerMember]:
 
 
 def fault(field: str, message: str) -> ValueError:
-    """What a component's validator raises: the error then names the field by its path in the recipe."""
+    """The error for a component's validator to raise; the user then sees the field's full path in the recipe."""
     return ValueError(f"{field}: {message}")

@@ -8,7 +8,7 @@ from rhotrace.errors import DeviceError
 
 
 def choose_device(name: str) -> str:
-    """The device that a name means; ``auto`` is CUDA where torch finds it.
+    """``cpu`` or ``cuda``, from the name that the user gave; ``auto`` is CUDA where torch finds it.
 
     Raises:
         DeviceError: CUDA was asked for and torch finds none.
@@ -25,12 +25,17 @@ def choose_device(name: str) -> str:
 
 
 def find_device(name: str) -> str:
-    """The device to train on, with torch set to produce the same bits on it each time; see ``choose_device``."""
+    """The device to train on, with torch set to produce the same bits on it each time.
+
+    Raises:
+        DeviceError: see ``choose_device``.
+    """
     device = choose_device(name)
     if device == "cuda":
         import torch
 
-        # cuBLAS promises the same bits again only with a workspace of fixed size, chosen before its first call.
+        # cuBLAS is deterministic only with a workspace of fixed size, set before its first call
+        # (NVIDIA, cuBLAS documentation, "Results Reproducibility").
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
     return device

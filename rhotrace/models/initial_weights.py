@@ -1,4 +1,4 @@
-"""The weights before the first step: one function of the layers' shapes and a seed, in float64."""
+"""The weights before the first step: a function of the layers' shapes and a seed, in float64."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ class He(Initialiser):
 def gaussian(layers: Sequence[Block], seed: int) -> list[Floats]:
     """Standard normal entries, (out, fan_in) for each layer.
 
-    Each layer has a random stream of its own, so that a deeper network starts with the shallower one's layers.
+    Each layer has its own random stream, so that the k-th layer starts alike in networks of any depth, if its shape is the same.
     """
     return [np.random.default_rng([seed, 3, k]).standard_normal(block.matrix) for k, block in enumerate(layers)]

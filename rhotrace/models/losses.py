@@ -1,4 +1,4 @@
-"""Losses: the value for each member, and its slope in each output, from which back-propagation starts."""
+"""Losses: the value for each member, and its slope with respect to each output, from which back-propagation starts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Loss(Component):
     Outputs are (M, C, N); targets are (C, N), shared by all members, or (M, C, N).
 
     Attributes:
-        equilibrium: whether the memo's a, q and rho_eq belong to this loss, as they do to the square loss alone; for
-            any other loss they are not traced, and what is derived from them does not apply.
-        formula: in words, for listings.
+        equilibrium: whether the memo's a, q and rho_eq are defined for this loss. The square loss alone has them; under
+            another loss they are not recorded, and results derived from them do not apply.
+        formula: in plain text, for listings.
         units: of its value.
-        one_output: whether it needs targets -1 and +1 of a single output.
+        one_output: whether it needs a single output, with targets -1 and +1.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Loss(Component):
         raise NotImplementedError
 
     def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Derivative of ``value`` in every output, (M, C, N)."""
+        """Derivative of ``value`` with respect to every output, (M, C, N)."""
         raise NotImplementedError
 
 
@@ -63,7 +63,8 @@ class Square(Loss):
 class Exponential(Loss):
     """``mean_n exp(-y_n g(x_n))`` for targets -1 and +1 and one output.
 
-    The norms grow without bound, and the margins y_n f_n are the quantity to follow.
+    Once the training set is separated, the norms grow without bound (Lyu and Li, arXiv:1906.05890), and the normalised
+    margins y_n f_n are the quantity to follow.
     """
 
     kind: Literal["exponential"] = "exponential"

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 Sampling = Literal["shuffled", "with-replacement"]
 
-_CHUNK = 256  # steps drawn from one stream; part of the definition of a run, so never to be tuned
+_CHUNK = 256  # steps drawn from one random stream; a change would change the batches of every run
 
 
 @dataclass(frozen=True)
 class Minibatches:
     """How minibatches are drawn.
 
-    No generator state exists that a resumed run could lose, and a member draws the same batches alone, in any
-    ensemble and on any device.
+    There is no generator state that a resumed run could lose. A member draws the same batches alone, in any ensemble
+    and on any device.
 
     Attributes:
         size: samples per step.
-        sampling: ``shuffled`` goes through a fresh permutation each epoch and leaves out a last partial batch;
+        sampling: ``shuffled`` uses a fresh permutation in each epoch and leaves out the last partial batch;
             ``with-replacement`` draws every sample independently.
     """
 
@@ -35,7 +35,7 @@ class Minibatches:
 
         Args:
             seeds: of each member's batches.
-            first: step.
+            first: first step.
             last: one past the last step.
             samples: N.
         """

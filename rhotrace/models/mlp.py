@@ -116,9 +116,9 @@ class MLP(Network):
     def tangent_kernel(
         self, parameters: Tensors, x: torch.Tensor, factors: torch.Tensor, buffers: Tensors = ()
     ) -> torch.Tensor:
-        """By layers: dg_c/dW_k is an outer product, so its inner products are those of its two sides, multiplied.
+        """Layer by layer: dg_c/dW_k is an outer product, so inner products of two of them factorise.
 
-        The general form takes N C times the numbers of a layer.
+        The general form takes N C times the memory of a layer's weights.
         """
         import torch
 
@@ -140,7 +140,7 @@ class MLP(Network):
         return kernel
 
 
-# torch.bmm and not @ above, which spends as long on finding out what its arguments are as on these products.
+# torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
 
 
 def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

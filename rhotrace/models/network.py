@@ -1,8 +1,8 @@
 """What a network is: named parameter blocks, and a forward pass from which everything else follows.
 
-A new network says its ``blocks`` and writes ``apply`` for one member, with tensors of their own shapes. The base
-class runs M members side by side and derives gradients, tangent kernels and Hessian products. A network may bring
-faster ones of its own, as the multilayer perceptron does; the tests compare them with those derived here.
+A new network names its ``blocks`` and defines ``apply`` for one member, on tensors of the blocks' own shapes. The base
+class runs M members side by side and derives gradients, tangent kernels and Hessian products. A network may override
+these with faster ones, as the multilayer perceptron does; the tests compare them with those derived here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Block:
             or ``buffer`` (not trained, such as a running mean).
         degree: of homogeneity of the outputs in this block, ``g(c W) = c^degree g(W)`` for c > 0: 1 for the layers
             of a bias-free ReLU network, 0 in front of a normalisation, None where there is none.
-        start: value of each number before the first step; an initialiser overrules it for weights.
+        start: value of each entry before the first step, except for weights, which the initialiser fills.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Applied:
-    """What a forward pass gives.
+    """What a forward pass returns.
 
     Attributes:
         outputs: g(x_n), (N, C) from ``apply``; with members, (M, C, N).
@@ -70,7 +70,7 @@ class Applied:
 
 
 class Backward(NamedTuple):
-    """Outputs (M, C, N), gradient of the loss in each parameter (M, out, fan_in), and the buffers afterwards."""
+    """Outputs (M, C, N), gradients of the loss, (M, out, fan_in) for each parameter, and the buffers after the pass."""
 
     outputs: torch.Tensor
     gradients: Tensors
@@ -106,7 +106,7 @@ class Network(ABC):
             mode: ``train`` for the batch of a step, ``eval`` otherwise.
 
         Returns:
-            Outputs (N, C), and whatever else there is; nothing may be changed in place.
+            Outputs (N, C), with features and new buffers if there are any; nothing may be changed in place.
         """
 
     @cached_property
@@ -121,16 +121,16 @@ class Network(ABC):
 
     @cached_property
     def layers(self) -> tuple[Block, ...]:
-        """The weights: what the axis ``layer`` counts and rho is the product of."""
+        """The weight blocks, in the order of the axis ``layer``; rho is the product of their norms."""
         return tuple(block for block in self.blocks if block.role == "weight")
 
     @cached_property
     def layer_numbers(self) -> tuple[int, ...]:
-        """Where the layers stand among the parameters."""
+        """Position of each layer among the parameters."""
         return tuple(number for number, block in enumerate(self.parameters) if block.role == "weight")
 
     def of_layers(self, tensors: Tensors) -> Tensors:
-        """Those of the layers, of tensors for every parameter."""
+        """The tensors of the layers, out of one tensor for each parameter."""
         return tensors if len(self.layers) == len(tensors) else tuple(tensors[k] for k in self.layer_numbers)
 
     def split(self, tensors: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
@@ -142,7 +142,7 @@ class Network(ABC):
         )
 
     def units(self, size: int) -> int:
-        """Numbers that a forward pass makes of one sample of this size, for estimates of memory."""
+        """How many numbers a forward pass produces for one sample of ``size`` inputs, for estimates of memory."""
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -183,7 +183,7 @@ class Network(ABC):
             return applied.outputs, self._after(buffers, applied)
 
         # Members do not interact, so pulling back every member's slope gives each its own gradient.
-        pulled: Any = vjp(outputs_of, parameters, has_aux=True)  # whose type knows no has_aux
+        pulled: Any = vjp(outputs_of, parameters, has_aux=True)  # torch's annotation omits has_aux
         outputs, pull, after = pulled
         (gradients,) = pull(loss.slope(outputs, y.mT))
         return Backward(outputs, gradients, after)
@@ -197,7 +197,10 @@ class Network(ABC):
         vectors: Tensors,
         buffers: Tensors = (),
     ) -> Tensors:
-        """The Hessian of each member's loss times a vector, both with a tensor (M, out, fan_in) for each parameter."""
+        """The Hessian of each member's loss times a vector, in mode ``eval``.
+
+        The vector and the product have one tensor (M, out, fan_in) for each parameter.
+        """
         from torch.func import vjp
 
         def gradient_of(own: Tensors) -> Tensors:
@@ -218,7 +221,7 @@ class Network(ABC):
         Args:
             parameters: of the members.
             x: (N, d).
-            factors: on each parameter's share, (M, parameters).
+            factors: on each parameter's term, (M, parameters).
             buffers: of the members.
 
         Returns:
@@ -281,10 +284,10 @@ class NetworkOptions(Component):
     reads_images: ClassVar[bool] = False
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> Network:
-        """The network.
+        """The network for data of one shape.
 
         Args:
-            inputs: shape of one sample, such as (1, 28, 28); ``apply`` gets it flattened.
+            inputs: shape of one sample, such as (1, 28, 28); ``apply`` receives it flattened.
             outputs: C.
         """
         raise NotImplementedError

@@ -1,9 +1,9 @@
 """Gradient descent, SGD and weight normalisation: how the parameters move in one step, for all members at once.
 
 An optimizer makes its state from the parameters and updates it in place. ``state["weights"]`` always holds the
-parameters of the next forward pass, in the order of the network's parameter blocks, each (M, out, fan_in); whatever
-else it keeps (the ``v`` of weight normalisation) is its own affair, is saved with every commit, and is restored when
-a run is resumed. A minibatch optimizer says so by its ``minibatches``.
+parameters of the next forward pass, in the order of the network's parameter blocks, each (M, out, fan_in). An optimizer
+may keep other tensors, such as the ``v`` of weight normalisation. All of its state is saved with every commit and
+restored when a run is resumed. A minibatch optimizer defines ``minibatches``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Optimizer(Component):
 
     Attributes:
         lr: learning rate eta.
-        law: name in ``theory.step_identity.LAWS`` of what each step does to the layer norms exactly; None where no
+        law: name in ``theory.step_identity.LAWS`` of the exact change of the layer norms in one step; None where no
             such law is known.
-        copies: tensors as large as the parameters that a step needs, themselves and the gradients included.
+        copies: memory of a step in multiples of the parameters, counting the parameters and the gradients.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Optimizer(Component):
         return None
 
     def refuses(self, parameters: Sequence[Block]) -> str:
-        """Why it cannot train a network with these parameters; nothing where it can."""
+        """Why it cannot train a network with these parameters; empty where it can."""
         del parameters
         return ""
 
@@ -108,7 +108,7 @@ class SGD(Optimizer):
 
 @OPTIMIZERS.register
 class WeightNorm(Optimizer):
-    """Gradient descent on ``(gamma_k, v_k)`` with ``W_k = gamma_k v_k / ||v_k||``, a norm per weight tensor.
+    """Gradient descent on ``(gamma_k, v_k)`` with ``W_k = gamma_k v_k / ||v_k||``, one norm for each weight tensor.
 
     Salimans and Kingma (arXiv:1602.07868), equation (3); CBMM Memo 112, remark 4. Starts at
     ``v_k = W_k``, ``gamma_k = ||W_k||``.
@@ -130,9 +130,13 @@ class WeightNorm(Optimizer):
         return Minibatches(self.batch_size, self.sampling) if self.batch_size else None
 
     def refuses(self, parameters: Sequence[Block]) -> str:
-        """Scales and shifts have no direction."""
+        """Only weights can be split into norm and direction; see ``Optimizer.refuses``."""
         other = [block.name for block in parameters if block.role != "weight"]
-        return f"the network's {', '.join(other)} are not weights, and have no norm to be apart" if other else ""
+        return (
+            f"the network's {', '.join(other)} are not weights, and cannot be split into norm and direction"
+            if other
+            else ""
+        )
 
     def init(self, parameters: Tensors) -> State:
         """See ``Optimizer.init``."""

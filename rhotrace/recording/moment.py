@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """Outputs of all members on one set of samples, and what several quantities share of them.
+    """Outputs of all members on one set of samples, and the values that several quantities share.
 
     Args:
         outputs: g(x_n), (M, C, N).
         targets: y_n, float64, (C, N) shared by all members or (M, C, N).
         loss: of the run.
-        features: gives the network's features on the same samples, by name.
+        features: returns the network's features on the same samples, by name.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Evaluation:
 
     @cached_property
     def features(self) -> Mapping[str, torch.Tensor]:
-        """Intermediate values of the network by name, each (M, N, ...); another forward pass when first asked for."""
+        """Intermediate values of the network by name, each (M, N, ...); costs another forward pass on first use."""
         return self._features()
 
     @cached_property
@@ -60,7 +60,7 @@ class Evaluation:
 
     @cached_property
     def sorted_margins(self) -> torch.Tensor:
-        """Margins from small to large, (M, N): y g for one output, g_true - max g_other for several."""
+        """Margins in ascending order, (M, N): y g for one output, g_true - max g_other for several."""
         if self.outputs.shape[1] == 1:
             margins = (self.outputs * self.targets).squeeze(1)
         else:
@@ -68,7 +68,7 @@ class Evaluation:
             true = self.outputs.masked_fill(~hit, -np.inf).amax(dim=1)
             margins = true - self.outputs.masked_fill(hit, -np.inf).amax(dim=1)
         if margins.device.type == "cpu":
-            # numpy's vectorised sort returns the same values an order of magnitude sooner than torch's.
+            # numpy's vectorised sort returns the same values ten times as fast as torch's.
             from torch import from_numpy
 
             return from_numpy(np.sort(margins.numpy(), axis=1))
@@ -83,16 +83,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Moment:
-    """What the training loop holds at one step, before the update; the rest is computed when first asked for.
+    """One step of training, before its update; what the loop does not have at hand is computed on first use.
 
     Attributes:
-        network: of the run.
+        network: the run's.
         state: of the optimizer; ``state["weights"]`` are the parameters.
         all_gradients: dL/dW of the batch for each parameter, each (M, out, fan_in).
         batch: outputs on the batch.
-        evaluate_full: gives the outputs on the full training set at the same parameters.
+        evaluate_full: returns the outputs on the full training set at the same parameters.
         evaluate_test: likewise on the test set.
-        hessian_product: the Hessian of the loss on the full training set times a tensor for each parameter.
+        hessian_product: multiplies the Hessian of the loss on the full training set by one tensor for each parameter.
     """
 
     network: Network

@@ -1,6 +1,6 @@
-"""The quantities that every run records: norms, outputs and margins at each step, the test set at a stride.
+"""The quantities that come with RhoTrace: norms, outputs and margins at each step, and the test set at a stride.
 
-Storage, the listing, the documentation and the figures all read this table.
+A run records those that apply to it. Its file describes them, so that later changes here do not affect it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTILES", "QUANTITIES", "layer_norms"]
 
-_SMALL = 1 << 14  # numbers in a tensor
+_SMALL = 1 << 14  # numbers in a tensor that is stacked with others
 
-# Margin order statistics kept at every step, as fractions of the training set.
+# Recorded order statistics of the margins, as fractions of the training set.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def layer_norms(tensors: Tensors) -> torch.Tensor:
     """Frobenius norm of each layer, accumulated in float64, (M, L).
 
-    Neighbours of one small shape are stacked first: there the calls cost more than the arithmetic.
+    Adjacent small layers of the same shape are stacked first: for them, the calls cost more than the arithmetic.
     """
     import torch
 
@@ -47,7 +47,7 @@ def layer_norms(tensors: Tensors) -> torch.Tensor:
 
 
 def _quantiles(full: Evaluation) -> torch.Tensor:
-    # The order statistic at or below each fraction: a sample's own margin, never a mixture of two.
+    # The order statistic at or below each fraction: the margin of one sample, never interpolated between two.
     return full.sorted_margins[:, _quantile_rows(full.samples, full.sorted_margins.device)]
 
 

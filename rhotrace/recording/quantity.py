@@ -1,8 +1,8 @@
-"""What a traced quantity is, and the tables of quantities and cadences that a run draws on.
+"""What a traced quantity is, and the tables of quantities and cadences that runs choose from.
 
 A quantity either *measures* a ``Moment`` (torch tensors on the run's device, float64 accumulations, no host
 synchronisation) or is *derived* in numpy from blocks of measured ones, when a block leaves the device. A new one is
-registered by ``register(Quantity(...))``; recipes, run files, listings and pictures know it from then on.
+registered by ``register(Quantity(...))``; recipes, run files, listings and figures include it from then on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Cadence:
     """How often some quantities are evaluated.
 
     Attributes:
-        name: in quantities, in run files, and below ``record.every`` in a recipe.
-        default: steps from one evaluation to the next, where the recipe does not say.
+        name: in quantities, in run files, and under ``record.every`` in a recipe.
+        default: steps from one evaluation to the next, where the recipe states none.
         says: what is evaluated, for the listing and the schema.
     """
 
@@ -39,19 +39,14 @@ class Cadence:
     default: int
     says: str
 
-    @property
-    def axis(self) -> str:
-        """Name of the time axis in a run file, where it is not evaluated at every step."""
-        return "step" if self.name == "step" else f"{self.name}_step"
-
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a quantity beside ``member`` and ``layer``.
+    """An axis of a quantity other than ``member`` and ``layer``.
 
     Attributes:
         name: of the axis and of its dataset in a run file; a Python identifier.
-        values: its coordinates, or a function of what is traced that gives them.
+        values: its coordinates, or a function that returns them for a run.
     """
 
     name: str
@@ -90,7 +85,7 @@ class Description:
         units: of the stored numbers; "1" for pure numbers, "output" for those of g.
         equation: key in ``paper.STATEMENTS``, or None for what the memo does not define.
         cadence: name of how often it is evaluated: ``step``, ``full``, ``test``, or one of its own.
-        says: a line for the listing.
+        says: what it is, in one line.
     """
 
     name: str
@@ -109,10 +104,11 @@ class Quantity:
     Attributes:
         name: see ``Description``; likewise symbol, units, equation, cadence and says.
         axes: names, or axes of the quantity's own; the first is ``member``.
-        measure: of the ``Moment``, a tensor of the axes' lengths.
-        derive: of rows by name, each (rows, M, ...): those of every step, and those of the same cadence.
-        needs: what must be computed for it, beside what each step has in hand.
-        applies: whether a run has it.
+        measure: returns a tensor with the lengths of the axes from a ``Moment``.
+        derive: returns (rows, M, ...) from the rows of other quantities by name: those recorded at every step, taken at
+            the steps of this cadence, and those of this cadence.
+        needs: what must be computed for it beyond what every step computes.
+        applies: whether a run records it.
     """
 
     name: str
@@ -128,14 +124,14 @@ class Quantity:
     applies: Callable[[Traced], bool] = lambda _: True
 
     def describe(self, loss: Loss) -> Description:
-        """What the file of a run with this loss says of it; ``<loss>`` stands for the loss's formula and units."""
+        """Its description in the file of a run with this loss; ``<loss>`` becomes the loss's formula or units."""
         axes = tuple(axis if isinstance(axis, str) else axis.name for axis in self.axes)
         units, says = self.units.replace("<loss>", loss.units), self.says.replace("<loss>", loss.formula)
         return Description(self.name, self.symbol, axes, units, self.equation, self.cadence, says)
 
     @property
     def own_axes(self) -> tuple[Axis, ...]:
-        """Axes beside ``member`` and ``layer``."""
+        """Axes other than ``member`` and ``layer``."""
         return tuple(axis for axis in self.axes if isinstance(axis, Axis))
 
 
@@ -151,7 +147,7 @@ class Table(Generic[R], Mapping[str, R]):
     """Rows by name, in the order of their registration.
 
     Args:
-        what: a row is, for messages.
+        what: name of the kind of row, for messages.
     """
 
     def __init__(self, what: str) -> None:
@@ -161,7 +157,7 @@ class Table(Generic[R], Mapping[str, R]):
         """Adds a row and returns it.
 
         Raises:
-            ValueError: another row has the name, or the name cannot be that of a dataset.
+            ValueError: another row has the name, or the name is not a Python identifier.
         """
         if not row.name.isidentifier():
             raise ValueError(f"{self._what} {row.name!r}: expected a name that is a Python identifier")
@@ -171,7 +167,7 @@ class Table(Generic[R], Mapping[str, R]):
         return row
 
     def unregister(self, name: str) -> None:
-        """Removes a row, as a test does with its own."""
+        """Removes a row; for tests that register their own."""
         del self._rows[name]
 
     def __getitem__(self, name: str) -> R:
@@ -185,29 +181,31 @@ class Table(Generic[R], Mapping[str, R]):
 
 
 CADENCES: Table[Cadence] = Table("cadence")
-CADENCES.register(Cadence("step", 1, "in hand at every step"))
+CADENCES.register(Cadence("step", 1, "known at every step without extra work"))
 CADENCES.register(Cadence("full", 1, "outputs on the full training set"))
 CADENCES.register(Cadence("test", 100, "outputs on the test set"))
 
-QUANTITIES: Table[Quantity] = Table("quantity")  # filled by the modules of this package, and by whoever registers more
+QUANTITIES: Table[Quantity] = Table(
+    "quantity"
+)  # filled by ``quantities``, and by any other code that registers its own
 
 
 def register(quantity: Quantity, cadence: Cadence | None = None) -> Quantity:
-    """Adds a quantity to the table, and its cadence where that is a new one.
+    """Adds a quantity to the table, and its cadence if that is new.
 
     Raises:
-        ValueError: a name is taken or unfit, the cadence is not known, or not exactly one of ``measure`` and ``derive``
-            is set.
+        ValueError: a name is taken or not a Python identifier, the cadence is not registered, the first axis is not
+            ``member``, or not exactly one of ``measure`` and ``derive`` is set.
     """
     if cadence:
         CADENCES.register(cadence)
     if quantity.cadence not in CADENCES:
         raise ValueError(f"quantity {quantity.name!r}: cadence {quantity.cadence!r} is not registered")
     if (quantity.measure is None) == (quantity.derive is None) or quantity.axes[:1] != ("member",):
-        raise ValueError(f"quantity {quantity.name!r}: expected either measure or derive, and member as the first axis")
+        raise ValueError(f"quantity {quantity.name!r}: expected either measure or derive, and member as its first axis")
     return QUANTITIES.register(quantity)
 
 
 def traced_quantities(traced: Traced) -> tuple[Quantity, ...]:
-    """The rows of the table that a run has."""
+    """The quantities that a run records."""
     return tuple(quantity for quantity in QUANTITIES.values() if quantity.applies(traced))

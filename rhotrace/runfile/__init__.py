@@ -1,1 +1,1 @@
-"""The HDF5 file of a run: its layout, how it is written safely, read with suspicion, verified and repaired."""
+"""The HDF5 file of a run: its layout, safe writing, reading without trust, verification and repair."""

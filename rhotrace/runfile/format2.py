@@ -1,7 +1,7 @@
-"""Run files of format 2, which were read by the tables of the version that wrote them: those tables, kept for ever.
+"""Run files of format 2, which do not describe themselves: the tables of the version that wrote them.
 
 Format 2 knew one network (a chain of matrices ``W1`` ... ``WL``), one loss (the square loss) and three optimizers.
-What a file of format 3 says of itself is supplied here for them. A live file of format 2 that is resumed stays one.
+The description that a file of format 3 contains is supplied here. A live file of format 2 stays one when resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CADENCES = {"free": "step", "forward": "full", "test": "test"}
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 _MEMBER, _LAYER = ("member",), ("member", "layer")
 
-# Name, symbol, axes, units, equation, cadence, and what the file says of it, in the order of the checksums.
+# Name, symbol, axes, units, equation, cadence and description, in the order of the checksums.
 # fmt: off
 _QUANTITIES = (
     ("rho_k", "rho_k", _LAYER, "1", "eq3", "step", "Frobenius norm of each layer's weights"),
@@ -42,11 +42,14 @@ _LAWS = {"gd": "descent", "sgd": "descent", "weight-norm": "weight-norm"}
 
 
 def content(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """What the attribute ``layout`` of format 3 would hold.
+    """The content of the attribute ``layout`` that a file of format 3 would have.
+
+    Args:
+        attributes: of the root group.
 
     Raises:
         KeyError: an attribute is missing.
-        ValueError: one is no JSON, or not of such a run.
+        ValueError: one is not JSON, or not that of a run of format 2.
     """
     strides, snapshots, shapes, state = (
         json.loads(attributes[name]) for name in ("strides", "planned_snapshots", "layer_shapes", "state_shapes")
@@ -96,7 +99,7 @@ def attributes(
     shapes: Sequence[tuple[int, int]],
     state: Mapping[str, Sequence[tuple[int, ...]]],
 ) -> dict[str, str]:
-    """The attributes of format 2 that hold a layout; the arguments are the layout's attributes."""
+    """The attributes of format 2 that hold a layout; the arguments are those of ``Layout``."""
     old = {new: name for name, new in _CADENCES.items()}
     return {
         "dtype": dtype,
@@ -109,7 +112,7 @@ def attributes(
 
 
 def block_dims(number: int) -> tuple[str, str]:
-    """Names of the dimensions of a layer's matrix: neighbours share one."""
+    """Names of the dimensions of a layer's matrix: adjacent layers share one."""
     return f"units_{number + 1}", f"units_{number}"
 
 

@@ -1,4 +1,4 @@
-"""Opening HDF5 files where h5py's own ways are not safe: live ones, cut-short ones, and on a disk that may be full."""
+"""Opening HDF5 files where plain h5py is not safe: live files, truncated files, and files on a disk that may be full."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SUPERBLOCK_END = 28  # place of the end-of-file address in a superblock of vers
 def open_hdf5(path: Path) -> h5py.File:
     """Opens HDF5 for reading without taking a lock, so that a live file can be watched.
 
-    HDF5 refuses to open one file with two locking modes in one process; where someone (xarray, say)
-    has it open already, theirs is taken.
+    HDF5 refuses to open one file with two locking modes in one process. If another library, such as xarray, has
+    opened the file, its mode is used.
     """
     try:
         return h5py.File(path, "r", locking=False)
@@ -39,13 +39,13 @@ def open_hdf5(path: Path) -> h5py.File:
 
 @contextlib.contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Makes an HDF5 file and brings it to the disk.
+    """Creates an HDF5 file, and syncs it to the disk at the end.
 
-    HDF5 kills the whole process with SIGSEGV when it closes a file whose writes fail. So it writes through
-    a Python file that remembers the first failure and feigns success until HDF5 has let go.
+    HDF5 ends the whole process with SIGSEGV when it closes a file whose writes fail. So it writes through
+    a Python file that keeps the first failure and reports success until HDF5 has closed it.
 
     Raises:
-        OSError: a file is there, the folder cannot be written, or the disk is full.
+        OSError: the file exists already, the folder cannot be written, or the disk is full.
     """
     with _Forgiving(path, "xb+") as raw:
         try:
@@ -86,10 +86,10 @@ class _Forgiving(io.FileIO):
 
 
 def open_cut_short(path: Path) -> h5py.File:
-    """Opens a file that lost its end as if zeros stood there, for what is left of it.
+    """Opens a truncated file, for what is left of it; the lost end reads as zeros.
 
     Raises:
-        OSError: not even its beginning is whole.
+        OSError: its beginning is damaged too.
     """
     with path.open("rb") as file:
         superblock = file.read(48)
@@ -124,7 +124,7 @@ class _Padded(io.FileIO):
 
 
 def sync(descriptor: int) -> None:
-    """Returns when all that was written is on the disk itself, not in its cache."""
+    """Returns once everything written is on the disk itself, not in its cache."""
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync stops at the disk's cache
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
@@ -132,7 +132,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk."""
+    """Returns once the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -151,9 +151,9 @@ def begins_as_hdf5(path: Path) -> bool:
 
 
 def refuse_to_replace_a_run(path: Path) -> None:
-    """Raises TraceError where what is to be written would replace a run file; nothing that is asked for may do that."""
-    with contextlib.suppress(OSError):  # what cannot be read is told when it cannot be written
+    """Raises TraceError if writing to ``path`` would replace a run file, which no output may do."""
+    with contextlib.suppress(OSError):  # an unreadable path is reported when writing to it fails
         if path.suffix != ".nc" and path.is_file() and begins_as_hdf5(path):
             raise TraceError(
-                f"{path}: is an HDF5 file, perhaps a run, and is never replaced; choose another name with -o"
+                f"{path}: an HDF5 file, perhaps a run, which is never replaced; choose another name with -o"
             )

@@ -1,7 +1,7 @@
-"""Whether a run file is whole as a file, whatever the numbers in it: attributes, shapes, checksums, axes.
+"""Whether a run file is intact as a file, regardless of its numbers: attributes, shapes, checksums, axes.
 
-Each check is a function that returns what it found sound, or raises ``Wrong`` or ``NotChecked``; a dataset that
-cannot be read is wrong wherever it is met.
+Each check is a function that says what it found sound, or raises ``Wrong`` or ``NotChecked``. A dataset that cannot be
+read is wrong in every check that needs it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,20 @@ from rhotrace.runfile.layout import (
 from rhotrace.runfile.reader import Trace, whole_commits
 from rhotrace.runfile.untrusted import DAMAGE, first_line
 
-_TRIES = 3  # a run that goes on meanwhile may overwrite the state that is looked at
+_TRIES = 3  # a run that is training may overwrite the state while it is checked
 
 Outcome = Literal["sound", "wrong", "not checked"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: its name, what came out, and what was found, where."""
+    """One check of a run file.
+
+    Attributes:
+        name: of the check.
+        outcome: of the check.
+        says: what was found, and where.
+    """
 
     name: str
     outcome: Outcome
@@ -46,7 +52,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of one file."""
+    """All checks of one file.
+
+    Attributes:
+        path: of the file.
+        steps: number of committed steps.
+        complete: whether the run was finished and sealed.
+        checks: in the order in which they were made.
+    """
 
     path: str
     steps: int
@@ -60,20 +73,20 @@ class Verification:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong with it as a file, whatever the numbers in it."""
+        """Whether nothing is wrong with it as a file, regardless of its numbers."""
         return all(check.outcome != "wrong" for check in self.checks if check.name in STRUCTURE)
 
 
 class Wrong(Exception):  # noqa: N818 - a finding, not an error of the program
-    """The file contradicts itself; says where."""
+    """The file contradicts itself; the message says where."""
 
 
 class NotChecked(Exception):  # noqa: N818 - a finding, not an error of the program
-    """Something outside the file is missing."""
+    """A check needs something outside the file that is missing; the message says what."""
 
 
 def is_whole(trace: Trace) -> bool:
-    """Whether nothing is wrong with a run file as a file, whatever the numbers in it."""
+    """Whether nothing is wrong with a run file as a file, regardless of its numbers."""
     return all(check.outcome != "wrong" for check in examine(trace, STRUCTURE))
 
 
@@ -87,14 +100,14 @@ def examine(trace: Trace, checks: Mapping[str, Callable[[Trace], str]]) -> Itera
             yield Check(name, "wrong", str(found).removeprefix(f"{trace.path}: "))
         except NotChecked as found:
             yield Check(name, "not checked", str(found))
-        except DAMAGE as found:  # the content of a file that is not what any of it should be
+        except DAMAGE as found:  # damage so deep that even its reading fails
             yield Check(name, "wrong", f"cannot be examined ({type(found).__name__}: {first_line(found)})")
 
 
 def _attributes(trace: Trace) -> str:
     if attributes_digest(trace.attributes) != trace.attributes.get("attributes_digest"):
         raise Wrong("the root attributes (recipe, provenance) are not as they were written: their SHA-256 differs")
-    return f"{len(trace.attributes)} root attributes have the SHA-256 they were written with"
+    return f"{len(trace.attributes)} root attributes match the SHA-256 they were written with"
 
 
 def _recipe(trace: Trace) -> str:
@@ -117,14 +130,16 @@ def _commit(trace: Trace) -> str:
         return f"{trace.steps} of {planned} planned steps; {trace.attributes.get('ended')}"
     commits = whole_commits(trace)
     if not commits:
-        raise Wrong("no whole commit record: no step counts")
+        raise Wrong("no intact commit record, so no step is committed")
     if np.count_nonzero(trace.checkpoint("commit")[:, :7].any(axis=1)) > len(commits):
-        raise Wrong(f"one of the two commit records is damaged; by the other, {trace.steps} steps count")
+        raise Wrong(
+            f"one of the two commit records is damaged; according to the other, {trace.steps} steps are committed"
+        )
     ends = {0: 0, **{block.last: number for number, block in enumerate(trace.blocks(), 1)}}
     for commit in commits:
         if ends.get(commit.steps) != commit.blocks:
             raise Wrong(
-                f"the commit record says {commit.steps} steps in {commit.blocks} blocks, the list of blocks does not"
+                f"the commit record says {commit.steps} steps in {commit.blocks} blocks, but the list of blocks does not"
             )
     return f"{trace.steps} of {planned} planned steps committed, in {commits[0].blocks} blocks"
 
@@ -154,7 +169,7 @@ def _shapes(trace: Trace) -> str:
                 raise Wrong(f"dataset {path}: attribute {name}: got {described.get(name)!r}, expected {value!r}")
     unknown = sorted(present - set(expected) - set(sizes) - {f"weights/{d}" for d in sizes})
     if unknown:
-        raise Wrong(f"not in the file's own list of datasets: {', '.join(unknown)}")
+        raise Wrong(f"not in the layout that the file states: {', '.join(unknown)}")
     return f"{len(expected)} datasets have the shape, type, dimensions and attributes that the file's layout states"
 
 
@@ -187,10 +202,10 @@ def _checksums(trace: Trace) -> str:
         for first in range(0, rows, slab):
             trace.rows(name, slice(first, first + slab))
         if rows and not trace.is_checksummed(name):
-            raise Wrong(f"dataset {name} is not kept in chunks with checksums, though the file is finished")
+            raise Wrong(f"dataset {name} is not stored in chunks with checksums, though the file is finished")
         read += trace.size_of(name)
     trace.state()
-    return f"{read / 1e6:.3g} MB read, each chunk with its checksum"
+    return f"{read / 1e6:.3g} MB read, and each chunk matches its checksum"
 
 
 def _live_checksums(trace: Trace) -> str:
@@ -204,11 +219,11 @@ def _live_checksums(trace: Trace) -> str:
         raise Wrong("the list of sessions is not as it was written")
     if not any(_newest_state_is_whole(trace) for _ in range(_TRIES)):
         raise Wrong("the optimizer's state after the newest commit is not as it was written: its CRC-32 differs")
-    return f"{trace.steps} steps, {len(trace.snapshot_steps())} snapshots and the optimizer's state have their CRC-32"
+    return f"{trace.steps} steps, {len(trace.snapshot_steps())} snapshots and the optimizer's state match their CRC-32"
 
 
 def _newest_state_is_whole(trace: Trace) -> bool:
-    """Whether training could go on; the state before the newest may be half overwritten by one not yet committed."""
+    """Whether training could resume; the older state may be half overwritten by one that is not committed yet."""
     for commit in whole_commits(trace)[:1]:
         state = trace.state(commit.slot)
         return checksum(tensor for tensors in state.values() for tensor in tensors) == commit.state_crc
@@ -216,7 +231,7 @@ def _newest_state_is_whole(trace: Trace) -> bool:
 
 
 def _axes(trace: Trace) -> str:
-    for axis in dict.fromkeys(time_axis(cost, trace.strides) for cost in trace.strides):
+    for axis in dict.fromkeys(time_axis(cadence, trace.strides) for cadence in trace.strides):
         expected = trace[axis]
         found = trace.rows(axis, slice(len(expected)))
         wrong = np.flatnonzero(found != expected)
@@ -228,8 +243,8 @@ def _axes(trace: Trace) -> str:
     layout, taken = trace.layout, trace.snapshot_steps()
     for name, values in fixed_axes(replace(layout, snapshots=taken) if trace.complete else layout).items():
         if not np.array_equal(trace.rows(name, slice(None)), values):
-            raise Wrong(f"dataset {name}: its content is not that of the axis")
-    return "every row stands at its step, and every axis is as it should be"
+            raise Wrong(f"dataset {name}: its values are not those of the axis")
+    return "every row is at its step, and every axis has its values"
 
 
 # What a longer or a finished file of the same run takes over without making it anew, beside the steps and the weights.

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What of a run decides which statements and formulas apply to it.
+    """The properties of a run that decide which statements and formulas apply to it.
 
     Attributes:
         loss: kind of the loss.
@@ -58,7 +58,7 @@ class IndexList:
 class Layout:
     """Everything that decides the datasets of a run file.
 
-    The file keeps it, so that no reader depends on the tables of its own version.
+    The file contains it, so that a reader does not depend on the tables of its own version.
 
     Attributes:
         steps: training steps the run will have.
@@ -67,13 +67,13 @@ class Layout:
         dtype: of the weights.
         strides: steps between evaluations, by cadence.
         snapshots: step of each snapshot of the weights, ascending.
-        quantities: in the order in which they are written, which is that of their checksum.
-        axes: coordinates of the axes beside ``member`` and ``layer``, by name.
+        quantities: in the order in which they are written and enter the checksum.
+        axes: coordinates of the axes other than ``member`` and ``layer``, by name.
         state: shape after the member axis of each tensor of the optimizer's state, by name and in order.
-        per_member: how each array of length M but the seeds is called in tables, by name.
+        per_member: symbol in tables of each array of length M except the seeds, by name.
         facts: see ``Facts``.
         lists: the lists of whole numbers, such as the indices of the samples, by name.
-        version: of the format.
+        version: format version of the file.
     """
 
     steps: int
@@ -130,7 +130,7 @@ class Layout:
 
     @property
     def row_numbers(self) -> int:
-        """Numbers that a step adds to the file at most."""
+        """Largest number of values that a step adds to the file."""
         sizes = dimension_sizes(self)
         return sum(int(np.prod([sizes[axis] for axis in q.axes])) for q in self.quantities)
 
@@ -142,7 +142,7 @@ class Layout:
         return f"{name}_out", f"{name}_in"
 
     def attributes(self) -> dict[str, str]:
-        """What ``from_attributes`` needs to know again, for the root group of a file."""
+        """Root attributes of a file, from which ``from_attributes`` restores the layout."""
         if self.version == 2:
             return format2.attributes(
                 steps=self.steps,
@@ -157,11 +157,14 @@ class Layout:
 
     @staticmethod
     def from_attributes(attributes: Mapping[str, Any]) -> Layout:
-        """The layout of a file that was written with ``attributes``; its one member stands for those that the file has.
+        """The layout of a file, with one member in place of the number that the file has.
+
+        Args:
+            attributes: of the root group.
 
         Raises:
             KeyError: one is missing.
-            ValueError: one is not what any run has.
+            ValueError: one has a value that no run has.
         """
         version, dtype = int(attributes["format_version"]), str(attributes["dtype"])
         if dtype not in ("float32", "float64"):
@@ -206,7 +209,7 @@ class Column:
 
 
 def checksum(arrays: Iterable[Array]) -> int:
-    """CRC-32 of the bytes of several arrays in a row: of a block's quantities, a snapshot's or a state's tensors."""
+    """CRC-32 of the bytes of several arrays, one after the other: of a block's quantities, a snapshot's or a state's tensors."""
     crc = 0
     for array in arrays:
         crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
@@ -237,7 +240,7 @@ def time_axis(cadence: str, strides: Mapping[str, int]) -> str:
 def snapshot_steps(steps: int, count: int) -> list[int]:
     """At most ``count`` steps between 0 and ``steps``, both included, evenly spaced in the logarithm."""
     if count <= 2:
-        return [0, steps][:count]  # a single one is the start, from which everything can be recomputed
+        return [0, steps][:count]  # a single snapshot is the start, from which everything can be recomputed
     return sorted({0, *(int(s) for s in np.geomspace(1, steps, count - 1).round())})
 
 
@@ -246,11 +249,11 @@ class Commit:
     """A commit record of a live file.
 
     Attributes:
-        steps: that count.
-        blocks: in which they were written.
-        slot: place of the optimizer's state after them.
+        steps: number of committed steps.
+        blocks: number of blocks in which they were written.
+        slot: which of the two places contains the optimizer's state after them.
         state_crc: CRC-32 of that state.
-        seconds: spent training.
+        seconds: time spent training.
         sessions: length and CRC-32 of the list of sessions then; None in files whose records have none.
     """
 
@@ -264,7 +267,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class WrittenBlock:
-    """Steps ``first`` to ``last - 1`` of a live file, written at once, and the CRC-32 of their rows."""
+    """Steps ``first`` to ``last - 1`` of a live file, written together, and the CRC-32 of their rows."""
 
     first: int
     last: int
@@ -283,7 +286,7 @@ def dimension_sizes(layout: Layout) -> dict[str, int]:
 
 
 def _units(layout: Layout) -> dict[str, int]:
-    """Length of each dimension of the snapshots' matrices; format 2 begins with the inputs."""
+    """Length of each dimension of the snapshots' matrices, inputs before outputs, as in format 2."""
     units: dict[str, int] = {}
     for number, shape in enumerate(layout.shapes):
         (out, into), (out_size, in_size) = layout.block_dims(number), shape

@@ -24,7 +24,7 @@ def now() -> str:
 def collect(recipe_file: Path | None = None) -> dict[str, str]:
     """Attributes for a run file: versions, git state of RhoTrace's code and of the recipe's folder, command, start."""
     code = Path(__file__).resolve()
-    # An installed copy may lie in somebody else's repository, in a virtual environment that git ignores there.
+    # An installed copy may be inside another project's repository, in a virtual environment that git ignores.
     package = code.parents[1]
     tracked = _git(package, "ls-files", "--", str(code))
     found = {**session(), **(_git_state("git", package) if tracked else {"git_revision": "", "git_diff": ""})}
@@ -34,12 +34,12 @@ def collect(recipe_file: Path | None = None) -> dict[str, str]:
 
 
 def _storable(text: str) -> str:
-    """As HDF5 keeps it: without NULs, and without what stands for the bytes of names that are not UTF-8."""
+    """The text as HDF5 can store it: NULs, and the bytes of names that are not UTF-8, are escaped."""
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
 def session() -> dict[str, str]:
-    """What may differ between the processes that train one run."""
+    """Attributes that may differ between the processes that train one run."""
     return {
         "versions": versions(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -66,19 +66,19 @@ def version(package: str) -> str | None:
 
 def _git_state(name: str, folder: Path) -> dict[str, str]:
     revision = _git(folder, "rev-parse", "HEAD")
-    # --no-ext-diff and the like: the plain text, whatever the user's git is set to show or to start.
+    # --no-ext-diff and the like: plain text, regardless of the user's git settings.
     plain = ("--no-ext-diff", "--no-textconv", "--no-color")
     diff = _git(folder, "diff", *plain, "HEAD", "--", ".") if revision else ""
     if diff is None:
-        diff = "(git did not tell the difference in time)"
+        diff = "(git diff took too long)"
     if len(diff) > MAX_DIFF:
         diff = f"{diff[:MAX_DIFF]}\n(cut here: {MAX_DIFF} of {len(diff)} characters)"
     return {f"{name}_revision": revision or "", f"{name}_diff": diff}
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git answers; nothing where there is no git or no repository (an installed wheel has neither); None if too slow."""
-    # Set while git runs a hook, these would name another repository than the folder's.
+    """The output of git: empty without git or a repository (an installed wheel has neither), None if git is too slow."""
+    # Git sets these for its hooks; they would name another repository than the folder's.
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:

@@ -1,4 +1,4 @@
-"""Reading a run file: live, interrupted and finished ones alike, as plain arrays cut to what was committed."""
+"""Reading a run file, whether live, interrupted or finished, as plain arrays cut to the committed steps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 
 
 class Attributes(dict[str, Any]):
-    """The attributes of a run file's root group; to ask for one that is not there is a TraceError."""
+    """The attributes of a run file's root group; looking up a missing one raises TraceError."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -64,21 +64,21 @@ def _sessions_of(record: Array) -> tuple[int, int] | None:
 
 
 class Trace:
-    """A run file opened for reading; ``trace["rho_k"]`` is a plain array, cut to what was committed.
+    """A run file opened for reading; ``trace["rho_k"]`` is a plain array, cut to the committed steps.
 
-    Use as a context manager. Live, interrupted and finished files read alike.
+    Use it as a context manager. Live, interrupted and finished files read alike.
 
     Attributes:
         path: of the file.
         attributes: of the root group, as plain values.
-        layout: what the file was made to hold.
+        layout: what the file was created to contain.
         facts: what decides which statements apply to the run.
         strides: steps between evaluations, by cadence.
         members: M.
         depth: L, the number of weight layers.
         complete: whether the run was finished and sealed.
         steps: number of committed steps.
-        wall_seconds: spent training.
+        wall_seconds: time spent training.
     """
 
     def __init__(self, path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
@@ -104,7 +104,7 @@ class Trace:
         self._refuse_odd_shapes()
 
     def _refuse_odd_shapes(self) -> None:
-        """Raises TraceError where a quantity is not laid out as the attributes say, or lacks steps that count."""
+        """Raises TraceError if a quantity is not laid out as the attributes say, or lacks committed steps."""
         sizes = dimension_sizes(self.layout)
         for quantity in self.layout.quantities:
             dataset, axes = self._dataset(quantity.name), tuple(sizes[axis] for axis in quantity.axes)
@@ -117,10 +117,10 @@ class Trace:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as a plain mapping, as the version that wrote it had it.
+        """The resolved recipe as a plain mapping, as the version of RhoTrace that wrote it stored it.
 
         Raises:
-            TraceError: the attribute holds no recipe.
+            TraceError: the attribute is not a recipe.
         """
         try:
             content = json.loads(self.attributes["recipe_json"])
@@ -128,11 +128,11 @@ class Trace:
             content = None
         sections = ("data", "network", "init", "optimizer", "members", "record")
         if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in sections):
-            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is no valid recipe")
+            raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is not a valid recipe")
         return content
 
     def validated_recipe(self) -> Recipe:
-        """The recipe with its components, as today's version reads it.
+        """The recipe with its components, validated by this version.
 
         Raises:
             TraceError: it names a component or an option that is not registered here.
@@ -153,7 +153,7 @@ class Trace:
             raise TraceError(f"{self.path}: {problem}") from None
 
     def to_xarray(self, *, every: int = 1) -> Any:  # noqa: ANN401 - xarray is optional
-        """The run with named dimensions, units and members' settings: an ``xarray.Dataset``, in memory.
+        """The run as an ``xarray.Dataset`` in memory, with named dimensions, units and the members' settings.
 
         Args:
             every: steps from one row to the next.
@@ -167,19 +167,19 @@ class Trace:
 
     @property
     def quantities(self) -> tuple[Description, ...]:
-        """The quantities that this file holds, as it describes them."""
+        """The quantities in this file, as it describes them."""
         return self.layout.quantities
 
     @property
     def per_member(self) -> tuple[str, ...]:
-        """Names of the arrays of length M: seeds, and what else may differ between the members."""
+        """Names of the arrays of length M: the seeds, and everything else that may differ between members."""
         return "seed", "batch_seed", *self.layout.per_member
 
     def quantity(self, name: str) -> Description:
         """What the file says of a quantity.
 
         Raises:
-            TraceError: it holds none of this name.
+            TraceError: it has none of this name.
         """
         try:
             return self.layout.quantity(name)
@@ -187,21 +187,32 @@ class Trace:
             self._refuse(name)
 
     def axis(self, name: str) -> str:
-        """Name of a quantity's time axis."""
+        """Name of a quantity's time axis.
+
+        Raises:
+            TraceError: the file has no such quantity.
+        """
         return time_axis(self.quantity(name).cadence, self.strides)
 
     def aligned(self, name: str, to: str = "full") -> Array:
         """The rows of an every-step quantity at the steps at which a cadence is evaluated.
 
         Args:
-            name: of the quantity; one of that cadence itself is returned as it is.
+            name: of the quantity; one of that cadence is returned unchanged.
             to: the cadence.
+
+        Raises:
+            TraceError: the file has no such quantity, or it is damaged.
         """
         rows = self[name]
         return rows if self.quantity(name).cadence == to else rows[:: self.strides[to]]
 
     def step_of(self, name: str) -> NDArray[np.int64]:
-        """Step of each row of a quantity."""
+        """Step of each row of a quantity.
+
+        Raises:
+            TraceError: the file has no such quantity.
+        """
         return np.asarray(self[self.axis(name)], dtype=np.int64)
 
     def __contains__(self, name: str) -> bool:
@@ -220,7 +231,7 @@ class Trace:
         return self.rows(name, slice(None if cadence is None else -(-self.steps // self.strides[cadence])))
 
     def rows(self, name: str, which: slice) -> Array:
-        """Some rows of a dataset as they stand in the file, committed or not.
+        """Some rows of a dataset, committed or not.
 
         Raises:
             TraceError: no such dataset, or one that fails its checksum.
@@ -235,10 +246,10 @@ class Trace:
         known = [q.name for q in self.quantities]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise TraceError(f"{self.path}: no dataset {name!r}; it holds {', '.join(known)}{hint}")
+        raise TraceError(f"{self.path}: no dataset {name!r}; the file has {', '.join(known)}{hint}")
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped
-        """A dataset, opened once; in a live file again each time, for HDF5 keeps what it has read of an open one."""
+        """A dataset, opened once; in a live file, opened each time, as HDF5 caches what it has read of an open one."""
         if not self.complete:
             return self._file[name]
         if name not in self._opened:
@@ -246,12 +257,12 @@ class Trace:
         return self._opened[name]
 
     def dataset_names(self) -> list[str]:
-        """Paths of all datasets but those of the group ``checkpoint``."""
+        """Paths of all datasets except those of the group ``checkpoint``."""
         weights = [f"weights/{name}" for name in self._file.get("weights", ())]
         return [name for name, item in self._file.items() if isinstance(item, h5py.Dataset)] + weights
 
     def description(self, name: str) -> tuple[tuple[int, ...], str, tuple[str, ...], dict[str, Any]]:
-        """Shape, type, names of the dimensions, and attributes (but HDF5's own) of a dataset."""
+        """Shape, type, names of the dimensions, and attributes (except HDF5's own) of a dataset."""
         with self._guard(name):
             dataset = self._dataset(name)
             dims = tuple(dim[0].name.rpartition("/")[2] if len(dim) else "" for dim in dataset.dims)
@@ -268,7 +279,7 @@ class Trace:
         return int(self._dataset(name).nbytes)
 
     def is_checksummed(self, name: str) -> bool:
-        """Whether HDF5 has each chunk of a dataset, with a checksum; one that is not there would read as zeros."""
+        """Whether each chunk of a dataset exists and has a checksum; a missing chunk would read as zeros."""
         with self._guard(name):
             dataset = self._dataset(name)
             if not dataset.chunks or not dataset.fletcher32:
@@ -278,21 +289,21 @@ class Trace:
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
-        """Turns what h5py says of damage into one line that names the place."""
+        """Turns an error of h5py into one line that names the dataset."""
         try:
             yield
         except DAMAGE as problem:
             raise TraceError(f"{self.path}: dataset {name} is damaged ({first_line(problem)})") from None
 
     def snapshot_steps(self) -> list[int]:
-        """Steps of the committed copies of the weights, in order."""
+        """Steps of the committed snapshots, in order."""
         if "weights" not in self._file:
             return []
         return [s for s in self.rows("weights/snapshot_step", slice(None)).tolist() if 0 <= s <= self.steps]
 
     @property
     def due_snapshots(self) -> list[int]:
-        """Steps of the copies of the weights that must be there; that of the last step may come as training goes on."""
+        """Steps of the snapshots that must exist; that of the newest committed step may be written later."""
         planned = self.layout.snapshots
         return [s for s in planned if s < self.steps or s == self.steps == self.layout.steps]
 
@@ -300,11 +311,11 @@ class Trace:
         """The network's blocks after ``step`` steps, one (M, out, fan_in) array each.
 
         Raises:
-            TraceError: there is no copy of the weights at that step, or it is damaged.
+            TraceError: there is no snapshot at that step, or it is damaged.
         """
         if step not in (there := self.snapshot_steps()):
             steps = ", ".join(map(str, there)) or "none"
-            raise TraceError(f"{self.path}: no copy of the weights at step {step}; there are those of step {steps}")
+            raise TraceError(f"{self.path}: no snapshot at step {step}; there are snapshots at steps {steps}")
         number = self._slot(step)
         with self._guard(f"weights at step {step}"):
             return [self._tensor(f"weights/{block.name}", number, block.matrix) for block in self.layout.blocks]
@@ -320,21 +331,25 @@ class Trace:
             return list(self.rows("weights/snapshot_step", slice(None))).index(step)
 
     def snapshots(self) -> list[tuple[int, list[Array]]]:
-        """(step, weights) of each committed copy of the weights, in order."""
+        """(step, blocks) of each committed snapshot, in order; see ``snapshot``.
+
+        Raises:
+            TraceError: one of them is damaged.
+        """
         return [(step, self.snapshot(step)) for step in self.snapshot_steps()]
 
     def beginning_attributes(self) -> dict[str, Any]:
-        """The root attributes that a longer or shorter file of the same run has too."""
+        """The root attributes that do not depend on how far the run got."""
         of_the_end = {"status", "ended", "finished", "wall_seconds", "sessions", "attributes_digest"}
         return {name: value for name, value in self.attributes.items() if name not in of_the_end}
 
-    # --- what a run goes on from, and is verified by ---
+    # --- what a run is resumed from and verified by ---
 
     def checkpoint(self, name: str) -> Array:
-        """A dataset of whole numbers of the group ``checkpoint``.
+        """An integer dataset of the group ``checkpoint``.
 
         Raises:
-            TraceError: no such dataset, damaged, or of another shape or type.
+            TraceError: the dataset is missing, damaged, or of another shape or type.
         """
         with self._guard(f"checkpoint/{name}"):
             dataset = self._dataset(f"checkpoint/{name}")
@@ -346,7 +361,10 @@ class Trace:
     def state(self, slot: int | None = None) -> dict[str, list[Array]]:
         """The optimizer's state after the last committed step (or in a slot), by name and layer, (M, ...).
 
-        Empty where the file has none, as that of a run that diverged.
+        Empty if the file has none, like that of a run that diverged.
+
+        Raises:
+            TraceError: it is damaged.
         """
         if "checkpoint" not in self._file:
             return {}
@@ -360,7 +378,7 @@ class Trace:
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
-        """The processes that went on with this run after the first, oldest first; those whose line is whole."""
+        """The processes that resumed this run, oldest first; a torn line is left out."""
         text = self.attributes.get("sessions", "")
         if not self.complete:
             with contextlib.suppress(TraceError):
@@ -395,7 +413,7 @@ class Trace:
         return found
 
     def block_is_whole(self, block: WrittenBlock) -> bool:
-        """Whether the rows of a live file's block have the checksum they were written with."""
+        """Whether the rows of a live file's block match the checksum they were written with."""
         layout = self.layout
         rows = (self.rows(q.name, layout.span(q.cadence, block.first, block.last)) for q in layout.quantities)
         return checksum(rows) == block.crc
@@ -412,12 +430,12 @@ class Trace:
         return next((b for b in self.blocks() if b.last <= self.steps and not self.block_is_whole(b)), None)
 
     def snapshot_is_whole(self, step: int) -> bool:
-        """Whether a copy of the weights in a live file has the checksum it was written with."""
+        """Whether a snapshot in a live file matches the checksum it was written with."""
         slot, crc = self._slot(step), self.checkpoint("snapshot_crc")
         return slot < len(crc) and bool(checksum(self.snapshot(step)) == crc[slot])
 
     def damaged_snapshots(self) -> list[int]:
-        """Steps of the copies of the weights of a live file that are not as they were written."""
+        """Steps of the snapshots of a live file that are not as they were written."""
         return [step for step in self.snapshot_steps() if not self.snapshot_is_whole(step)]
 
     def __enter__(self) -> Trace:
@@ -434,11 +452,10 @@ def open_trace(path: Path | str, *, cut_short: bool = False) -> Trace:
 
     Args:
         path: of the file.
-        cut_short: open also what is left of a file that lost its end, or some of its parts; what is lost reads as
-            damaged.
+        cut_short: also open a file that lost its end, or some of its parts; what is lost reads as damaged.
 
     Raises:
-        TraceError: missing, not HDF5, damaged, or not a run of a format this version reads.
+        TraceError: the file is missing, not HDF5, damaged, or not a run of a format that this version reads.
     """
     path = Path(path)
     if not path.exists():
@@ -466,7 +483,7 @@ def open_trace(path: Path | str, *, cut_short: bool = False) -> Trace:
 def _remedy(path: Path) -> str:
     if near := nearest_file(path, "*.h5"):
         return f"did you mean {near}?"
-    return "nothing matches the pattern" if "*" in path.name else f"`rhotrace train RECIPE -o {path}` makes one"
+    return "nothing matches the pattern" if "*" in path.name else f"`rhotrace train RECIPE -o {path}` creates one"
 
 
 def _trouble(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What can be saved of a damaged run file: its longest sound beginning, in a new file."""
+"""Repairing a damaged run file: its longest sound beginning is saved in a new file."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Repair:
     """What was saved.
 
     Attributes:
-        path: of the damaged file, which is as it was.
+        path: of the damaged file, which is unchanged.
         target: the new file.
-        steps: saved, of ``steps_before`` that the damaged file says it has.
-        steps_before: see above.
-        snapshots: steps of the copies of the weights that were saved.
-        snapshots_lost: how many were not.
-        text_lost: whether text attributes (recipe, provenance) were damaged; they are kept as found.
-        resumable: the optimizer's state after the last saved step was saved too, so that training can go on.
+        steps: number of steps saved.
+        steps_before: number of steps that the damaged file claims.
+        snapshots: steps of the snapshots that were saved.
+        snapshots_lost: number of snapshots that were not.
+        text_lost: whether text attributes (recipe, provenance) were damaged; they are saved as found.
+        resumable: the optimizer's state after the last saved step was saved too, so that training can resume.
     """
 
     path: str
@@ -60,18 +60,18 @@ def repair(path: Path, target: Path) -> Repair:
         target: of the new file.
 
     Raises:
-        TraceError: a file is at ``target``, nothing can be saved, or nothing is damaged.
+        TraceError: ``target`` exists already, nothing can be saved, or nothing is damaged.
     """
     if target.exists():
-        raise TraceError(f"{target}: a file is there already, and repair replaces none; choose another with -o FILE")
+        raise TraceError(f"{target}: a file exists already, and repair never replaces one; choose another with -o FILE")
     opened, cut_short = _open(path)
     with opened as trace:
         if not cut_short and is_whole(trace):
-            raise TraceError(f"{path}: nothing to repair: all of its {trace.steps} steps are whole")
+            raise TraceError(f"{path}: nothing to repair: all of its {trace.steps} steps are intact")
         content = _recipe(trace)
         steps = _sound_steps(trace)
         if not steps:
-            raise TraceError(f"{path}: nothing can be saved: not even its first steps are whole")
+            raise TraceError(f"{path}: nothing can be saved: not even its first steps are intact")
         planned = trace.layout.snapshots
         whole = trace.snapshot if trace.complete else trace.snapshot_is_whole
         snapshots = [s for s in planned if s <= steps and _readable(partial(whole, s))]
@@ -86,7 +86,7 @@ def repair(path: Path, target: Path) -> Repair:
         attributes = {**trace.beginning_attributes(), **texts}
         attributes |= {"repaired_from": str(path), "repaired": provenance.now()}
         if text_lost:
-            attributes["repaired_text"] = "some of the text attributes were damaged and stand as they were found"
+            attributes["repaired_text"] = "some of the text attributes were damaged and are saved as they were found"
         fixed = per_member_of(content, trace.layout.per_member)
         lists = _sound_lists(trace, fixed)
         kept = {name: stated for name, stated in trace.layout.lists.items() if name in lists}
@@ -110,7 +110,7 @@ def _open(path: Path) -> tuple[Trace, bool]:
 
 
 def _recipe(trace: Trace) -> dict[str, Any]:
-    """The resolved recipe, which stands in a file twice: the copy that has its digest, or else one that is valid.
+    """The resolved recipe, which a file contains twice: the one that matches the digest, or else one that is valid.
 
     Raises:
         TraceError: both are damaged.
@@ -175,7 +175,7 @@ def _rows_readable(trace: Trace, first: int, last: int) -> bool:
 
 
 def _sound_state(trace: Trace, steps: int) -> State:
-    """The optimizer's state after ``steps`` steps, or nothing where it is lost."""
+    """The optimizer's state after ``steps`` steps; empty if it is lost."""
     if trace.complete:
         return trace.state() if steps == trace.steps and _readable(trace.state) else {}
     for commit in whole_commits(trace) if _readable(partial(whole_commits, trace)) else ():

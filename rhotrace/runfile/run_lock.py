@@ -1,4 +1,4 @@
-"""One writer to a run file: a lock that the operating system releases when its holder dies, in whichever way.
+"""One writer for each run file: a lock that the operating system releases when its holder ends, however it ends.
 
 The lock file contains the writer's process number and is removed afterwards; readers can query the lock without write
 access. The library filelock offers none of these.
@@ -19,7 +19,7 @@ _PATIENCE = 0.3  # seconds; ``is_locked`` takes the lock for an instant
 
 
 def lock_path(run: Path) -> Path:
-    """The lock file beside a run file; it exists while a process trains, or after one was killed."""
+    """The lock file next to a run file; it exists while a process trains, and after one was killed."""
     return run.parent / f".{run.name}.lock"  # also of a path without a name, such as ``/``
 
 
@@ -44,7 +44,7 @@ class RunLock:
     Not a lock on the run file itself: HDF5 readers take ``flock`` on that, and must not be locked out.
 
     Raises:
-        TraceError: another process has it, or the folder cannot be written.
+        TraceError: another process holds it, or the folder cannot be written.
     """
 
     def __init__(self, run: Path) -> None:
@@ -62,8 +62,8 @@ class RunLock:
                 f"{self.run}: another process (pid {holder}) is training into this file; wait for it, or use -o FILE"
             ) from None
         except OSError as problem:
-            raise TraceError(f"{self.run}: the run file cannot be made: {problem.strerror or problem}") from None
-        with contextlib.suppress(OSError):  # a full disk must not stop a run that has its space already
+            raise TraceError(f"{self.run}: the run file cannot be created: {problem.strerror or problem}") from None
+        with contextlib.suppress(OSError):  # a full disk must not stop a run that has already reserved its space
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
         return self

@@ -1,7 +1,7 @@
-"""Sealing a finished run: the live file rewritten once, compressed and with checksums, and renamed over it.
+"""Sealing a finished run: the live file is rewritten once, compressed and with checksums, and the result replaces it.
 
-Rows are written in order of time, not dataset after dataset, so that a sealed file that lost its end
-still has the first steps of everything.
+Rows are written in order of time, not dataset by dataset, so that a sealed file that lost its end
+still has the first steps of every dataset.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rhotrace.runfile.layout import SLAB_BYTES, Column, Layout, attributes_diges
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.writer import AttributeValue, add, add_fixed, attach_scales, reason
 
-_CHUNK_BYTES = 1 << 19  # below HDF5's cache of 1 MiB a dataset, so that no chunk is compressed twice
+_CHUNK_BYTES = 1 << 19  # below HDF5's cache of 1 MiB for each dataset, so that no chunk is compressed twice
 _CHUNK_ROWS = 1 << 13
 
 
@@ -34,7 +34,7 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
     Args:
         path: of the live file.
         attributes: added to those of the live file.
-        keep_state: keep the optimizer's state, from which the run can be extended.
+        keep_state: save the optimizer's state, from which the run can be extended.
 
     Raises:
         TraceError: the live file is damaged, or there is no room for the finished one beside it.
@@ -54,7 +54,7 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
         sync_folder(path.parent)
     except OSError as problem:
         raise TraceError(
-            f"{path}: trained and recorded, but not compressed ({reason(problem)}); the file reads as it is, "
+            f"{path}: trained and recorded, but not compressed ({reason(problem)}); the file is readable, "
             "and the same command tries again"
         ) from None
     finally:
@@ -94,12 +94,12 @@ def _remedy(trace: Trace) -> str:
 
 
 def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[Any]]) -> None:
-    """Makes every dataset before it fills one: what describes them then lies in the first bytes of the file."""
+    """Creates every dataset before it fills one, so that their descriptions are in the first bytes of the file."""
     layout, steps = live.layout, live.steps
     taken = live.snapshot_steps()
     cut = dataclasses.replace(layout, steps=steps, snapshots=taken)
     targets = _empty_datasets(live, sealed, cut, state)
-    sealed.flush()  # gives the descriptions their places now; HDF5 would put some of them last
+    sealed.flush()  # places the descriptions now; HDF5 would put some of them last
     slab = layout.steps_within(SLAB_BYTES)
     for first in range(0, steps, slab):
         last = min(first + slab, steps)
@@ -141,7 +141,7 @@ def _empty_datasets(
 
 
 def _storage(rows: int, width: Sequence[int], column: Column) -> dict[str, Any]:
-    """Chunks of whole rows of time, compressed; rows too large for that in chunks of HDF5's choice."""
+    """Compressed chunks of whole rows; if rows are too large for that, chunks as HDF5 chooses."""
     row_bytes = max(1, np.dtype(column.dtype).itemsize * int(np.prod(width)))
     if not rows:
         return {}

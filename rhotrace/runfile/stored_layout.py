@@ -1,4 +1,4 @@
-"""What the layout may be in a file that anybody may have written: names, counts and sizes within bounds."""
+"""What a layout may contain in a file of unknown origin: names, counts and sizes within bounds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def _ascending(steps: list[int]) -> list[int]:
 
 def _identifier(name: str) -> str:
     if not name.isidentifier() or not name.isascii():
-        raise ValueError("no name of a dataset")
+        raise ValueError("not a name for a dataset")
     return name
 
 
 def _distinct(names: Iterable[str]) -> None:
     listed = list(names)
     if len(set(listed)) != len(listed):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
 
 
 Count = Annotated[int, Ge(1), Le(10**9 + 1)]

@@ -1,4 +1,4 @@
-"""Refusing what no run file holds, before any of its data is read: links, foreign storage, absurd sizes."""
+"""Refusing what no run file contains, before any data is read: links, external storage, absurd sizes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from rhotrace.runfile.layout import FORMAT, READABLE_VERSIONS
 
 # What h5py and the decoders raise on bytes that are not what they should be.
 DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError)
-_MAX_CHUNK = 1 << 24
-_ALLOWANCE = 1 << 26  # bytes that any file may unpack to,
-_MAX_RATIO = 100  # and how many times its size beyond that
+_MAX_CHUNK = 1 << 24  # bytes of a chunk
+_ALLOWANCE = 1 << 26  # bytes that any file may unpack to
+_MAX_RATIO = 100  # times its size that a file may unpack to beyond the allowance
 _GROUPS = ("weights", "checkpoint")
 _CHECKSUM_BYTES = 4
-_MAX_BETWEEN = 1 << 25  # bytes between the datasets,
-_MAX_HEAP = 1 << 22  # of a heap of text,
-_MAX_TEXT = 1 << 24  # of all attributes,
+_MAX_BETWEEN = 1 << 25  # bytes of a file that belong to no dataset
+_MAX_HEAP = 1 << 22  # bytes of a heap of text
+_MAX_TEXT = 1 << 24  # bytes of all attributes of a group or dataset
 _MAX_ATTRIBUTES = 200
-_MAX_EXCESS = 1 << 10
-_MAX_MARK = 1 << 10
-_SLAB = 1 << 22  # and of what is looked over at a time
+_MAX_EXCESS = 1 << 10  # bytes by which a stored chunk may exceed 9/8 of its unpacked size
+_MAX_MARK = 1 << 10  # bytes of the attributes ``format`` and ``format_version``
+_SLAB = 1 << 22  # bytes searched at a time
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("format_version", "samples", "samples_test", "outputs"), int),
     **dict.fromkeys(("status", "ended", "sessions", "recipe", "recipe_json", "recipe_digest", "dtype", "device"), str),
@@ -53,7 +53,7 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
     """
     if "format" in file.attrs and not cut_short:
         for place in damaged_heaps(path, file):
-            raise TraceError(f"{path}: a damaged run file: the text at byte {place} is not whole")
+            raise TraceError(f"{path}: a damaged run file: the text at byte {place} is damaged")
     if _mark(file, "format") != FORMAT:
         raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
     version = _mark(file, "format_version")
@@ -66,7 +66,7 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
 
 
 def _mark(file: h5py.File, name: str) -> Any:  # noqa: ANN401 - as plain
-    """A root attribute of any file, or nothing where it is not there or too long to be ours."""
+    """A root attribute of any HDF5 file; None if it is missing, or too long for a run file."""
     short = name in file.attrs and h5py.h5a.open(file.id, name.encode()).get_storage_size() <= _MAX_MARK
     return plain(file.attrs[name]) if short else None
 
@@ -85,8 +85,8 @@ def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
             with contextlib.suppress(*tolerated):
                 total += _check_item(path, group, name, quantities, per_member)
     stat, whole = path.stat(), file.id.get_filesize()
-    stored = min(stat.st_size, stat.st_blocks * 512)  # a sparse file is as small as it is
-    stored = whole if whole > stat.st_size else stored  # of one that lost its end, what it says it had
+    stored = min(stat.st_size, stat.st_blocks * 512)  # a sparse file counts as what it occupies
+    stored = whole if whole > stat.st_size else stored  # a truncated file counts as its full size
     if total > _ALLOWANCE + _MAX_RATIO * stored:
         raise TraceError(
             f"{path}: refused: its datasets declare {total / 1e6:.3g} MB, far more than {stored / 1e6:.3g} MB can hold"
@@ -94,15 +94,17 @@ def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
 
 
 def damaged_heaps(path: Path, file: h5py.File) -> list[int]:
-    """Where in a file text stands that HDF5 would never come back from, were it asked for.
+    """Places of damaged text in a file, whose reading might never end.
 
-    HDF5 keeps text in *global heaps*, the one part of its metadata without a checksum, and walks them by the
-    sizes that stand in them: where one bit of these is flipped it may walk for ever.
+    HDF5 stores text in *global heaps* (HDF5 File Format Specification, section III.E), the only part of its metadata
+    without a checksum. It walks a heap by the sizes in it: one flipped bit can make the walk endless.
     """
     between = list(_between_datasets(path, file))
     total = sum(last - first for first, last in between)
     if total > _MAX_BETWEEN:
-        raise TraceError(f"{path}: refused: {total / 1e6:.3g} MB of it belong to no dataset; a run file has few")
+        raise TraceError(
+            f"{path}: refused: {total / 1e6:.3g} MB of it belong to no dataset, expected at most {_MAX_BETWEEN / 1e6:.3g}"
+        )
     damaged = []
     with path.open("rb") as raw:
         for first, last in between:
@@ -116,14 +118,14 @@ def damaged_heaps(path: Path, file: h5py.File) -> list[int]:
 
 
 def without(path: Path, file: h5py.File, heaps: Sequence[int]) -> h5py.File:
-    """A file that was opened as one cut short, opened again so that asking for text in some heaps is an error."""
+    """Reopens a truncated file so that reading text in the given heaps is an error."""
     size = file.id.get_filesize()
     file.close()
     return h5py.File(_Silenced(path, size, heaps), "r")
 
 
 class _Silenced(_Padded):
-    """A padded file that reads as if some heaps did not begin where they do."""
+    """A padded file in which the first byte of some heaps reads as zero."""
 
     def __init__(self, path: Path, size: int, heaps: Sequence[int]) -> None:
         super().__init__(path, size)
@@ -140,7 +142,10 @@ class _Silenced(_Padded):
 
 
 def _heap_is_whole(raw: BinaryIO, place: int) -> bool:
-    """Whether the objects of a global heap fill it: index, 2 bytes; 6 of no matter; size, 8; content, padded to 8."""
+    """Whether the objects of a global heap fill it.
+
+    Each has an index (2 bytes), 6 bytes that do not matter here, a size (8 bytes), and content padded to 8 bytes.
+    """
     raw.seek(place)
     header = raw.read(16)
     size = int.from_bytes(header[8:], "little")
@@ -148,7 +153,7 @@ def _heap_is_whole(raw: BinaryIO, place: int) -> bool:
     if len(content) != size - 16:
         return False
     at = 0
-    while len(content) - at >= 16:  # what is shorter is free
+    while len(content) - at >= 16:  # a shorter rest is free
         index, length = struct.unpack_from("<H6xQ", content, at)
         if not index:  # the free rest, whose size counts from its own header
             return bool(length == len(content) - at)
@@ -157,14 +162,14 @@ def _heap_is_whole(raw: BinaryIO, place: int) -> bool:
 
 
 def _between_datasets(path: Path, file: h5py.File) -> Iterator[tuple[int, int]]:
-    """The stretches of a file in which no dataset keeps its values."""
+    """The ranges of bytes in which no dataset stores its values."""
     held: list[tuple[int, int]] = []
     for group in _groups(file):
         names: list[str] = []
         with contextlib.suppress(*DAMAGE):
             names = list(group)
         for name in names:
-            with contextlib.suppress(*DAMAGE):  # what cannot be opened is looked over too
+            with contextlib.suppress(*DAMAGE):  # the bytes of what cannot be opened are searched too
                 item = group[name] if _is_hard(group, name) else None
                 if isinstance(item, h5py.Dataset):
                     held += _places(f"{path}: refused: {item.name}", item)
@@ -186,19 +191,19 @@ def _places(where: str, dataset: h5py.Dataset) -> list[tuple[int, int]]:
     unpacked = math.prod(dataset.chunks) * dataset.dtype.itemsize
     for chunk in chunks:
         if dataset.fletcher32 and chunk.size < _CHECKSUM_BYTES:
-            raise TraceError(f"{where} has a chunk shorter than its checksum")  # over which HDF5 crashes
-        if chunk.size > unpacked + unpacked // 8 + _MAX_EXCESS:  # it would unpack to as much as it likes
-            raise TraceError(f"{where} keeps {chunk.size} bytes for a chunk of {unpacked}")
+            raise TraceError(f"{where} has a chunk shorter than its checksum")  # which crashes HDF5
+        if chunk.size > unpacked + unpacked // 8 + _MAX_EXCESS:  # it could unpack to any size
+            raise TraceError(f"{where} stores {chunk.size} bytes for a chunk of {unpacked}")
     return [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks]
 
 
 def _is_hard(group: h5py.Group, name: str) -> bool:
-    """Whether a member of a group lies in this file."""
+    """Whether an item of a group is in this file, not behind a link."""
     return isinstance(group.get(name, getlink=True), h5py.HardLink)
 
 
 def _groups(file: h5py.File) -> list[h5py.Group]:
-    """The groups of a run file, as far as they are there and can be opened."""
+    """The groups of a run file, as far as they exist and can be opened."""
     found: list[h5py.Group] = [file]
     for name in _GROUPS:
         with contextlib.suppress(*DAMAGE):
@@ -218,7 +223,7 @@ def _declared(file: h5py.File) -> tuple[set[str], set[str]]:
     """Names of the quantities and of the members' options that the file says it has.
 
     Raises:
-        KeyError, TypeError, ValueError: what says so is damaged.
+        KeyError, TypeError, ValueError: the attributes that say so are damaged.
     """
     version = int(_mark(file, "format_version"))
     attributes = read_attributes(file)
@@ -234,12 +239,12 @@ def _check_item(
     item = group[name]
     if not isinstance(item, h5py.Dataset):
         if group.name != "/" or name not in _GROUPS:
-            raise TraceError(f"{where} is no dataset; a run file has no other groups than {' and '.join(_GROUPS)}")
+            raise TraceError(f"{where} is not a dataset; a run file has no other groups than {' and '.join(_GROUPS)}")
         return 0
     if group.name == "/" and name in _GROUPS:
         raise TraceError(f"{where} is a dataset, expected a group")
     if item.is_virtual or item.external:
-        raise TraceError(f"{where} keeps its data in other files; a run file does not")
+        raise TraceError(f"{where} stores its data in other files; a run file does not")
     if item.chunks and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > _MAX_CHUNK:
         raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
     if item.dtype.kind not in "iuf":
@@ -248,12 +253,12 @@ def _check_item(
         _check_axis(where, group, name, item, per_member)
     size: int = math.prod(item.shape) * item.dtype.itemsize
     if item.chunks is None and size and item.id.get_storage_size() < size:
-        raise TraceError(f"{where} declares shape {item.shape}, but holds nothing of it")
+        raise TraceError(f"{where} declares shape {item.shape}, but is not stored in full")
     return size
 
 
 def _check_axis(where: str, group: h5py.Group, name: str, item: h5py.Dataset, per_member: Collection[str]) -> None:
-    """Refuses what is no list of numbers; quantities are looked at by those who know the layout."""
+    """Refuses what is not a list of numbers; the quantities are checked where the layout is known."""
     if group.name == "/" and (name in _SEEDS or name in per_member):
         if item.shape != group["member"].shape or (item.dtype.kind != "i" and name in _SEEDS):
             raise TraceError(f"{where} is {item.dtype} of shape {item.shape}, expected a number for each member")
@@ -266,7 +271,7 @@ def read_attributes(item: h5py.Group | h5py.Dataset, *, without: Collection[str]
 
     Raises:
         TypeError: one is neither text nor a number.
-        ValueError: they are more than any run has.
+        ValueError: there are more of them, or more text, than any run has.
     """
     if len(item.attrs) > _MAX_ATTRIBUTES:
         raise ValueError(f"{len(item.attrs)} attributes, expected at most {_MAX_ATTRIBUTES}")
@@ -287,10 +292,10 @@ def read_attributes(item: h5py.Group | h5py.Dataset, *, without: Collection[str]
 
 
 def read_root_attributes(file: h5py.File) -> dict[str, Any]:
-    """What a run file says of itself.
+    """The root attributes of a run file as plain values, with their types checked.
 
     Raises:
-        TypeError: as ``read_attributes``; or one is of another type than every run's.
+        TypeError: as ``read_attributes``; or one has another type than in every run.
         ValueError: as ``read_attributes``.
     """
     found = read_attributes(file)
@@ -302,12 +307,12 @@ def read_root_attributes(file: h5py.File) -> dict[str, Any]:
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an error's message, or its name."""
+    """The first line of an error's message; its type if it has none."""
     return (str(problem).splitlines() or [type(problem).__name__])[0]
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - an HDF5 attribute
-    """An HDF5 attribute as a plain Python value; text that is not valid is shown so, and can be printed."""
+    """An HDF5 attribute as a plain Python value; invalid text becomes printable."""
     if isinstance(value, str):
         value = value.encode(errors="surrogateescape")
     if isinstance(value, bytes):

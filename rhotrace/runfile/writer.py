@@ -1,4 +1,4 @@
-"""Writing a run file so that no instant exists at which it cannot be read.
+"""Writing a run file that can be read at every instant.
 
 While a run trains, its file is *live*: every dataset was allocated in full, contiguously, before the
 first step, and h5py closed the file for good. From then on the writer only overwrites bytes inside
@@ -6,9 +6,9 @@ those datasets with ``pwrite``; HDF5's own metadata never changes, so a reader (
 find it half written. A block of steps counts once the commit record says so, which is written after
 the block is on the disk. ``sealing`` turns the file of a finished run into a compressed one.
 
-What changes after the start, apart from the quantities and the copies of the weights:
+What changes after the start, apart from the quantities and the snapshots:
 
-- ``checkpoint/blocks``: the last step and the CRC-32 of each block, so that damage is found and placed;
+- ``checkpoint/blocks``: the last step and the CRC-32 of each block, so that damage is found and located;
 - ``checkpoint/weights1`` ... : two copies of the optimizer's state, written in turn;
 - ``checkpoint/commit``: two commit records, written in turn, in different pages of the disk;
 - the time axes: a block's steps appear there last, for readers that do not know of commits.
@@ -61,7 +61,7 @@ AttributeValue = str | int | float
 def create(
     path: Path, layout: Layout, attributes: Mapping[str, AttributeValue], fixed: Mapping[str, Array]
 ) -> TraceWriter:
-    """Makes a live run file in one atomic step and opens it for writing.
+    """Creates a live run file in one atomic step and opens it for writing.
 
     Args:
         path: of the run file; an existing file there is replaced.
@@ -82,8 +82,8 @@ class Beginning:
     Attributes:
         trace: the run.
         steps: taken from it.
-        snapshots: steps of the copies of the weights taken from it.
-        state: of the optimizer after these steps, or nothing where that is lost.
+        snapshots: steps of the snapshots taken from it.
+        state: of the optimizer after these steps; empty if it is lost.
     """
 
     trace: Trace
@@ -121,7 +121,7 @@ def extend(
             writer.close()
             raise
     except OSError as problem:
-        raise TraceError(f"{path}: the run file cannot be made: {reason(problem)}") from None
+        raise TraceError(f"{path}: the run file cannot be created: {reason(problem)}") from None
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def add_fixed(file: h5py.File, layout: Layout, fixed: Mapping[str, Array], **sto
 
 
 def add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
-    """Makes a column's dataset, with its attributes."""
+    """Creates a column's dataset, with its attributes."""
     dataset = file.create_dataset(column.path, tuple(shape), column.dtype, **storage)
     dataset.attrs.update(column.attributes)
     return dataset
@@ -222,7 +222,7 @@ def attach_scales(file: h5py.File, layout: Layout) -> None:
 
 
 def _reserve(path: Path) -> None:
-    """Takes the whole run's disk space now, so that a full disk is an error at step 0 and not at step 10^6."""
+    """Reserves the whole run's disk space now, so that a full disk is an error at step 0 and not at step 10^6."""
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         free = shutil.disk_usage(path.parent).free
@@ -240,7 +240,7 @@ def reason(problem: OSError) -> str:
 
 
 def reopen(path: Path) -> tuple[TraceWriter, dict[str, list[Array]]]:
-    """Opens an interrupted run to go on where it stopped.
+    """Opens an interrupted run for writing, after its last committed step.
 
     Returns:
         The writer, and the optimizer's state after the last committed step: arrays by name and layer.
@@ -255,9 +255,9 @@ def reopen(path: Path) -> tuple[TraceWriter, dict[str, list[Array]]]:
                 if checksum(W for tensors in state.values() for W in tensors) == commit.state_crc:
                     return TraceWriter(path, trace.layout, commit), state
     except (OSError, KeyError, ValueError) as problem:
-        raise TraceError(f"{path}: cannot go on with this run: {problem}") from None
+        raise TraceError(f"{path}: this run cannot be resumed: {problem}") from None
     raise TraceError(
-        f"{path}: cannot go on with this run: both of its checkpoints are damaged; `rhotrace repair {path}` saves its steps"
+        f"{path}: this run cannot be resumed: both of its checkpoints are damaged; `rhotrace repair {path}` saves its steps"
     )
 
 
@@ -268,7 +268,7 @@ def _with_crc(numbers: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a dataset's values lie in a live file, and what they are."""
+    """Where the values of a dataset begin in a live file, in bytes, with their shape and type."""
 
     offset: int
     shape: tuple[int, ...]
@@ -276,7 +276,16 @@ class _Place:
 
 
 class TraceWriter:
-    """Writes blocks into a live run file; made by ``create`` or ``reopen``. Not for two processes at once."""
+    """Writes blocks into a live run file; made by ``create``, ``extend`` or ``reopen``.
+
+    Only one process at a time may write to a file; see ``run_lock``.
+
+    Attributes:
+        path: of the file.
+        layout: of the file.
+        committed: number of committed steps.
+        started: when training began on the monotonic clock, as if it had never been interrupted.
+    """
 
     def __init__(self, path: Path, layout: Layout, resumed: Commit | None = None) -> None:
         self.path = path
@@ -297,7 +306,7 @@ class TraceWriter:
             steps = {c.path: file[c.path].shape for c in columns(layout) if c.dtype == "<i8"}
         self._descriptor = os.open(path, os.O_RDWR)
         if resumed:
-            self.sync()  # the process that was killed may have written this commit without bringing it to the disk
+            self.sync()  # the process that was killed may have written this commit without syncing it
             self._put_axes(0, self.committed)
         else:
             for name, shape in steps.items():
@@ -330,7 +339,7 @@ class TraceWriter:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run so far, by this process and those before it."""
+        """Time spent on the run so far, by this process and those before it."""
         return time.monotonic() - self.started
 
     @contextlib.contextmanager
@@ -340,11 +349,11 @@ class TraceWriter:
         except OSError as problem:
             raise TraceError(
                 f"{self.path}: cannot be written: {reason(problem)}. Its first {self.committed} steps are safe; "
-                "the same command goes on from there"
+                "the same command resumes from there"
             ) from None
 
     def append(self, first: int, last: int, block: Mapping[str, Array]) -> None:
-        """Writes the rows of steps ``first`` to ``last - 1``; they count after ``commit(last)``.
+        """Writes the rows of steps ``first`` to ``last - 1``; ``commit(last)`` makes them count.
 
         Args:
             first: must be the number of steps written so far.
@@ -361,7 +370,12 @@ class TraceWriter:
         self._blocks += 1
 
     def snapshot(self, step: int, weights: Sequence[Array]) -> None:
-        """Keeps a copy of the weights after ``step`` steps, one of those that the layout plans."""
+        """Saves the network's blocks after ``step`` steps, which the layout must have planned.
+
+        Args:
+            step: number of steps done.
+            weights: the blocks, (M, out, fan_in) each.
+        """
         slot = list(self.layout.snapshots).index(step)
         with self._guard():
             for block, W in zip(self.layout.blocks, weights, strict=True):
@@ -372,7 +386,7 @@ class TraceWriter:
             self._put("weights/snapshot_step", slot, np.array([step]))
 
     def note_session(self, session: Mapping[str, AttributeValue]) -> None:
-        """Adds to the list of processes that have written into the file; a list past its space keeps its beginning."""
+        """Adds to the list of processes that have written into the file; a full list is left as it is."""
         text = self._sessions
         if not text.endswith(b"\n"):  # the last process was killed while it wrote its line
             text += b"\n" * bool(text)
@@ -383,9 +397,9 @@ class TraceWriter:
             self._sessions = text
 
     def commit(self, steps: int, state: Mapping[str, Sequence[Array]]) -> None:
-        """Makes all steps before ``steps`` count, with the optimizer's state to go on from.
+        """Makes all steps before ``steps`` count, with the optimizer's state to resume from.
 
-        Both the state and the record alternate between two places, so that the previous pair stays
+        Both the state and the commit record alternate between two places, so that the previous pair stays
         whole until this one is on the disk.
         """
         slot = self._next_slot
@@ -406,16 +420,16 @@ class TraceWriter:
         self._next_slot = 1 - slot
 
     def _refuse_absence(self) -> None:
-        """Raises TraceError where the file is no longer at its path: what follows could not be sealed."""
+        """Raises TraceError if the file is no longer at its path: the run could not be sealed."""
         ours = os.fstat(self._descriptor)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(ours, self.path.stat()):
                 return
-        what = f"moved; its first {self.committed} steps are with it" if ours.st_nlink else "removed"
-        raise TraceError(f"{self.path}: training stopped: while it trained, the file was {what}")
+        how = f"moved; it contains the first {self.committed} steps" if ours.st_nlink else "removed"
+        raise TraceError(f"{self.path}: training stopped, because the file was {how}")
 
     def sync(self) -> None:
-        """Returns when all that was written is on the disk."""
+        """Returns once everything written is on the disk."""
         sync(self._descriptor)
 
     def close(self) -> None:

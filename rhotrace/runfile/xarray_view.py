@@ -1,4 +1,4 @@
-"""A run as labelled arrays: an xarray data set whose dimensions carry the names, and the values, of a run file's axes."""
+"""A run as labelled arrays: an xarray data set with the names and coordinates of the run file's axes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import xarray
 
 
-def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - a Trace, whose module stands above
+def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - a Trace, whose module imports this one
     """A run as an xarray data set, in memory.
 
     Dimensions are ``step`` (``full_step`` and ``test_step`` for what is evaluated at a stride), ``member``, ``layer``
-    and ``quantile``. What the members differ in (``seed``, ``batch_seed``, ``lr``, ``init_rho_k`` or ``init_scale``)
+    and the quantities' own axes, such as ``quantile``. The members' settings (``seed``, ``batch_seed``, ``lr``, ``init_rho_k`` or ``init_scale``)
     are coordinates along ``member``; every quantity carries ``units``, ``long_name`` and ``symbol``.
 
     Args:
         trace: the run.
-        every: steps from one entry to the next; a quantity with a stride has the nearest multiple of it below, and one
-            entry of it at least.
+        every: steps from one entry to the next; for a quantity with a stride, rounded down to a multiple of the stride,
+            and at least one stride.
 
     Raises:
         RhoTraceError: xarray is not installed.

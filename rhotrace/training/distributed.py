@@ -1,8 +1,8 @@
 """One full-batch run across the processes that torchrun started: each holds a shard of the training set.
 
-At each step every process computes the outputs and the gradients of its shard, and one all-reduce makes both
-whole in all of them. So all take the same step, and process 0 measures every quantity on the very tensors that it
-would have if it were alone. It alone locks, writes and seals the run file, and prints.
+At each step every process computes the outputs and the gradients of its shard, and one all-reduce gives all of them
+the outputs and the gradients of the full set. So all take the same step, and process 0 measures every quantity as it
+would in a run of one process. Only process 0 locks, writes and seals the run file, and prints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,30 +26,31 @@ if TYPE_CHECKING:
     from rhotrace.models.losses import Loss
     from rhotrace.models.network import Mode, Tensors
     from rhotrace.models.optimizers import State
+    from rhotrace.recording.quantity import Quantity
     from rhotrace.training.stop_signal import StopRequest
 
-# How long to wait for the others. A process that died is noticed at once; this is for a machine that fell silent.
+# Time limits for an answer of the others. A dead process is noticed at once; these are for a machine that hangs.
 _AT_A_STEP = datetime.timedelta(minutes=2)
-_OTHERWISE = datetime.timedelta(minutes=30)  # one of them may be downloading the data, or taking disk space
-_STEPS_OF_A_GPU = 16  # between looks at what has been reduced, each of which holds the GPU up
+_OTHERWISE = datetime.timedelta(minutes=30)  # one of them may be downloading the data, or reserving disk space
+_STEPS_OF_A_GPU = 16  # between checks for a stop request, each of which waits for the GPU
 _ENDS = ("finished", "interrupted", "diverged")
 
 
 class ProcessError(RhoTraceError):
-    """Another process of the run ended, cannot be reached, or was given something else to do."""
+    """Another process of the run ended, cannot be reached, or was started with something else to train."""
 
 
 def several() -> bool:
-    """Whether torchrun, or whoever sets its variables, started this process as one of several."""
+    """Whether this process is one of several, by the environment variables that torchrun sets."""
     named = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     return named and os.environ.get("WORLD_SIZE", "1") not in {"0", "1"}
 
 
 @contextlib.contextmanager
 def team() -> Iterator[Team | None]:
-    """The processes of this run, joined; None where this one is alone.
+    """The processes of this run, joined; None if this is the only one.
 
-    Of several processes that leave by an error, one raises it and the others ``AlreadySaid``.
+    If several processes fail, one raises its error and the others raise ``AlreadySaid``.
 
     Raises:
         ProcessError: the others cannot be reached.
@@ -87,11 +88,11 @@ class Team:
         self._look_every = 1
         self._reduced: torch.Tensor | None = None
         self._reductions = self._planned = 0
-        # Whatever is not of a step goes through gloo, which notices a lost process at once.
+        # Everything outside the steps goes through gloo, which notices a lost process at once.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         with self._reaching():
             shared, *_ = next(rendezvous("env://", timeout=_OTHERWISE))
-            # torchrun --max-restarts keeps the store, and in it where the processes of the attempt before were.
+            # torchrun --max-restarts keeps the store, which still has the addresses of the previous attempt's processes.
             self._store = PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
             dist.init_process_group(
                 backend, store=self._store, rank=self.rank, world_size=self.size, timeout=_OTHERWISE
@@ -105,7 +106,7 @@ class Team:
         return self
 
     def _terminate(self, number: int, _frame: object) -> None:
-        """As without a handler; but torchrun sends SIGTERM to those left over, and one of them is to say why."""
+        """Ends the process, but not one that is failing: torchrun sends SIGTERM to the rest, and one must print why."""
         if not self._failing:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -119,7 +120,7 @@ class Team:
             signal.signal(signal.SIGTERM, self._before)
             dist.destroy_process_group()
         elif isinstance(error, RhoTraceError | OSError | MemoryError):
-            # Connections stay until the process ends: the others shall not leave before the error is printed.
+            # Connections stay open until the process ends, so that the others do not leave before the error is printed.
             self._failing = True
             if not self._is_first_to_fail():
                 raise AlreadySaid from None
@@ -127,7 +128,7 @@ class Team:
     def _is_first_to_fail(self) -> bool:
         try:
             return bool(self._store.add("rhotrace/failed", 1) == 1)
-        except RuntimeError:  # the machine that kept count is gone
+        except RuntimeError:  # the machine that counts is gone
             return True
 
     @contextlib.contextmanager
@@ -140,19 +141,19 @@ class Team:
                 re.sub(r"^\[\S+:\d+\] ", "", str(problem)).split(". ")[0].split("\n")[0][:200]
             )  # without torch's advice
             raise ProcessError(
-                f"one of the {self.size} processes ended or cannot be reached ({why}); all steps that were committed are "
-                "safe, and the same command goes on from there"
+                f"one of the {self.size} processes ended or cannot be reached ({why}); all committed steps are "
+                "safe, and the same command resumes from there"
             ) from None
 
     # --- before the first step ----------------------------------------------------------------------------
 
     def shard(self, samples: int) -> slice:
-        """The samples of this process; all shards are of one size, or differ by one sample."""
+        """The samples of this process; the sizes of two shards differ by one sample at most."""
         return slice(samples * self.rank // self.size, samples * (self.rank + 1) // self.size)
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
-        """Lets one process of each machine go before the others, which may find there what it has downloaded."""
+        """Lets one process of each machine go first, so that the others find what it has downloaded."""
         if self.local_rank:
             self._meet()
         yield
@@ -163,14 +164,14 @@ class Team:
         import torch
         import torch.distributed as dist
 
-        with self._reaching():  # dist.barrier() may take a GPU for it, and one that is another process's
+        with self._reaching():  # dist.barrier() may use a GPU, and one of another process
             dist.all_reduce(torch.zeros(1))
 
     def take_device(self, device: str) -> None:
         """Gives each process of a machine a GPU of its own.
 
         Raises:
-            DeviceError: there are fewer.
+            DeviceError: the machine has fewer GPUs than processes.
         """
         import torch
 
@@ -179,13 +180,13 @@ class Team:
             if self.local_rank >= there:
                 raise DeviceError(
                     f"--device cuda: got {there} CUDA devices, expected one for each process of a machine; "
-                    f"start {there} there, or use --device cpu"
+                    f"start {there} processes on it, or use --device cpu"
                 )
             torch.cuda.set_device(self.local_rank)
             self._look_every = _STEPS_OF_A_GPU
 
     def refuse(self, batch_size: int | None, samples: int) -> None:
-        """Raises RecipeError where a run cannot be divided among the processes."""
+        """Raises RecipeError if a run cannot be divided among the processes."""
         if batch_size is not None:
             raise RecipeError(
                 f"optimizer.batch_size: got {batch_size} and {self.size} processes, expected the full training set at "
@@ -196,11 +197,24 @@ class Team:
                 f"data.train: got {samples} training samples, expected at least one for each of the {self.size} processes"
             )
 
+    def refuse_needs(self, quantities: Iterable[Quantity]) -> None:
+        """Raises RecipeError where a quantity needs more of the training set than its outputs, which alone are shared."""
+        for quantity in quantities:
+            lacking = [need for need in quantity.needs if need in ("features", "hessian products")]
+            if lacking:
+                raise RecipeError(
+                    f"quantity {quantity.name}: needs {lacking[0]} on the whole training set, of which each of the "
+                    f"{self.size} processes has a part; train it in one process"
+                )
+
     def agree(self, facts: Mapping[str, str]) -> None:
-        """Compares what the processes were given; none goes on before all are here.
+        """Compares the facts of all processes, and waits for all of them.
+
+        Args:
+            facts: text by name, such as the digest of the recipe.
 
         Raises:
-            ProcessError: a fact is not the same in all of them.
+            ProcessError: a fact differs between processes.
         """
         import torch
         import torch.distributed as dist
@@ -214,7 +228,7 @@ class Team:
             other = [name for name, a, b in zip(facts, everyone[0], theirs, strict=True) if not a.equal(b)]
             if other:
                 raise ProcessError(
-                    f"process {rank} has another {' and another '.join(other)} than process 0; expected the same in all"
+                    f"process {rank} and process 0 differ in {', '.join(other)}; expected the same in all processes"
                 )
 
     def start(self, state: State, steps: int, stop: StopRequest, first: int = 0) -> int:
@@ -234,7 +248,7 @@ class Team:
     # --- the steps ----------------------------------------------------------------------------------------
 
     def shared(self, network: Network, samples: int) -> Network:
-        """The network with gradients that are given a shard and return outputs and gradients of all samples.
+        """The network, whose ``gradients`` now take a shard and return outputs and gradients of all samples.
 
         Raises:
             RecipeError: the network treats the samples of a step together, as batch normalisation does.
@@ -263,7 +277,7 @@ class Team:
         return Backward(whole, tuple(sums[:-1]), ())
 
     def _reduce(self, flat: torch.Tensor) -> None:
-        """Sums over the processes, in place; the last number tells how many were asked to stop."""
+        """Sums over the processes, in place; the last number is how many of them were asked to stop."""
         import torch.distributed as dist
 
         with self._reaching():
@@ -290,7 +304,7 @@ class Team:
         return _ENDS[int(code)]
 
     def _dismiss(self) -> None:
-        """Calls the others off where process 0 stopped of its own accord, as it does when nothing is finite any more."""
+        """Stops the others if process 0 ended training itself, as it does when no member is finite."""
         while self._reduced is not None and not self.requested and self._reductions < self._planned:
             last_word = self._reduced.new_zeros(self._reduced.shape)
             last_word[-1] = 1
@@ -298,7 +312,7 @@ class Team:
 
 
 class _Sharded(Network):
-    """A network whose gradients are those of all processes' samples, and whose every other part is the network's own."""
+    """A network whose gradients are those of the samples of all processes; the rest is that of the network itself."""
 
     def __init__(self, network: Network, team: Team, samples: int) -> None:
         self.blocks = network.blocks

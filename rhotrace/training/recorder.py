@@ -25,10 +25,10 @@ Block = dict[str, NDArray[np.float64]]
 class Recorder:
     """Rows of the measured quantities, kept on the device until a block of steps is full.
 
-    Quantities of one cadence and one shape share a buffer, so that a step writes few times.
+    Quantities of one cadence and one shape share a buffer, so that a step needs few writes.
 
     Args:
-        quantities: that this run has, in the layout's order.
+        quantities: that the run records, in the layout's order.
         layout: of the run file.
         device: of the run.
     """
@@ -56,7 +56,7 @@ class Recorder:
         self.first = self.last = 0
 
     def _rows(self, cadence: str) -> int:
-        """Most evaluations of a cadence that a block can hold."""
+        """Largest number of evaluations of a cadence in a block."""
         return -(-self.size // self.strides[cadence]) + (self.strides[cadence] > 1)
 
     def count(self) -> int:
@@ -67,7 +67,7 @@ class Recorder:
         """Measures every quantity that is due at this step, into the step's row.
 
         Raises:
-            TraceError: a quantity's measure is not of the shape that it declares.
+            TraceError: a quantity's measure does not have the shape of its axes.
         """
         import torch
 
@@ -88,20 +88,20 @@ class Recorder:
         return step // self.strides[cadence] - self.layout.rows(cadence, self.first)
 
     def block(self) -> Block:
-        """The recorded rows as numpy arrays, with the derived quantities."""
+        """The recorded rows of every quantity, measured or derived, as arrays (rows, M, ...)."""
         out: Block = {}
         for group in self.groups:
             count = self.layout.rows(group.cadence, self.last) - self.layout.rows(group.cadence, self.first)
             filled = group.rows[:count].cpu().numpy()
             out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group.quantities)})
-        with np.errstate(all="ignore"):  # a member may have diverged; its numbers say so themselves
+        with np.errstate(all="ignore"):  # a member may have diverged; its numbers are recorded as they are
             for quantity in self.quantities:
                 if quantity.derive:
                     out[quantity.name] = quantity.derive(self._rows_at(quantity.cadence, out))
         return out
 
     def _rows_at(self, cadence: str, block: Block) -> Block:
-        """The rows of a block that a derived quantity may use: of every step those at which its cadence is due."""
+        """The rows that a derived quantity may use, at the steps at which its cadence is due."""
         stride, cadences = self.strides[cadence], {q.name: q.cadence for q in self.quantities}
         return {
             name: rows[-self.first % stride :: stride] if cadences[name] == "step" else rows

@@ -1,4 +1,4 @@
-"""What ``train`` does about a run that is there already: go on with it, extend it, or refuse, and say why."""
+"""What ``train`` does if the run file already exists: resume the run, extend it, replace it, or refuse and say why."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.sealing import refuse_damaged_description, refuse_damaged_steps
 from rhotrace.runfile.writer import AttributeValue, Beginning, TraceWriter, create, extend, reopen
 
-# Packages whose other versions may round, or draw random numbers, otherwise.
+# Packages of which another version may round, or draw random numbers, differently.
 _DECISIVE = ("rhotrace", "torch", "numpy")
-_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")  # root attributes that an extended run has anew
+_OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")  # root attributes that an extended run replaces
 _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What the user allows with a run file that is there: see ``train.train``."""
+    """What the user allows if the run file already exists; see ``rhotrace.training.train.train``."""
 
     force: bool = False
     extend_run: bool = False
@@ -40,8 +40,8 @@ class Begun:
     """A run file ready for its next step.
 
     Attributes:
-        writer: into it.
-        state: of the optimizer, by name and layer; empty at the beginning.
+        writer: writes into it.
+        state: of the optimizer, by name and layer; empty before the first step.
         diverged: its last step is one at which no member is finite.
     """
 
@@ -51,22 +51,28 @@ class Begun:
 
 
 def refuse_to_overwrite(path: Path, steps: int, how: Continuation) -> None:
-    """Raises TraceError where a file is in the way that must be neither replaced nor gone on with."""
+    """Raises TraceError if a file at ``path`` may be neither replaced nor resumed.
+
+    Args:
+        path: of the run file.
+        steps: of the recipe.
+        how: what the user allows.
+    """
     if not path.exists() or (how.force and path.is_file()):
         return
     if not path.is_file():
         what = "a folder" if path.is_dir() else "a special file"
-        raise TraceError(f"{path}: got {what}, expected a place for the run file")
+        raise TraceError(f"{path}: got {what}, expected the path of a run file")
     try:
         with open_trace(path) as trace:
             if not trace.complete or (how.extend_run and trace.steps < steps):
-                return  # to be gone on with
+                return  # it can be resumed or extended
             ended = trace.attributes.get("ended")
-            state = f"a {ended} run of {trace.steps} steps is there already"
-            further = "" if ended == "diverged" else f"--steps N (above {trace.steps}) takes it further, "
+            state = f"a {ended} run of {trace.steps} steps exists already"
+            further = "" if ended == "diverged" else f"--steps N (above {trace.steps}) extends it, "
             remedy = f"--force replaces it, {further}-o FILE writes elsewhere"
     except TraceError as problem:
-        state = f"a file that is not a readable run is there already ({str(problem).removeprefix(f'{path}: ')})"
+        state = f"a file that is not a readable run exists already ({str(problem).removeprefix(f'{path}: ')})"
         remedy = "--force replaces it, -o FILE writes elsewhere"
     raise TraceError(f"{path}: {state}; {remedy}")
 
@@ -79,13 +85,13 @@ def open_run(
     fixed: Mapping[str, NDArray[Any]],
     how: Continuation,
 ) -> Begun:
-    """A new run file, or the one that is there with the optimizer's state after its last committed step.
+    """Creates the run file, or opens the existing one with the optimizer's state after its last committed step.
 
-    To be called under the run's lock.
+    The caller must hold the run's lock.
 
     Raises:
-        RecipeError: the run that is there has another recipe or other data.
-        TraceError: it is damaged, was begun under other conditions, or the file cannot be written.
+        RecipeError: the existing run has another recipe or other data.
+        TraceError: it is damaged, was started under other conditions, or the file cannot be written.
     """
     _remove_leftovers(path)
     if how.force or not path.exists():
@@ -98,8 +104,8 @@ def open_run(
         changed = _changed_conditions(trace.attributes, attributes)
         if changed and not how.despite_changes:
             raise TraceError(
-                f"{path}: this run was begun under other conditions ({_shown(changed)}), so it may not come to the bits of "
-                "an uninterrupted run; --despite-changes goes on all the same, --force starts again"
+                f"{path}: this run was started under other conditions ({_shown(changed)}), so it may not produce the same "
+                "bits as an uninterrupted run; --despite-changes resumes anyway, --force starts again"
             )
         refuse_damaged_steps(trace)
         kept = _kept_layout(trace, layout)
@@ -117,27 +123,27 @@ def open_run(
 
 
 def _kept_layout(trace: Trace, planned: Layout) -> Layout:
-    """The planned layout with what the file of a run records: its format, its quantities and their order.
+    """The planned layout, with the format, the quantities and their order taken from the run's file.
 
     Raises:
-        TraceError: the file records what this version cannot, or its network or state is another.
+        TraceError: this version cannot record what the file records, or its network or optimizer state differs.
     """
     there = trace.layout
     known = {quantity.name: (quantity.axes, quantity.cadence) for quantity in planned.quantities}
     why = [
-        f"its quantity {quantity.name} is not known here, or has another cadence or other axes"
+        f"its quantity {quantity.name} is unknown to this version, or has another cadence or other axes here"
         for quantity in there.quantities
         if known.get(quantity.name) != (quantity.axes, quantity.cadence)
     ]
     why += [f"its axis {axis} has other values" for axis in there.axes if there.axes[axis] != planned.axes.get(axis)]
     why += [
-        f"its {name} is not what this version makes of its recipe"
+        f"its {name} is not what this version derives from its recipe"
         for name in ("members", "blocks", "dtype", "state", "facts")
         if getattr(there, name) != getattr(planned, name)
     ]
     if why:
         raise TraceError(
-            f"{trace.path}: cannot be resumed: {why[0]}; use the version of RhoTrace that began it, or start again with "
+            f"{trace.path}: cannot be resumed: {why[0]}; use the version of RhoTrace that started it, or start again with "
             "--force"
         )
     strides = {cadence: planned.strides.get(cadence, stride) for cadence, stride in there.strides.items()}
@@ -145,10 +151,10 @@ def _kept_layout(trace: Trace, planned: Layout) -> Layout:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Deletes what processes killed while they made or sealed the file have left beside it."""
+    """Deletes the scratch files of processes that were killed while they created or sealed the run file."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
         process, _, ending = left.name.removeprefix(f".{path.name}.").partition(".")
-        if process.isdecimal() and ending in ("new", "seal"):  # else it is of a file named like this one and more
+        if process.isdecimal() and ending in ("new", "seal"):  # otherwise it belongs to a file with a longer name
             left.unlink(missing_ok=True)
 
 
@@ -161,31 +167,31 @@ def _refuse_another_run(
     if longer:
         changed.pop("steps", None)
     if changed:
-        hint = f", --steps {max(changed['steps'])} goes on with it" if set(changed) == {"steps"} else ""
+        hint = f", --steps {max(changed['steps'])} resumes it" if set(changed) == {"steps"} else ""
         raise RecipeError(
-            f"{trace.path}: a run of another recipe is there ({_shown(changed)}); --force starts again{hint}, "
+            f"{trace.path}: a run of another recipe exists already ({_shown(changed)}); --force starts again{hint}, "
             "-o FILE writes elsewhere"
         )
     if trace.attributes["data_digest"] != attributes["data_digest"]:
         raise RecipeError(
-            f"{trace.path}: a run on other data is there (digest {trace.attributes['data_digest'][:12]} there, "
+            f"{trace.path}: a run on other data exists already (digest {trace.attributes['data_digest'][:12]} in the file, "
             f"{str(attributes['data_digest'])[:12]} now); --force starts again, -o FILE writes elsewhere"
         )
 
 
 def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    parts = [f"{key}: {there} there, {now} now" for key, (there, now) in changed.items()]
+    parts = [f"{key}: {there} in the file, {now} now" for key, (there, now) in changed.items()]
     more = [f"and {len(parts) - _MOST_SHOWN} more"] if len(parts) > _MOST_SHOWN else []
     return "; ".join(parts[:_MOST_SHOWN] + more)
 
 
 def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Versions, device, threads and processes that differ between the process that began a run and this one."""
+    """Versions, device, threads and processes that differ between the process that started a run and this one."""
     pairs = {key: (there.get(key), now.get(key)) for key in ("device", "threads")}
     pairs["processes"] = (
         there.get("processes", 1),
         now.get("processes", 1),
-    )  # files made before this was noted had one
+    )  # older files do not state it, and had one
     begun, present = (_versions(str(a.get("versions", ""))) for a in (there, now))
     pairs |= {package: (begun.get(package), present.get(package)) for package in _DECISIVE}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
@@ -202,18 +208,18 @@ def _extended(
     attributes: Mapping[str, AttributeValue],
     fixed: Mapping[str, NDArray[Any]],
 ) -> Begun:
-    """A longer live file with all the steps of ``trace``, in its place."""
+    """Replaces the file by a longer live one that begins with all committed steps of ``trace``."""
     if trace.complete:
         steps, state = trace.steps, trace.state()
     else:
-        writer, state = reopen(path)  # which knows whether the newest state is whole
+        writer, state = reopen(path)  # which finds the newest intact state
         writer.close()
         steps = writer.committed
     if not state:
         ended = trace.attributes.get("ended")
         raise TraceError(
-            f"{path}: cannot be taken further: it {'was repaired' if ended == 'repaired' else ended} after {steps} steps "
-            "and keeps no state of the optimizer; --force starts again"
+            f"{path}: cannot be extended: it {'was repaired' if ended == 'repaired' else ended} after {steps} steps "
+            "and contains no optimizer state; --force starts again"
         )
     there = {name: values for name, values in fixed.items() if name in trace.per_member or name in layout.lists}
     taken = [step for step in trace.snapshot_steps() if step <= steps]

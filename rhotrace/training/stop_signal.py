@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step in hand; a second one kills.
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the current step; a second one ends the process.
 
     A context manager. Outside the main thread, where Python allows no signal handlers, it does nothing.
     """

@@ -41,12 +41,20 @@ if TYPE_CHECKING:
     from rhotrace.models.optimizers import State
 
 BLOCK_SECONDS = 1.0
-SMALL_PASS = 2e7  # multiplications in a forward pass over the training set
+SMALL_PASS = 2e7  # multiplications in a forward pass over the training set; see ``_threads``
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a block tells the watcher of a run: the steps done and the block's rows of every quantity."""
+    """What ``watch`` receives after each block of steps.
+
+    Attributes:
+        first: first step of the block.
+        last: number of steps done; one past the last step of the block.
+        steps: number of steps of the recipe.
+        seconds: since this session began training.
+        block: rows of every quantity in the block, (rows, M, ...).
+    """
 
     first: int
     last: int
@@ -57,12 +65,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: ``finished``, ``interrupted`` by the user, or ``diverged`` in every member."""
+    """How training ended.
+
+    Attributes:
+        ended: ``finished``, ``interrupted`` by the user, or ``diverged`` in every member.
+        steps: number of committed steps.
+        seconds: training time of all sessions.
+        share_full: share of this session's time spent on full-set passes that training itself did not need.
+    """
 
     ended: str
     steps: int
-    seconds: float  # of all sessions
-    share_full: float  # of this session's time: full-set passes that training itself did not need
+    seconds: float
+    share_full: float
 
 
 def train(
@@ -78,30 +93,29 @@ def train(
     watch: Callable[[Progress], None] = lambda _: None,
     team: Team | None = None,
 ) -> Outcome:
-    """Trains a recipe's networks and records every step in a run file; goes on where an interrupted run stopped.
+    """Trains a recipe's networks and records every step in a run file; resumes a run that was interrupted.
 
-    The file of a run that was interrupted and continued holds the same bits as that of one that was not.
+    A run that was interrupted and resumed records the same bits as one that was not.
 
     Args:
         recipe: what to train.
         path: of the run file.
         device: ``auto``, ``cpu`` or ``cuda``.
-        force: replace a run that is there already.
-        extend_run: take a run of the same recipe with fewer steps, finished or not, on to this recipe's steps.
-        despite_changes: go on with a run under another version, device or number of threads or processes; the file tells.
-        recipe_file: where the recipe was read, for the record.
-        begin: called once with the first step's number, when everything is checked and that step is next.
-        watch: called after each block of steps (at least once a second where steps are quicker than that).
+        force: replace an existing run.
+        extend_run: extend a run of the same recipe with fewer steps, finished or not, to this recipe's steps.
+        despite_changes: resume under another version, device, or number of threads or processes; the file records it.
+        recipe_file: the file that the recipe was read from, for the provenance.
+        begin: called once with the number of the first step, after all checks and before that step.
+        watch: called after each block of steps (at least once a second, unless a step takes longer).
         team: of processes that train together, this one among them; only process 0 calls ``begin`` and ``watch``.
 
     Raises:
-        TraceError: a finished run is there and ``force`` is not set, another process trains into the file, or
-            it cannot be written, or is damaged.
-        RecipeError: the batch is larger than the training set, an interrupted run of another recipe is there, or
-            the run cannot be divided among the processes of a team.
-        ProcessError: another process of the team was lost, or was given something else to train.
-        DataError: the data is absent or does not hold what the recipe asks.
-        DeviceError: the device is not there, or is not that on which the run was begun.
+        TraceError: a finished run exists and ``force`` is not set, the conditions changed and ``despite_changes`` is not
+            set, another process is training into the file, or the file is damaged or cannot be written.
+        RecipeError: the recipe does not fit the data or the team, or an interrupted run of another recipe exists.
+        ProcessError: another process of the team was lost, or was started with something else to train.
+        DataError: the data is missing or does not contain what the recipe asks for.
+        DeviceError: the device is not available.
     """
     if team and team.rank:
         return _assist(recipe, device, team)
@@ -141,9 +155,9 @@ def _assist(recipe: Recipe, device: str, team: Team) -> Outcome:
 
 @contextlib.contextmanager
 def _threads(run: _Run) -> Iterator[None]:
-    """One thread for small networks, which gain nothing from more and lose much to them on a busy machine.
+    """Uses one thread for small networks: more would not help, and would slow training down on a busy machine.
 
-    Decided by the run's size alone, so that the same recipe gives the same bits; ``OMP_NUM_THREADS`` overrules it.
+    The run's size alone decides, so that the same recipe produces the same bits; ``OMP_NUM_THREADS`` overrides it.
     """
     import torch
 
@@ -209,21 +223,24 @@ class _Run:
             self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
         self.lists = sample_lists(dataset.chosen)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
+        if team:
+            team.refuse_needs([QUANTITIES[described.name] for described in self.layout.quantities])
         self.seconds_full = 0.0
 
     def begin(self, path: Path, how: Continuation, recipe_file: Path | None) -> None:
-        """Makes the run file, or takes an unfinished run's state and resumes it."""
+        """Creates the run file, or resumes an existing run from its saved state."""
         import torch
 
         attributes = {**self.attributes(), **provenance.collect(recipe_file)}
         begun = open_run(path, self.recipe, self.layout, attributes, {**self.recipe.per_member, **self.lists}, how)
         self.writer, self.diverged = begun.writer, begun.diverged
-        self.layout = begun.writer.layout  # that of a file which is there: its quantities, the snapshots of both plans
+        self.layout = begun.writer.layout  # of an existing file: its quantities, and the snapshots of both plans
         for key, tensors in begun.state.items():
             for tensor, values in zip(self.state[key], tensors, strict=True):
                 tensor.copy_(torch.as_tensor(values))
 
     def attributes(self) -> dict[str, str | int | float]:
+        """Root attributes of the run file, without the provenance."""
         import torch
 
         recipe = self.recipe
@@ -247,7 +264,7 @@ class _Run:
         import torch
 
         writer = self.writer
-        if self.diverged:  # killed after the last step was committed and before the file was sealed
+        if self.diverged:  # the last process was killed between its last commit and the sealing
             return "diverged"
         recorder = Recorder(self._quantities(), self.layout, self.device)
         recorder.clear(writer.committed)
@@ -314,7 +331,7 @@ class _Run:
         return [next(buffers if block.role == "buffer" else parameters) for block in self.network.blocks]
 
     def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs, targets, and targets as an Evaluation wants them, of each step from ``start`` on."""
+        """Inputs, targets, and targets in the shape of ``Evaluation``, of each step from ``start`` on."""
         import torch
 
         if self.minibatches is None:
@@ -328,7 +345,7 @@ class _Run:
                 yield self.x[index], y, y.mT.double()
 
     def _moment(self, gradients: tuple[torch.Tensor, ...], batch: Evaluation) -> Moment:
-        # A full batch is the training set, unless the network treats the samples of a step in a way of its own.
+        # The outputs on a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
         same = self.minibatches is None and not self.network.buffers
         return Moment(
             network=self.network,
@@ -371,7 +388,7 @@ class _Run:
 
 
 def _until_diverged(block: Rows, first: int, done: int) -> int:
-    """``done``, or one past the first step at which no member is finite: a block's end depends on the clock."""
+    """``done``, or one past the first step at which no member is finite, as the end of a block depends on the clock."""
     lost = np.flatnonzero(~np.isfinite(block["log_rho"]).any(axis=1))
     return first + int(lost[0]) + 1 if len(lost) else done
 

@@ -115,8 +115,10 @@ def test_only_a_network_of_degree_1_in_each_layer_has_an_equilibrium_norm():
         assert applicability.no_equilibrium(described(W1, odd)) == why
 
 
-def test_the_steps_are_checked_where_law_and_degrees_are_known_whatever_the_degrees_are():
-    assert applicability.no_step_law(described(W1, replace(W2, degree=0))) == ""
-    assert "not homogeneous in W2" in applicability.no_step_law(described(W1, replace(W2, degree=None)))
+def test_the_steps_are_checked_in_the_layers_whose_degrees_are_known_under_a_known_law():
+    none = replace(W1, degree=None), replace(W2, degree=None)
+    for other in (replace(W2, degree=0), none[1], replace(W2, role="shift")):
+        assert applicability.no_step_law(described(W1, other)) == ""
+    assert applicability.no_step_law(described(*none)) == "does not apply: the outputs are homogeneous in no layer"
     assert applicability.no_step_law(described(W1, W2, law=None)) == "the optimizer momentum has no known step law"
     assert applicability.law_of(described(W1, W2)) is LAWS["descent"]

@@ -106,9 +106,9 @@ FAULTS = {
     "half a block":
         ("live", record(0, -1), "commit counter", "26 steps in 3 blocks", True),
     "a torn record":
-        ("live", record(4, +1, sealed=False), "commit counter", "by the other, 18 steps count", True),
+        ("live", record(4, +1, sealed=False), "commit counter", "according to the other, 18 steps are", True),
     "no record":
-        ("live", entry("checkpoint/commit", (), lambda all_: 0 * all_), "commit counter", "no step counts", False),
+        ("live", entry("checkpoint/commit", (), lambda all_: 0 * all_), "commit counter", "no step is committed", False),
     "list of blocks":
         ("live", entry("checkpoint/blocks", (1, 0), lambda last: last - 1), "commit counter", "list of blocks", False),
     "shape":
@@ -130,7 +130,7 @@ FAULTS = {
     "missing weights":
         ("live", edit(lambda f: f.__delitem__("weights/W2")), "shapes", "missing: weights/W2", False),
     "unknown":
-        ("sealed", edit(lambda f: f.__setitem__("momentum", [1.0])), "shapes", "own list of datasets: momentum", False),
+        ("sealed", edit(lambda f: f.__setitem__("momentum", [1.0])), "shapes", "layout that the file states: momentum", False),
     "chunk":
         ("sealed", flipped("test_error", 0.5), "checksums", "dataset test_error is damaged", True),
     "chunk of the weights":
@@ -138,9 +138,9 @@ FAULTS = {
     "chunk of the state":
         ("sealed", flipped("checkpoint/weights2", 0.5), "checksums", "dataset checkpoint is damaged", False),
     "no checksum":
-        ("sealed", instead("loss", np.array, fletcher32=False), "checksums", "loss is not kept in chunks with", True),
+        ("sealed", instead("loss", np.array, fletcher32=False), "checksums", "loss is not stored in chunks with", True),
     "no chunk":
-        ("sealed", edit(holed), "checksums", "loss is not kept in chunks with checksums", True),
+        ("sealed", edit(holed), "checksums", "loss is not stored in chunks with checksums", True),
     "block":
         ("live", flipped("loss", 0.3), "checksums", "steps 9 to 17 are not as they were written", True),
     "snapshot":
@@ -154,7 +154,7 @@ FAULTS = {
     "time axis of a live file":
         ("live", entry("step", 3, lambda step: 2 * step), "axes", "step: row 3 says step 6, expected 3", True),
     "fixed axis":
-        ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its content", True),
+        ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its values", True),
     "fixed axis of a live file":
         ("live", entry("weights/W1_in", 9, lambda number: number - 1), "axes", "dataset weights/W1_in: ", True),
     "a forgotten snapshot":

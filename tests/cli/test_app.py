@@ -134,7 +134,7 @@ def test_train_refuses_to_overwrite_and_leaves_the_file_alone(refused, command, 
     run = Path(shutil.copy(trained / "short.h5", tmp_path / "run.h5"))
     before = run.read_bytes()
     message = refused("train", small_file, "-o", run)
-    assert "a finished run of 60 steps is there already" in message
+    assert "a finished run of 60 steps exists already" in message
     assert "--force" in message
     assert run.read_bytes() == before
     assert command("train", small_file, "-o", run, "--force", "--set", "steps=5", "--device", "cpu")[0] == 0
@@ -408,7 +408,7 @@ def test_absent_data_is_refused(refused, small_file, monkeypatch, tmp_path):
 def test_a_refusal_of_a_fresh_process_is_short_too(rhotrace):
     done = rhotrace("analyze", "none.h5")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: none.h5: no such run file; `rhotrace train RECIPE -o none.h5` makes one\n"
+    assert done.stderr == "error: none.h5: no such run file; `rhotrace train RECIPE -o none.h5` creates one\n"
 
 
 # --- brackets, narrow terminals, imports -------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_a_git_that_takes_too_long_is_told_from_no_difference(tmp_path, monkeypa
     monkeypatch.setattr(provenance, "GIT_SECONDS", 1.0)
     found = provenance._git_state("recipe_git", tmp_path)
     assert found["recipe_git_revision"] == "cafe"
-    assert found["recipe_git_diff"] == "(git did not tell the difference in time)"
+    assert found["recipe_git_diff"] == "(git diff took too long)"
 
 
 # --- what else there is ----------------------------------------------------------------------------------------

@@ -220,7 +220,10 @@ def test_an_unreadable_file_is_a_trace_error(tmp_path, monkeypatch):
 
 
 def test_an_unknown_dataset_names_those_there_are(runs):
-    with open_trace(runs["gd"]) as trace, pytest.raises(TraceError, match="no dataset 'rho'; it holds rho_k") as caught:
+    with (
+        open_trace(runs["gd"]) as trace,
+        pytest.raises(TraceError, match="no dataset 'rho'; the file has rho_k") as caught,
+    ):
         trace["rho"]
     assert len(str(caught.value).splitlines()) == 1
 

@@ -27,8 +27,8 @@ def check_cut(path: Path, steps: int) -> None:
         assert trace.depth == 2
         for name, expected in values(layout, 0, steps).items():
             np.testing.assert_array_equal(trace[name], expected, err_msg=name)
-        for cost, axis in (("step", "step"), ("full", "full_step"), ("test", "test_step")):
-            np.testing.assert_array_equal(trace[axis], np.arange(layout.rows(cost, steps)) * layout.strides[cost])
+        for cadence, axis in (("step", "step"), ("full", "full_step"), ("test", "test_step")):
+            np.testing.assert_array_equal(trace[axis], np.arange(layout.rows(cadence, steps)) * layout.strides[cadence])
 
 
 @pytest.mark.parametrize("ends", [(), (1,), (7,), (7, 8, 21), (10, 20, 30, 40)])
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written_is_a_trace_error(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "run.h5", tmp_path / "folder"):
-        with pytest.raises(TraceError, match="cannot be made") as caught:
+        with pytest.raises(TraceError, match="cannot be created") as caught:
             trace_writer.create(path, live_layout(), {}, {})
         assert len(str(caught.value).splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
@@ -174,3 +174,48 @@ def test_a_full_disk_is_a_trace_error_that_leaves_nothing_behind(tmp_path, monke
     with pytest.raises(TraceError, match="No space left on device"):
         trace_writer.create(tmp_path / "run.h5", live_layout(), {}, {})
     assert not list(tmp_path.iterdir())
+
+
+# --- what does not fit ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("rho_k", lambda rows: rows[:, :, :1]),
+        ("rho_k", lambda rows: np.concatenate([rows, rows], axis=2)),
+        ("log_rho", lambda rows: rows.astype(np.float32)),
+        ("log_rho", lambda rows: np.concatenate([rows] * 50)),
+        ("loss", lambda rows: rows[..., None]),
+    ],
+    ids=["a layer less", "layers more", "another type", "rows past the end", "an axis more"],
+)
+def test_values_that_do_not_fit_are_refused_and_change_no_byte_but_their_own(live, name, spoil):
+    writer = live(7)
+    before = writer.path.read_bytes()
+    block = values(writer.layout, 7, 14)
+    places = {}
+    with h5py.File(writer.path, "r", locking=False) as file:
+        for quantity in writer.layout.quantities:
+            places[quantity.name] = range(
+                file[quantity.name].id.get_offset(), file[quantity.name].id.get_offset() + file[quantity.name].nbytes
+            )
+    with pytest.raises(TraceError, match=f"{name}: got float.* of shape .*, expected float64 of shape"):
+        writer.append(7, 14, {**block, name: spoil(block[name])})
+    after = writer.path.read_bytes()
+    changed = np.flatnonzero(np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8))
+    assert len(after) == len(before)
+    assert not set(changed.tolist()) & set(places[name])
+    within = np.zeros(len(before), bool)
+    for place in places.values():
+        within[place.start : place.stop] = True
+    assert within[changed].all()  # HDF5's own bytes are as they were
+    with open_trace(writer.path) as trace:
+        assert trace.steps == 7
+        assert trace.damaged_block() is None
+
+
+def test_weights_of_another_network_are_refused(live):
+    writer = live(7)
+    with pytest.raises(TraceError, match=r"weights/W1: got float64 of shape \(1, 2, 4, 3\) for row 1, expected"):
+        writer.snapshot(5, [W.transpose(0, 2, 1) for W in weights_of(5)])

@@ -69,7 +69,7 @@ def test_a_disk_too_small_for_the_run_is_refused_before_the_first_step(bench, sm
     with bench.worker() as worker:
         line = refusal(worker)
         assert worker.board.trained == 0
-    assert f"{bench.run}: the run file cannot be made: No space left on device" in line
+    assert f"{bench.run}: the run file cannot be created: No space left on device" in line
     assert "GB were free" in line
     assert not list(bench.run.parent.iterdir())
 
@@ -143,7 +143,7 @@ def test_sealing_under_any_limit_is_refused_and_leaves_the_live_file(bench):
     with bench.worker(hooks={"seal": partial(try_within, limits, bench.run.parent)}) as worker:
         assert worker.code() == 0, worker.said()
         said = worker.said().splitlines()
-    expected = f"{bench.run}: trained and recorded, but not compressed (File too large); the file reads as it is"
+    expected = f"{bench.run}: trained and recorded, but not compressed (File too large); the file is readable"
     assert len(said) == len(limits)
     for line in said:
         assert line.startswith(expected)
@@ -162,7 +162,7 @@ def test_a_new_run_under_any_limit_is_refused_and_leaves_nothing(bench):
         said = worker.said().splitlines()
     assert len(said) == len(limits)
     for line in said:
-        assert line.startswith(f"{bench.run}: the run file cannot be made: File too large")
+        assert line.startswith(f"{bench.run}: the run file cannot be created: File too large")
         assert line.endswith(f"['.{bench.run.name}.lock']"), "something was left"
     assert bench.spoilt() == []
 
@@ -170,8 +170,8 @@ def test_a_new_run_under_any_limit_is_refused_and_leaves_nothing(bench):
 @pytest.mark.parametrize(
     ("when", "what", "said"),
     [
-        ("open", partial(limit_file_size, 1 << 14), "the run file cannot be made: File too large"),
-        ("open", out_of_quota, "the run file cannot be made: Disk quota exceeded"),
+        ("open", partial(limit_file_size, 1 << 14), "the run file cannot be created: File too large"),
+        ("open", out_of_quota, "the run file cannot be created: Disk quota exceeded"),
         ("seal", partial(limit_file_size, 1 << 14), "trained and recorded, but not compressed (File too large)"),
     ],
     ids=["limit at the start", "quota", "limit at the end"],
@@ -198,9 +198,9 @@ def test_a_run_in_a_folder_that_became_read_only_is_read_and_not_written(bench, 
     small_disk(bench.run.parent, "remount,ro")
     assert faults(bench.run, BLOCK, BLOCK) == []
     with bench.worker() as worker:
-        assert "the run file cannot be made: Read-only file system" in refusal(worker)
+        assert "the run file cannot be created: Read-only file system" in refusal(worker)
     with bench.worker(path=bench.run.with_name("new.h5")) as worker:
-        assert "the run file cannot be made: Read-only file system" in refusal(worker)
+        assert "the run file cannot be created: Read-only file system" in refusal(worker)
     small_disk(bench.run.parent, "remount,rw")
     bench.finish()
     assert bench.spoilt() == []
@@ -211,7 +211,7 @@ def test_a_run_whose_file_is_removed_stops_and_says_so(bench, gone):
     with bench.worker(hooks={"commit": partial(remove, bench.run.parent / gone)}) as worker:
         line = refusal(worker)
         assert worker.board.trained <= 2 * BLOCK
-    assert line == f"error: {bench.run}: training stopped: while it trained, the file was removed"
+    assert line == f"error: {bench.run}: training stopped, because the file was removed"
     assert not bench.run.exists()
 
 
@@ -225,7 +225,7 @@ def test_a_run_whose_file_is_moved_keeps_its_steps_there(bench):
     aside = bench.run.with_name("moved.h5")
     with bench.worker(hooks={"commit": partial(move, bench.run, aside)}) as worker:
         line = refusal(worker)
-    assert line.endswith(f"the file was moved; its first {BLOCK} steps are with it")
+    assert line.endswith(f"the file was moved; it contains the first {BLOCK} steps")
     assert faults(aside, BLOCK, BLOCK) == []
     aside.rename(bench.run)
     bench.finish()
@@ -236,5 +236,5 @@ def test_a_file_put_in_the_place_of_the_run_is_left_alone(bench):
     other = bench.run.with_name("other.h5")
     shutil.copy(bench.whole, other)
     with bench.worker(hooks={"commit": partial(move, other, bench.run)}) as worker:
-        assert refusal(worker).endswith("while it trained, the file was removed")
+        assert refusal(worker).endswith("because the file was removed")
     assert bench.run.read_bytes() == bench.whole.read_bytes()

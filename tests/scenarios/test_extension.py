@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt
 from torch.nn.functional import conv2d, relu
 
 from rhotrace.config import recipe
+from rhotrace.errors import RecipeError
 from rhotrace.models.component import PerMember
 from rhotrace.models.initial_weights import INITIALISERS, Initialiser, gaussian
 from rhotrace.models.losses import LOSSES, Loss, Square
@@ -24,6 +25,7 @@ from rhotrace.models.network import NETWORKS, Applied, Block, Network, NetworkOp
 from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
 from rhotrace.recording.quantity import CADENCES, QUANTITIES, Axis, Cadence, Quantity, register
 from rhotrace.runfile.reader import open_trace
+from rhotrace.training.distributed import Team
 from rhotrace.training.train import train as train_recipe
 
 # --- what somebody adds ------------------------------------------------------------------------------------
@@ -372,6 +374,35 @@ def test_a_new_quantity_orphans_no_run(tmp_path, command):
     assert command("verify", path)[0] == 0
 
 
+def test_a_live_run_does_not_depend_on_the_order_of_the_table(tmp_path, command, monkeypatch):
+    """Its checksums are those of the file's own order: while it trains, another version may have another."""
+    inside.small_blocks(monkeypatch.setattr, 8)
+    whole, path = tmp_path / "whole.h5", tmp_path / "live.h5"
+    given = recipe.parse(BASE)
+    train_recipe(given, whole, device="cpu")
+
+    def leave(block):
+        if block.last >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(given, path, device="cpu", watch=leave)
+    table = list(QUANTITIES.values())
+    try:
+        for quantity in table:
+            QUANTITIES.unregister(quantity.name)
+        for quantity in reversed(table):
+            register(quantity)
+        assert command("verify", path)[0] == 0
+        train_recipe(given, path, device="cpu")
+    finally:
+        for quantity in table:
+            QUANTITIES.unregister(quantity.name)
+        for quantity in table:
+            register(quantity)
+    assert contents(path) == contents(whole)
+
+
 def test_a_false_degree_of_homogeneity_is_found(tmp_path, command, monkeypatch):
     """The step identity is checked by the degree that a block claims."""
     honest = Residual.__init__
@@ -416,3 +447,20 @@ def test_options_of_new_components_are_checked_as_those_of_old_ones(command, tmp
         code, _, err = command("recipe", "check", "own.yaml", "--set", override)
         assert code == 2
         assert words in err, err
+
+
+def test_several_processes_refuse_what_none_of_them_can_compute():
+    team = object.__new__(Team)
+    team.size = 2
+    team.refuse_needs([SCALAR, STRIDED])
+    for quantity, need in ((CURVATURE, "hessian products"), (FEATURE, "features")):
+        with pytest.raises(RecipeError, match=f"quantity {quantity.name}: needs {need} .* train it in one process"):
+            team.refuse_needs([quantity])
+
+
+def test_the_listing_says_what_each_quantity_needs(command):
+    rows = {row["quantity"]: row["needs"] for row in json.loads(command("quantities", "--json")[1])}
+    assert rows["curvature"] == "hessian products"
+    assert rows["feature_norm"] == "features"
+    assert rows["rho_k"] == ""
+    assert rows["loss"] == "outputs"

@@ -426,4 +426,4 @@ def test_a_process_refuses_text_on_which_hdf5_would_hang(copies):
     path.write_bytes(whole)
     code, out, err = measured("verify", path.name, folder=path.parent)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert f"the text at byte {heap} is not whole" in err
+    assert f"the text at byte {heap} is damaged" in err

@@ -411,7 +411,7 @@ def test_a_member_has_the_limits_of_its_initialiser(refused, value):
         ("network.dept: [2, 3]", "network.dept: unknown key; did you mean 'depth'?"),
         ("init.scale: [2, 3]", "init.scale: unknown key"),
         ("optimizer: [{kind: sgd, lr: 0.1, batch_size: 41}]", "optimizer.batch_size: got 41, expected at most"),
-        ("steps.x: [2, 3]", "steps.x: steps holds a value, not a section"),
+        ("steps.x: [2, 3]", "steps.x: steps is a value, not a section"),
     ],
 )
 def test_a_point_whose_recipe_is_not_valid_is_refused(refused, entry, said):

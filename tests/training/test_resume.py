@@ -397,7 +397,9 @@ def test_an_extension_without_room_on_the_disk_leaves_the_old_file(finished, mon
 @pytest.mark.parametrize("steps", [FIRST, 12])
 def test_no_more_steps_than_are_recorded_are_refused(finished, steps):
     before = finished.read_bytes()
-    with pytest.raises(TraceError, match=rf"finished run of {FIRST} steps is there .* --steps N \(above {FIRST}\)"):
+    with pytest.raises(
+        TraceError, match=rf"finished run of {FIRST} steps exists already.* --steps N \(above {FIRST}\)"
+    ):
         go(plan(steps=steps), finished, extend_run=True)
     assert finished.read_bytes() == before
 
@@ -405,39 +407,43 @@ def test_no_more_steps_than_are_recorded_are_refused(finished, steps):
 @pytest.mark.parametrize("steps", [STOPPED + 1, STOPPED, 12])
 def test_fewer_steps_than_an_interrupted_run_has_planned_are_refused(interrupted, steps):
     before = interrupted.read_bytes()
-    with pytest.raises(RecipeError, match=rf"steps: {FIRST} there, {steps} now\); .* --steps {FIRST} goes on with it"):
+    with pytest.raises(RecipeError, match=rf"steps: {FIRST} in the file, {steps} now\); .* --steps {FIRST} resumes it"):
         go(plan(steps=steps), interrupted, extend_run=True)
     assert interrupted.read_bytes() == before
 
 
 def test_more_steps_without_asking_are_refused_with_the_way_to_ask(finished, bases):
-    with pytest.raises(TraceError, match=rf"finished run of {FIRST} steps is there .* --steps N \(above {FIRST}\)"):
+    with pytest.raises(
+        TraceError, match=rf"finished run of {FIRST} steps exists already.* --steps N \(above {FIRST}\)"
+    ):
         go(plan(steps=LAST), finished)
-    with pytest.raises(RecipeError, match=rf"steps: {FIRST} there, {LAST} now\); .* --steps {LAST} goes on with it"):
+    with pytest.raises(RecipeError, match=rf"steps: {FIRST} in the file, {LAST} now\); .* --steps {LAST} resumes it"):
         go(plan(steps=LAST), bases["interrupted"])
 
 
 def test_an_interrupted_extension_asked_for_the_old_steps_says_how_to_resume(finished):
     interrupt(plan(steps=LAST), finished, 50, extend_run=True)
-    with pytest.raises(RecipeError, match=rf"steps: {LAST} there, {FIRST} now\); .* --steps {LAST} goes on with it"):
+    with pytest.raises(RecipeError, match=rf"steps: {LAST} in the file, {FIRST} now\); .* --steps {LAST} resumes it"):
         go(plan(), finished)
 
 
 def test_a_run_of_another_recipe_or_other_data_is_not_extended(finished):
     before = finished.read_bytes()
-    with pytest.raises(RecipeError, match=r"another recipe is there \(optimizer\.lr: 0\.05 there, 0\.1 now\)"):
+    with pytest.raises(
+        RecipeError, match=r"another recipe exists already \(optimizer\.lr: 0\.05 in the file, 0\.1 now\)"
+    ):
         go(plan("optimizer.lr=0.1", steps=LAST), finished, extend_run=True)
     assert finished.read_bytes() == before
     begun_with(finished, data_digest="f" * 64)
     before = finished.read_bytes()
-    with pytest.raises(RecipeError, match=r"other data is there \(digest f{12} there, [0-9a-f]{12} now\)"):
+    with pytest.raises(RecipeError, match=r"other data exists already \(digest f{12} in the file, [0-9a-f]{12} now\)"):
         go(plan(steps=LAST), finished, extend_run=True)
     assert finished.read_bytes() == before
 
 
 def test_of_many_differences_the_first_are_shown_and_the_rest_counted(interrupted):
     changes = ["data.train=30", "data.test=10", "data.seed=1", "network.depth=2", "network.width=4", "init.rho_k=2.0"]
-    with pytest.raises(RecipeError, match=r"data\.train: 40 there, 30 now; .* 4 now; and 2 more\)"):
+    with pytest.raises(RecipeError, match=r"data\.train: 40 in the file, 30 now; .* 4 now; and 2 more\)"):
         go(plan(*changes, "members.seeds=1"), interrupted)
 
 
@@ -445,7 +451,9 @@ def test_a_diverged_run_is_not_extended(tmp_path):
     path = tmp_path / "run.h5"
     assert go(plan(*WILD), path).ended == "diverged"
     before = path.read_bytes()
-    with pytest.raises(TraceError, match=r"cannot be taken further: it diverged after \d+ steps and keeps no state"):
+    with pytest.raises(
+        TraceError, match=r"cannot be extended: it diverged after \d+ steps and contains no optimizer state"
+    ):
         go(plan(*WILD, steps=LAST), path, extend_run=True)
     with pytest.raises(TraceError, match="a diverged run of") as refusal:
         go(plan(*WILD), path)
@@ -482,9 +490,7 @@ def test_a_file_without_the_optimizer_s_state_is_not_extended(interrupted, tmp_p
         go(plan(steps=LAST), interrupted, extend_run=True)
     saved = tmp_path / "saved.h5"
     assert not repair(interrupted, saved).resumable
-    with pytest.raises(
-        TraceError, match=f"cannot be taken further: it was repaired after {STOPPED} steps and keeps no"
-    ):
+    with pytest.raises(TraceError, match=f"cannot be extended: it was repaired after {STOPPED} steps and contains no"):
         go(plan(steps=LAST), saved, extend_run=True)
 
 
@@ -547,8 +553,8 @@ def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupt
     go(content, interrupted, extend_run=extend_run, despite_changes=True)
     own = now[changed] if changed in ("device", "threads") else provenance.version(changed)
     message = str(refusal.value)
-    assert f"under other conditions ({changed}: {there} there, {own} now)" in message
-    assert "--despite-changes goes on all the same" in message
+    assert f"under other conditions ({changed}: {there} in the file, {own} now)" in message
+    assert "--despite-changes resumes anyway" in message
     assert "\n" not in message
     with open_trace(interrupted) as trace:
         assert trace.complete
@@ -566,7 +572,7 @@ def test_another_number_of_threads_is_seen(interrupted, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.raises(TraceError, match=f"threads: {threads} there, {threads + 1} now"):
+        with pytest.raises(TraceError, match=f"threads: {threads} in the file, {threads + 1} now"):
             go(plan(), interrupted)
     finally:
         torch.set_num_threads(threads)
@@ -609,10 +615,10 @@ def test_refusals_take_a_line_or_two_and_exit_with_2(command, small_file, interr
     words = ["train", small_file, "-o", "run.h5", "--device", "cpu"]
     begun_with(interrupted, versions=other_version(interrupted, "torch"))
     for refused, says in {
-        (): f"(torch: 99.1 there, {provenance.version('torch')} now), so it may not come to the bits of",
+        (): f"(torch: 99.1 in the file, {provenance.version('torch')} now), so it may not produce the same bits as",
         ("--steps", LAST): "(torch: ",
-        ("--steps", 20): f"(steps: {FIRST} there, 20 now); --force starts again, --steps {FIRST} goes on with it",
-        ("--set", "optimizer.lr=0.3"): "(optimizer.lr: 0.05 there, 0.3 now)",
+        ("--steps", 20): f"(steps: {FIRST} in the file, 20 now); --force starts again, --steps {FIRST} resumes it",
+        ("--set", "optimizer.lr=0.3"): "(optimizer.lr: 0.05 in the file, 0.3 now)",
     }.items():
         code, out, err = command(*words, *refused)
         assert (code, out) == (2, "")
@@ -622,7 +628,7 @@ def test_refusals_take_a_line_or_two_and_exit_with_2(command, small_file, interr
     assert command(*words, "--despite-changes")[0] == 0
     code, out, err = command(*words)
     assert (code, out) == (2, "")
-    assert f"a finished run of {FIRST} steps is there already; --force replaces it, --steps N (above {FIRST})" in err
+    assert f"a finished run of {FIRST} steps exists already; --force replaces it, --steps N (above {FIRST})" in err
     assert interrupted.exists()
 
 

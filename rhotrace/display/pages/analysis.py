@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rhotrace.analysis.plateaus import arrival
 from rhotrace.display.blocks import Block, Data, Heading, Paragraph, Table, table
-from rhotrace.display.numbers import number, ranged, span
+from rhotrace.display.numbers import count, number, ranged, span
 from rhotrace.display.pages.headline import headline, title
 from rhotrace.theory import paper
 
@@ -33,6 +34,7 @@ def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
     yield from _driven(result.transient)
     for words in pool_words(result.transient):
         yield Paragraph(words, strong=True)
+    yield from _plateaus(result)
     yield from _audit(result)
 
 
@@ -127,6 +129,40 @@ def _pool_words(pool: Pool, *, several: bool) -> str:
 
 def _bootstrapped(pool: Pool) -> str:
     return f", bootstrap {span(pool.bootstrap, 4)}" if math.isfinite(pool.bootstrap.low) else ""
+
+
+def _plateaus(result: Analysis) -> Iterator[Block]:
+    """What T does not say where the loss comes down in several steps."""
+    end = result.summary["steps"] - 1
+    arrived = [
+        (each.member, reached)
+        for each, found in zip(result.transient.each, result.plateaus, strict=True)
+        if each.T > 0 and (reached := arrival(found, each.T, end))
+    ]
+    if arrived:
+        which = ", ".join(str(member) for member, _ in arrived)
+        levels, errors, lasts = zip(*((p.level, p.error, float(p.last)) for _, p in arrived), strict=True)
+        yield Paragraph(
+            f"In {count(len(arrived), 'member')} ({which}) T is the arrival at a plateau and not the end of learning: the "
+            f"loss stays near {_from_to(levels)}, with a training error of {_from_to(errors)}, until step {_from_to(lasts, 4)}."
+        )
+    rows = [
+        (str(final.member), str(final.seed), f"{p.first}–{p.last}", number(p.level), number(p.error))
+        for final, found in zip(result.final, result.plateaus, strict=True)
+        if len(found) > 1
+        for p in found
+    ]
+    if rows:
+        yield table("member | seed | steps | loss | error", rows, "Plateaus of the loss")
+        yield Paragraph(
+            "plateau: the loss crosses its level at least 5 times as slowly as the levels above and below it, and stays at "
+            "least as long as the fall to it took; loss and error are medians. A loss that does not fall in steps is not listed."
+        )
+
+
+def _from_to(values: Sequence[float], digits: int = 3) -> str:
+    low, high = number(min(values), digits), number(max(values), digits)
+    return low if low == high else f"{low} to {high}"
 
 
 def _fits(transient: TransientFit) -> Iterator[Block]:

@@ -17,7 +17,7 @@ def quantities_page() -> list[Block]:
         Paragraph(f"memo: {paper.CITATION}."),
         Paragraph(
             "cadence: step = at every step; full = every record.full_every steps (with full batches, every step); "
-            "test = every record.test_every steps."
+            "test = every record.test_every steps. needs: what is computed for it, beside what each step has in hand."
         ),
     ]
 
@@ -42,7 +42,8 @@ def _rows() -> list[dict[str, str]]:
             "units": q.units,
             "memo": paper.STATEMENTS[q.equation].place if q.equation else "",
             "cadence": q.cadence,
+            "needs": ", ".join(quantity.needs),
             "says": q.says,
         }
-        for q in (quantity.describe(Square()) for quantity in QUANTITIES.values())
+        for q, quantity in ((quantity.describe(Square()), quantity) for quantity in QUANTITIES.values())
     ]

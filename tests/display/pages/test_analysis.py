@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from rhotrace.analysis.analyze import analyze
 from rhotrace.display.blocks import Paragraph, Table
 from rhotrace.display.pages.analysis import findings
@@ -16,3 +20,23 @@ def test_what_does_not_apply_to_a_loss_is_said_once_and_not_tabulated(train):
     assert sum(text.startswith("T: does not apply") for text in words) == 1
     assert sum(text.startswith("not checked: does not apply") for text in words) == 1
     assert not any("not fitted" in text for text in words)
+
+
+def test_the_plateaus_of_the_loss_are_listed_and_said_beside_T(command):
+    """Seed 1 of the recipe ``quick`` stays at half the loss before it fits both classes; seed 0 does not."""
+    assert command("recipe", "copy", "quick")[0] == 0
+    code, _, err = command(
+        "train", "recipes/quick.yaml", "-o", "quick.h5", "--set", "steps=400", "--set", "members.seeds=[0, 1]"
+    )
+    assert code == 0, err
+    _, out, _ = command("analyze", "quick.h5", "--json")
+    one, two = json.loads(out)["plateaus"]
+    assert [plateau["level"] for plateau in one] == pytest.approx([1, 0], abs=0.1)
+    assert [plateau["level"] for plateau in two] == pytest.approx([1, 0.5, 0], abs=0.1)
+    T = [each["T"] for each in json.loads(out)["transient"]["each"]]
+    assert two[0]["last"] < T[1] < two[1]["first"]
+    _, out, _ = command("analyze", "quick.h5")
+    words = " ".join(out.split())
+    assert "In 1 member (1) T is the arrival at a plateau and not the end of learning: the loss stays near 0.5" in words
+    assert f"until step {two[1]['last']}" in words
+    assert f"{two[1]['first']}–{two[1]['last']}" in words
