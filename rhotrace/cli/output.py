@@ -29,4 +29,6 @@ def answer(page: Iterable[Block], *, as_json: bool, plot: Path | None = None) ->
 
 def say(text: str) -> None:
     """Prints a message on standard error."""
-    typer.echo(text, err=True)
+    from rhotrace.display.printable import printable
+
+    typer.echo(printable(text), err=True)

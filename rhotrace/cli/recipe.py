@@ -63,6 +63,6 @@ def recipe_copy(
     from rhotrace.config import shipped_recipes
     from rhotrace.display.blocks import Data, Paragraph
 
-    copied = {name: [str(path) for path in shipped_recipes.copy(name, output)] for name in names}
+    copied = {name: [str(path) for path in paths] for name, paths in shipped_recipes.copy(names, output).items()}
     words = [Paragraph(f"{name}: {path}") for name, paths in copied.items() for path in paths or ["exists already"]]
     answer([Data(copied), *words], as_json=as_json)

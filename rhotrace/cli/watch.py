@@ -22,6 +22,7 @@ def watch(
     """Follow a run from another terminal while it trains, without disturbing the training."""
     try:
         from rhotrace.analysis.transient.live_follower import Follower
+        from rhotrace.display.printable import printable
         from rhotrace.display.terminal.renderer import output
         from rhotrace.display.terminal.watch import wait_for
         from rhotrace.display.terminal.watch import watch as show
@@ -32,7 +33,8 @@ def watch(
         if web:
             from rhotrace.display.html.watch_server import serve
 
-            serve(follower, port, every=every, announce=lambda url: typer.echo(f"{url} shows {run}; Ctrl-C stops"))
+            shown = printable(str(run))
+            serve(follower, port, every=every, announce=lambda url: typer.echo(f"{url} shows {shown}; Ctrl-C stops"))
             return
         last = show(output(), follower, every=every, once=once, as_json=as_json)
     except KeyboardInterrupt:

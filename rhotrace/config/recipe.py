@@ -26,7 +26,6 @@ from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
 from rhotrace.recording import quantities
 from rhotrace.recording.quantity import CADENCES, Cadence
 
-MAX_BYTES = 1_000_000
 _REGISTERS = (quantities,)  # imported for what it registers
 
 Every = Annotated[int, Ge(1)]
@@ -331,14 +330,9 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
             gives the file, the line and the path of the key.
     """
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
+        text = strict_yaml.read_file(path, "recipe")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe{_suggest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecipeError(f"{path}: cannot be read as a recipe ({problem})") from None
-    if size > MAX_BYTES:
-        raise RecipeError(f"{path}: got {size} bytes, expected a recipe of at most {MAX_BYTES}")
     return parse(text, overrides, where=str(path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,30 @@ def listing() -> list[Shipped]:
     ]
 
 
-def copy(name: str, to: Path) -> list[Path]:
-    """Copies a recipe into a folder; with a sweep, also the recipe that it varies, so that its path remains right.
+def copy(names: Sequence[str], to: Path) -> dict[str, list[Path]]:
+    """Copies recipes into a folder; with a sweep, also the recipe that it varies, so that its path remains right.
+
+    Nothing is written unless all of them can be copied.
 
     Returns:
-        The files that were written; one that exists with the same content is left alone.
+        The files that were written, by name; one that exists with the same content is left alone.
 
     Raises:
         RecipeError: no such recipe, or a file of that name with other content exists.
     """
+    planned = {name: _planned(name, to) for name in names}
+    written: dict[str, list[Path]] = {}
+    for name, copies in planned.items():
+        missing = {target: source for target, source in copies.items() if not target.exists()}
+        for target, source in missing.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        written[name] = list(missing)
+    return written
+
+
+def _planned(name: str, to: Path) -> dict[Path, Path]:
+    """The source of each file that a copy would consist of, by its target."""
     root, wanted = folder(), name.removesuffix(".yaml")
     source = root / f"{wanted}.yaml"
     if wanted not in {each.name for each in listing()}:
@@ -62,17 +78,13 @@ def copy(name: str, to: Path) -> list[Path]:
     sources = [source]
     if "axes" in _read(source):
         sources.append((source.parent / str(_read(source)["recipe"])).resolve())
-    written = []
+    planned = {}
     for each in sources:
         target = to / each.relative_to(root.resolve() if each != source else root)
-        if target.exists():
-            if target.read_bytes() != each.read_bytes():
-                raise RecipeError(f"{target} exists already with other content; choose another folder with -o")
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(each, target)
-        written.append(target)
-    return written
+        if target.exists() and not (target.is_file() and target.read_bytes() == each.read_bytes()):
+            raise RecipeError(f"{target} exists already with other content; choose another folder with -o")
+        planned[target] = each
+    return planned
 
 
 def _read(path: Path) -> dict[str, Any]:

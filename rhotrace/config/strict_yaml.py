@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rhotrace.errors import RecipeError
 
+MAX_BYTES = 1_000_000
 MAX_NESTING = 20
 MAX_VALUES = 20_000
 
@@ -59,6 +62,32 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 Lines = dict[tuple[str | int, ...], int]
+
+
+def read_file(path: Path, kind: str) -> str:
+    """The text of a file, of which no more is read than any recipe has.
+
+    Args:
+        path: of the file.
+        kind: what it is expected to be, such as ``recipe``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecipeError: it is too long, no text, or no file but a device or a pipe, which may have no end.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            what = "folder" if path.is_dir() else "special file"
+            raise RecipeError(f"{path}: cannot be read as a {kind}: it is a {what}")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(f"{path}: got more than {MAX_BYTES} bytes, expected a {kind} of at most {MAX_BYTES}")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:
+        raise RecipeError(f"{path}: cannot be read as a {kind} ({problem})") from None
 
 
 def read(text: str, where: str) -> tuple[Any, Lines]:

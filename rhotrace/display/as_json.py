@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from rhotrace.display.printable import escaped_in_json
+
 
 def to_json(result: Any, *, indent: int | None = 2) -> str:  # noqa: ANN401 - any result dataclass or plain value
     """A result as JSON; a number that is not finite becomes null."""
-    return json.dumps(_finite(plain(result)), indent=indent, ensure_ascii=False)
+    return escaped_in_json(json.dumps(_finite(plain(result)), indent=indent, ensure_ascii=False))
 
 
 def plain(result: Any) -> Any:  # noqa: ANN401 - as ``to_json``

@@ -158,7 +158,7 @@ def _to_parquet(trace: Trace, path: Path, every: int) -> int:
     except ImportError:
         raise RhoTraceError("--to parquet: needs pyarrow; python -m pip install 'rhotrace[parquet]'") from None
     rows, writer = 0, None
-    about = {"recipe": trace.attributes["recipe"], "rhotrace_run": str(trace.path)}
+    about = {"recipe": trace.attributes["recipe"], "rhotrace_run": str(trace.path).encode(errors="backslashreplace")}
     try:
         for block in columns(trace, every=every):
             table = pyarrow.table(block).replace_schema_metadata(about)

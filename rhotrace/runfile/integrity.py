@@ -23,6 +23,8 @@ from rhotrace.runfile.layout import (
     columns,
     dimension_sizes,
     fixed_axes,
+    fixed_digest,
+    list_columns,
     time_axis,
 )
 from rhotrace.runfile.reader import Trace, whole_commits
@@ -152,8 +154,8 @@ def _shapes(trace: Trace) -> str:
     for name, values in per_member_of(trace.recipe, layout.per_member).items():
         expected[name] = Column(name, ("member",), values.dtype.str, {})
     present = set(trace.dataset_names())
-    missing = sorted(set(expected) - present)
-    if missing:
+    expected |= {column.path: column for column in list_columns(layout)}
+    if missing := sorted(set(expected) - present):
         raise Wrong(f"missing: {', '.join(missing)}")
     for path, column in expected.items():
         shape, kind, dims, described = trace.description(path)
@@ -171,7 +173,26 @@ def _shapes(trace: Trace) -> str:
     return f"{len(expected)} datasets have the shape, type, dimensions and attributes that the file's layout states"
 
 
+def _fixed(trace: Trace) -> str:
+    if "fixed_digest" not in trace.attributes:  # of a file that was begun before there was one
+        return _recipe(trace)
+    layout = trace.layout
+    names = [name for name in fixed_axes(layout) if "/" not in name] + [*trace.per_member, *layout.lists]
+    if fixed_digest({name: trace.rows(name, slice(None)) for name in names}) != trace.attributes["fixed_digest"]:
+        raise Wrong(f"one of the datasets {', '.join(names)} is not as it was written: their SHA-256 differs")
+    return f"the datasets {', '.join(names)} have the SHA-256 they were written with"
+
+
+def _snapshot_steps(trace: Trace) -> str:
+    taken = trace.snapshot_steps()
+    expected = [step for step in trace.layout.snapshots if step in trace.due_snapshots or step in taken]
+    if taken != expected:
+        raise Wrong(f"dataset weights/snapshot_step: got {taken}, expected {trace.due_snapshots}")
+    return f"{len(taken)} snapshots at their steps"
+
+
 def _checksums(trace: Trace) -> str:
+    _fixed(trace)
     if not trace.complete:
         return _live_checksums(trace)
     read = 0
@@ -218,14 +239,20 @@ def _axes(trace: Trace) -> str:
         if len(wrong) and (trace.complete or (found[wrong] != -1).any()):
             row = int(wrong[0])
             raise Wrong(f"dataset {axis}: row {row} says step {found[row]}, expected {expected[row]}")
+    _snapshot_steps(trace)
     layout, taken = trace.layout, trace.snapshot_steps()
-    if taken != [s for s in layout.snapshots if s in trace.due_snapshots or s in taken]:
-        raise Wrong(f"dataset weights/snapshot_step: got {taken}, expected {trace.due_snapshots}")
     for name, values in fixed_axes(replace(layout, snapshots=taken) if trace.complete else layout).items():
         if not np.array_equal(trace.rows(name, slice(None)), values):
             raise Wrong(f"dataset {name}: its values are not those of the axis")
     return "every row is at its step, and every axis has its values"
 
+
+# What a longer or a finished file of the same run takes over without making it anew, beside the steps and the weights.
+TAKEN_OVER: dict[str, Callable[[Trace], str]] = {
+    "attributes": _attributes,
+    "fixed datasets": _fixed,
+    "snapshots": _snapshot_steps,
+}
 
 STRUCTURE: dict[str, Callable[[Trace], str]] = {
     "attributes": _attributes,

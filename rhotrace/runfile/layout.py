@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,14 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class IndexList:
+    """A list of whole numbers that belongs to the run and not to its steps: its length, and what it lists."""
+
+    size: int
+    says: str
+
+
+@dataclass(frozen=True)
 class Layout:
     """Everything that decides the datasets of a run file.
 
@@ -64,6 +72,7 @@ class Layout:
         state: shape after the member axis of each tensor of the optimizer's state, by name and in order.
         per_member: symbol in tables of each array of length M except the seeds, by name.
         facts: see ``Facts``.
+        lists: the lists of whole numbers, such as the indices of the samples, by name.
         version: format version of the file.
     """
 
@@ -78,6 +87,7 @@ class Layout:
     state: Mapping[str, Sequence[tuple[int, ...]]]
     per_member: Mapping[str, str]
     facts: Facts
+    lists: Mapping[str, IndexList] = field(default_factory=dict)
     version: int = FORMAT_VERSION
 
     @property
@@ -183,6 +193,7 @@ class Layout:
             state=stored.state,
             per_member=stored.per_member,
             facts=Facts(**stored.facts.model_dump()),
+            lists={name: IndexList(**stated.model_dump()) for name, stated in stored.lists.items()},
             version=version,
         )
 
@@ -211,6 +222,16 @@ def attributes_digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def fixed_digest(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 of the root datasets that do not grow with time: a live file has no other checksum of them."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        digest.update(f"{name} {little.dtype.str} {little.shape} ".encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()
+
+
 def time_axis(cadence: str, strides: Mapping[str, int]) -> str:
     """Name of a cadence's time axis: ``step`` where it is evaluated at every step."""
     return "step" if strides[cadence] == 1 or cadence == "step" else f"{cadence}_step"
@@ -233,6 +254,7 @@ class Commit:
         slot: which of the two places contains the optimizer's state after them.
         state_crc: CRC-32 of that state.
         seconds: time spent training.
+        sessions: length and CRC-32 of the list of sessions then; None in files whose records have none.
     """
 
     steps: int
@@ -240,6 +262,7 @@ class Commit:
     slot: int
     state_crc: int
     seconds: float
+    sessions: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,6 +281,7 @@ def dimension_sizes(layout: Layout) -> dict[str, int]:
     for cadence in layout.strides:
         sizes[time_axis(cadence, layout.strides)] = layout.rows(cadence, layout.steps)
     sizes["snapshot"] = len(layout.snapshots)
+    sizes |= {name: stated.size for name, stated in layout.lists.items()}
     return sizes | _units(layout)
 
 
@@ -278,6 +302,12 @@ def fixed_axes(layout: Layout) -> dict[str, Array]:
         found["weights/snapshot"] = np.arange(len(layout.snapshots))
         found |= {f"weights/{name}": np.arange(size) for name, size in _units(layout).items()}
     return found
+
+
+def list_columns(layout: Layout) -> Iterator[Column]:
+    """The lists of whole numbers, each an axis of its own."""
+    for name, stated in layout.lists.items():
+        yield Column(name, (name,), "<i8", {"long_name": stated.says})
 
 
 def columns(layout: Layout) -> Iterator[Column]:

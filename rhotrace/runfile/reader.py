@@ -51,10 +51,16 @@ class Attributes(dict[str, Any]):
 
 def whole_commits(trace: Trace) -> list[Commit]:
     """The commit records of a live file that are not torn, newest first."""
-    records = trace.checkpoint("commit")[:, :7]
+    records = trace.checkpoint("commit")[:, :10]
     whole = [r for r in records if r[5] > 0 and r[6] == zlib.crc32(r[:6].tobytes()) and 0 <= r[0] <= trace.layout.steps]
     whole.sort(key=lambda r: (r[0], r[5]), reverse=True)
-    return [Commit(int(r[0]), int(r[1]), int(r[2]) % 2, int(r[3]), float(r[4] * 1e-9)) for r in whole]
+    return [Commit(int(r[0]), int(r[1]), int(r[2]) % 2, int(r[3]), float(r[4] * 1e-9), _sessions_of(r)) for r in whole]
+
+
+def _sessions_of(record: Array) -> tuple[int, int] | None:
+    """Length and CRC-32 of the list of sessions at a commit, where the record has them, and whole."""
+    told = len(record) == 10 and record[9] == zlib.crc32(record[7:9].tobytes())
+    return (int(record[7]), int(record[8])) if told else None
 
 
 class Trace:
@@ -387,8 +393,12 @@ class Trace:
 
     @property
     def sessions_are_whole(self) -> bool:
-        """Whether the list of sessions in a live file is intact, except perhaps for a torn last line."""
-        text = bytes(self.checkpoint("sessions")).rstrip(b"\0").decode("latin-1")
+        """Whether the list of sessions in a live file is that of the newest commit, perhaps with more lines."""
+        content = bytes(self.checkpoint("sessions"))
+        known = next((commit.sessions for commit in whole_commits(self)), None)
+        if known and zlib.crc32(content[: known[0]]) != known[1]:
+            return False
+        text = content.rstrip(b"\0").decode("latin-1")
         return all(line.startswith("{") and line.isascii() and line.isprintable() for line in text.split("\n") if line)
 
     def blocks(self) -> list[WrittenBlock]:
@@ -407,6 +417,13 @@ class Trace:
         layout = self.layout
         rows = (self.rows(q.name, layout.span(q.cadence, block.first, block.last)) for q in layout.quantities)
         return checksum(rows) == block.crc
+
+    @property
+    def blocks_are_whole(self) -> bool:
+        """Whether the list of blocks of a live file ends where its newest commit says."""
+        newest = next(iter(whole_commits(self)), None)
+        ends = {0: 0, **{block.last: number for number, block in enumerate(self.blocks(), 1)}}
+        return newest is None or ends.get(newest.steps) == newest.blocks
 
     def damaged_block(self) -> WrittenBlock | None:
         """The first committed block of a live file that is not as it was written."""

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import Recipe, digest_of, per_member_of
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.integrity import is_whole
-from rhotrace.runfile.layout import SLAB_BYTES, attributes_digest, checksum
+from rhotrace.runfile.layout import SLAB_BYTES, attributes_digest, checksum, fixed_axes, fixed_digest
 from rhotrace.runfile.reader import Trace, open_trace, whole_commits
 from rhotrace.runfile.sealing import seal
 from rhotrace.runfile.untrusted import DAMAGE
@@ -85,9 +87,12 @@ def repair(path: Path, target: Path) -> Repair:
         attributes |= {"repaired_from": str(path), "repaired": provenance.now()}
         if text_lost:
             attributes["repaired_text"] = "some of the text attributes were damaged and are saved as they were found"
-        layout = dataclasses.replace(trace.layout, steps=steps, snapshots=snapshots)
+        fixed = per_member_of(content, trace.layout.per_member)
+        lists = _sound_lists(trace, fixed)
+        kept = {name: stated for name, stated in trace.layout.lists.items() if name in lists}
+        layout = dataclasses.replace(trace.layout, steps=steps, snapshots=snapshots, lists=kept)
         beginning = Beginning(trace, steps, snapshots, state)
-        extend(beginning, target, layout, attributes, per_member_of(content, layout.per_member)).close()
+        extend(beginning, target, layout, attributes, {**fixed, **lists}).close()
         end = {"ended": "repaired", "finished": provenance.now()}
         seal(target, {**end, "wall_seconds": trace.wall_seconds}, keep_state=bool(state))
         return Repair(str(path), str(target), steps, trace.steps, tuple(snapshots), lost, text_lost, bool(state))
@@ -128,6 +133,19 @@ def _readable(read: Callable[[], object]) -> bool:
         return read() is not False
     except (TraceError, *DAMAGE):
         return False
+
+
+def _sound_lists(trace: Trace, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The lists of whole numbers that are as they were written; of a live file all or none, for they share a digest."""
+    found: dict[str, Any] = {}
+    for name, stated in trace.layout.lists.items():
+        with contextlib.suppress(TraceError, *DAMAGE):
+            values = trace.rows(name, slice(None))
+            if values.shape == (stated.size,) and values.dtype == np.dtype("<i8"):
+                found[name] = values
+    axes = {name: values for name, values in fixed_axes(trace.layout).items() if "/" not in name}
+    sound = trace.complete or fixed_digest({**axes, **fixed, **found}) == trace.attributes.get("fixed_digest")
+    return found if sound else {}
 
 
 def _sound_steps(trace: Trace) -> int:

@@ -20,7 +20,7 @@ _PATIENCE = 0.3  # seconds; ``is_locked`` takes the lock for an instant
 
 def lock_path(run: Path) -> Path:
     """The lock file next to a run file; it exists while a process trains, and after one was killed."""
-    return run.with_name(f".{run.name}.lock")
+    return run.parent / f".{run.name}.lock"  # also of a path without a name, such as ``/``
 
 
 def is_locked(run: Path) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 
 from rhotrace.errors import TraceError
 from rhotrace.runfile.hdf5_io import new_hdf5, sync_folder
+from rhotrace.runfile.integrity import TAKEN_OVER, examine
 from rhotrace.runfile.layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, dimension_sizes, time_axis
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.writer import AttributeValue, add, add_fixed, attach_scales, reason
@@ -41,7 +42,8 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
     scratch = path.with_name(f".{path.name}.{os.getpid()}.seal")
     try:
         with open_trace(path) as live:
-            refuse_damage(live)
+            refuse_damaged_description(live)
+            refuse_damaged_steps(live)
             described = {**live.attributes, "status": "complete", **attributes}
             if live.sessions:
                 described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
@@ -60,19 +62,35 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
             scratch.unlink(missing_ok=True)
 
 
-def refuse_damage(live: Trace) -> None:
-    """Raises TraceError if steps or weights of a live file are not as they were written.
+def refuse_damaged_description(trace: Trace) -> None:
+    """Raises TraceError where what a run file says beside the steps is not as it was written.
 
-    Otherwise, copying them into a file with checksums would make them look sound.
+    Else copying it into a file with checksums would make it look sound.
     """
-    block = None if live.complete else live.damaged_block()
-    if block:
-        what = f"steps {block.first} to {block.last - 1}"
-    elif not live.complete and live.damaged_snapshots():
-        what = f"the weights at step {live.damaged_snapshots()[0]}"
+    damage = next((check.says for check in examine(trace, TAKEN_OVER) if check.outcome == "wrong"), None)
+    if damage:
+        raise TraceError(f"{trace.path}: damaged on the disk: {damage}; {_remedy(trace)}")
+
+
+def refuse_damaged_steps(live: Trace) -> None:
+    """Raises TraceError where steps, weights or sessions of a live file are not as they were written."""
+    if live.complete:  # HDF5 checks them as it reads them
+        return
+    if not live.sessions_are_whole:
+        what = "the list of its sessions is"
+    elif not live.blocks_are_whole:
+        what = "the list of its blocks is"
+    elif block := live.damaged_block():
+        what = f"steps {block.first} to {block.last - 1} are"
+    elif damaged := live.damaged_snapshots():
+        what = f"the weights at step {damaged[0]} are"
     else:
         return
-    raise TraceError(f"{live.path}: {what} are damaged on the disk; `rhotrace repair {live.path}` saves what is sound")
+    raise TraceError(f"{live.path}: {what} damaged on the disk; {_remedy(live)}")
+
+
+def _remedy(trace: Trace) -> str:
+    return f"`rhotrace repair {trace.path}` saves what is sound"
 
 
 def _write_sealed(live: Trace, sealed: h5py.File, state: Mapping[str, Sequence[Any]]) -> None:
@@ -107,9 +125,8 @@ def _empty_datasets(
     live: Trace, sealed: h5py.File, cut: Layout, state: Mapping[str, Sequence[Any]]
 ) -> dict[str, h5py.Dataset]:
     """The datasets of a sealed file by name; only those that do not depend on time are filled."""
-    known = {c.path for c in columns(live.layout)} | set(dimension_sizes(cut))
-    per_member = {n: live.rows(n, slice(None)) for n in live.dataset_names() if n not in known and "/" not in n}
-    add_fixed(sealed, cut, per_member, chunks=True, fletcher32=True)
+    fixed = {n: live.rows(n, slice(None)) for n in (*live.per_member, *live.layout.lists)}
+    add_fixed(sealed, cut, fixed, chunks=True, fletcher32=True)
     sizes = dimension_sizes(cut)
     targets = {}
     for column in columns(cut):

@@ -63,6 +63,11 @@ class _StoredFacts(_Strict):
     minibatches: bool
 
 
+class _StoredList(_Strict):
+    size: Count
+    says: Words
+
+
 class StoredLayout(_Strict):
     """The attribute ``layout`` of a run file."""
 
@@ -75,11 +80,13 @@ class StoredLayout(_Strict):
     state: dict[Name, list[tuple[Count, ...]]]
     per_member: dict[Name, Words]
     facts: _StoredFacts
+    lists: Annotated[dict[Name, _StoredList], MaxLen(100)] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredLayout:
         _distinct(block.name for block in self.blocks)
-        _distinct([quantity.name for quantity in self.quantities] + list(self.axes) + ["step", "member", "layer"])
+        own = ["step", "member", "layer", "seed", "batch_seed", *self.per_member]
+        _distinct([*(quantity.name for quantity in self.quantities), *self.axes, *self.lists, *own])
         known = {"member", "layer", *self.axes}
         odd = [q.name for q in self.quantities if q.cadence not in self.strides or not set(q.axes) <= known]
         if not any(q.cadence == "step" for q in self.quantities):

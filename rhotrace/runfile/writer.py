@@ -46,6 +46,8 @@ from rhotrace.runfile.layout import (
     columns,
     dimension_sizes,
     fixed_axes,
+    fixed_digest,
+    list_columns,
     time_axis,
 )
 from rhotrace.runfile.reader import Trace, whole_commits
@@ -57,7 +59,7 @@ AttributeValue = str | int | float
 
 
 def create(
-    path: Path, layout: Layout, attributes: Mapping[str, AttributeValue], per_member: Mapping[str, Array]
+    path: Path, layout: Layout, attributes: Mapping[str, AttributeValue], fixed: Mapping[str, Array]
 ) -> TraceWriter:
     """Creates a live run file in one atomic step and opens it for writing.
 
@@ -65,12 +67,12 @@ def create(
         path: of the run file; an existing file there is replaced.
         layout: what the file holds.
         attributes: of the root group (recipe, provenance, ...).
-        per_member: arrays of length M, such as seeds and learning rates.
+        fixed: arrays of length M, such as seeds and learning rates, and the lists that the layout names.
 
     Raises:
         TraceError: the folder cannot be written or the disk is too full for the whole run.
     """
-    return extend(None, path, layout, attributes, per_member)
+    return extend(None, path, layout, attributes, fixed)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def extend(
     path: Path,
     layout: Layout,
     attributes: Mapping[str, AttributeValue],
-    per_member: Mapping[str, Array],
+    fixed: Mapping[str, Array],
 ) -> TraceWriter:
     """As ``create``, with the beginning of another run already in the file when it appears.
 
@@ -106,7 +108,7 @@ def extend(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_hdf5(scratch) as file:
-            _write_skeleton(file, layout, attributes, per_member)
+            _write_skeleton(file, layout, attributes, fixed)
         _reserve(scratch)
         writer = TraceWriter(scratch, layout)
         try:
@@ -143,16 +145,17 @@ def _copy_steps(beginning: Beginning, writer: TraceWriter) -> None:
 
 
 def _write_skeleton(
-    file: h5py.File, layout: Layout, attributes: Mapping[str, AttributeValue], per_member: Mapping[str, Array]
+    file: h5py.File, layout: Layout, attributes: Mapping[str, AttributeValue], fixed: Mapping[str, Array]
 ) -> None:
     described = {"format": FORMAT, "format_version": layout.version, "status": "live"}
-    described |= {**attributes, **layout.attributes()}
+    axes = {name: values for name, values in fixed_axes(layout).items() if "/" not in name}
+    described |= {**attributes, **layout.attributes(), "fixed_digest": fixed_digest({**axes, **fixed})}
     file.attrs.update({**described, "attributes_digest": attributes_digest(described)})
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_layout(h5py.h5d.CONTIGUOUS)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    add_fixed(file, layout, per_member)
+    add_fixed(file, layout, fixed)
     sizes = dimension_sizes(layout)
     for column in columns(layout):
         add(file, column, [sizes[d] for d in column.dims], dcpl=early)
@@ -178,15 +181,17 @@ def _checkpoint(layout: Layout) -> dict[str, tuple[int, ...]]:
     }
 
 
-def add_fixed(file: h5py.File, layout: Layout, per_member: Mapping[str, Array], **storage: Any) -> None:  # noqa: ANN401 - h5py's options
-    """Writes the axes that do not grow, and the arrays of length M."""
+def add_fixed(file: h5py.File, layout: Layout, fixed: Mapping[str, Array], **storage: Any) -> None:  # noqa: ANN401 - h5py's options
+    """Writes the axes that do not grow, the arrays of length M, and the lists."""
     axes = fixed_axes(layout)
     if layout.snapshots:
         file.create_group("weights", track_order=True)
     within = {name: values for name, values in axes.items() if "/" in name}
-    for name, values in {**axes, **per_member, **within}.items():
+    for name, values in {**axes, **fixed, **within}.items():
         if name not in file:
             file.create_dataset(name, data=values, **storage)
+    for column in list_columns(layout):
+        file[column.path].attrs.update(column.attributes)
 
 
 def add(file: h5py.File, column: Column, shape: Sequence[int], **storage: Any) -> h5py.Dataset:  # noqa: ANN401 - h5py's options
@@ -256,6 +261,11 @@ def reopen(path: Path) -> tuple[TraceWriter, dict[str, list[Array]]]:
     )
 
 
+def _with_crc(numbers: Array) -> Array:
+    """Whole numbers, and their CRC-32."""
+    return np.append(numbers, zlib.crc32(numbers.tobytes()))
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where the values of a dataset begin in a live file, in bytes, with their shape and type."""
@@ -285,7 +295,10 @@ class TraceWriter:
         self._next_slot = 1 - resumed.slot if resumed else 0
         self.started = time.monotonic() - (resumed.seconds if resumed else 0)
         self._places: dict[str, _Place] = {}
+        self._sessions = b""  # the list of sessions, as the next commit records it
         with open_hdf5(path) as file:
+            if resumed:
+                self._sessions = bytes(file["checkpoint/sessions"][:]).rstrip(b"\0")
             for name in [c.path for c in columns(layout)] + [f"checkpoint/{n}" for n in _checkpoint(layout)]:
                 dataset = file[name]
                 if dataset.size:
@@ -374,13 +387,14 @@ class TraceWriter:
 
     def note_session(self, session: Mapping[str, AttributeValue]) -> None:
         """Adds to the list of processes that have written into the file; a full list is left as it is."""
-        with self._guard(), open_hdf5(self.path) as file:
-            text = bytes(file["checkpoint/sessions"][:]).rstrip(b"\0")
-            if not text.endswith(b"\n"):  # the last process was killed while it wrote its line
-                text += b"\n" * bool(text)
-            text += json.dumps(session).encode() + b"\n"
-            if len(text) <= SESSIONS_BYTES:
+        text = self._sessions
+        if not text.endswith(b"\n"):  # the last process was killed while it wrote its line
+            text += b"\n" * bool(text)
+        text += json.dumps(session).encode() + b"\n"
+        if len(text) <= SESSIONS_BYTES:
+            with self._guard():
                 self._put("checkpoint/sessions", 0, np.frombuffer(text, np.uint8))
+            self._sessions = text
 
     def commit(self, steps: int, state: Mapping[str, Sequence[Array]]) -> None:
         """Makes all steps before ``steps`` count, with the optimizer's state to resume from.
@@ -396,8 +410,9 @@ class TraceWriter:
             self.sync()
             self._refuse_absence()
             crc = checksum(tensor for tensors in state.values() for tensor in tensors)
-            record = np.array([steps, self._blocks, slot, crc, int(self.seconds * 1e9), time.time_ns(), 0], "<i8")
-            record[-1] = zlib.crc32(record[:-1].tobytes())
+            counts = np.array([steps, self._blocks, slot, crc, int(self.seconds * 1e9), time.time_ns()], "<i8")
+            sessions = np.array([len(self._sessions), zlib.crc32(self._sessions)], "<i8")
+            record = np.concatenate([_with_crc(counts), _with_crc(sessions)])
             self._put("checkpoint/commit", slot, np.pad(record, (0, _RECORD_NUMBERS - len(record)))[None])
             self.sync()
             self._put_axes(self.committed, steps)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import RhoTraceError, out_of_memory
 
 TICK = 0.5  # seconds
 RETRIES = 5  # of a job whose worker or node died
@@ -66,6 +66,9 @@ def train_job(job: Job) -> End:
     except KeyboardInterrupt:
         return End(job.path, "interrupted", 0.0, host)
     except Exception as error:
+        if where := out_of_memory(error):
+            remedy = "lower network.width, data.train or optimizer.batch_size, or train fewer members in a run"
+            return End(job.path, "failed", 0.0, host, f"out of memory{where}; {remedy}")
         return End(job.path, "failed", 0.0, host, f"{type(error).__name__}: {one_line(str(error))}")
     return End(job.path, outcome.ended, outcome.seconds, host)
 

@@ -91,8 +91,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         RecipeError: the file cannot be read, or is not a sweep; the message has the file and the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+        text = strict_yaml.read_file(path, "sweep")
+    except FileNotFoundError as problem:
         raise RecipeError(f"{path}: cannot be read as a sweep ({problem})") from None
     where = str(path)
     content, lines = strict_yaml.read(text, where)

@@ -9,13 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
+from rhotrace.models.datasets.samples import Chosen
 from rhotrace.models.network import Block, Network
 from rhotrace.models.schedules import Constant
 from rhotrace.recording.quantity import CADENCES, Traced, traced_quantities
-from rhotrace.runfile.layout import Facts, Layout, snapshot_steps
+from rhotrace.runfile.layout import Facts, IndexList, Layout, snapshot_steps
 
 if TYPE_CHECKING:
     import torch
+
+
+_SAYS = {
+    "train_sample": "index of each training sample in the training part of the dataset, in the order of the run",
+    "test_sample": "index of each test sample in the test part of the dataset, in the order of the run",
+    "noisy_sample": "places in train_sample, from 0, of the samples whose target was replaced by a wrong one",
+}
+
+
+def sample_lists(chosen: Chosen | None) -> dict[str, NDArray[np.int64]]:
+    """Which samples the run has, by name of the list; nothing where the dataset does not say, and no empty list."""
+    if chosen is None:
+        return {}
+    lists = {"train_sample": chosen.train, "test_sample": chosen.test, "noisy_sample": chosen.wrong}
+    return {name: values.astype("<i8") for name, values in lists.items() if len(values)}
 
 
 def initial_parameters(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
@@ -35,7 +51,11 @@ def constant(block: Block, members: int) -> NDArray[np.float64]:
 
 
 def plan_layout(
-    recipe: Recipe, network: Network, outputs: int, state: Mapping[str, tuple[torch.Tensor, ...]]
+    recipe: Recipe,
+    network: Network,
+    outputs: int,
+    state: Mapping[str, tuple[torch.Tensor, ...]],
+    lists: Mapping[str, NDArray[np.int64]],
 ) -> Layout:
     """What the run file of a recipe holds.
 
@@ -44,6 +64,7 @@ def plan_layout(
         network: built for its data.
         outputs: C.
         state: of the optimizer before the first step.
+        lists: see ``sample_lists``.
     """
     scheduled = not isinstance(recipe.optimizer.schedule, Constant)
     traced = Traced(network, recipe.loss, frozenset(state), outputs, scheduled)
@@ -67,4 +88,5 @@ def plan_layout(
             law=recipe.trained_by.step_law,
             minibatches=recipe.optimizer.minibatches is not None,
         ),
+        lists={name: IndexList(len(values), _SAYS[name]) for name, values in lists.items()},
     )

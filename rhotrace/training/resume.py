@@ -17,7 +17,7 @@ from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.layout import Layout
 from rhotrace.runfile.reader import Trace, open_trace
-from rhotrace.runfile.sealing import refuse_damage
+from rhotrace.runfile.sealing import refuse_damaged_description, refuse_damaged_steps
 from rhotrace.runfile.writer import AttributeValue, Beginning, TraceWriter, create, extend, reopen
 
 # Packages of which another version may round, or draw random numbers, differently.
@@ -82,7 +82,7 @@ def open_run(
     recipe: Recipe,
     layout: Layout,
     attributes: Mapping[str, AttributeValue],
-    per_member: Mapping[str, NDArray[Any]],
+    fixed: Mapping[str, NDArray[Any]],
     how: Continuation,
 ) -> Begun:
     """Creates the run file, or opens the existing one with the optimizer's state after its last committed step.
@@ -95,21 +95,22 @@ def open_run(
     """
     _remove_leftovers(path)
     if how.force or not path.exists():
-        return Begun(create(path, layout, attributes, per_member), {})
+        return Begun(create(path, layout, attributes, fixed), {})
     with open_trace(path) as trace:
+        refuse_damaged_description(trace)
         _refuse_another_run(trace, recipe, attributes, how)
         if not trace.steps:
-            return Begun(create(path, layout, attributes, per_member), {})
+            return Begun(create(path, layout, attributes, fixed), {})
         changed = _changed_conditions(trace.attributes, attributes)
         if changed and not how.despite_changes:
             raise TraceError(
                 f"{path}: this run was started under other conditions ({_shown(changed)}), so it may not produce the same "
                 "bits as an uninterrupted run; --despite-changes resumes anyway, --force starts again"
             )
-        refuse_damage(trace)
+        refuse_damaged_steps(trace)
         kept = _kept_layout(trace, layout)
         if trace.complete or trace.layout.steps != layout.steps:
-            begun = _extended(trace, path, kept, attributes, per_member)
+            begun = _extended(trace, path, kept, attributes, fixed)
         else:
             begun = Begun(*reopen(path))
         last = begun.writer.committed
@@ -205,7 +206,7 @@ def _extended(
     path: Path,
     layout: Layout,
     attributes: Mapping[str, AttributeValue],
-    per_member: Mapping[str, NDArray[Any]],
+    fixed: Mapping[str, NDArray[Any]],
 ) -> Begun:
     """Replaces the file by a longer live one that begins with all committed steps of ``trace``."""
     if trace.complete:
@@ -220,8 +221,9 @@ def _extended(
             f"{path}: cannot be extended: it {'was repaired' if ended == 'repaired' else ended} after {steps} steps "
             "and contains no optimizer state; --force starts again"
         )
+    there = {name: values for name, values in fixed.items() if name in trace.per_member or name in layout.lists}
     taken = [step for step in trace.snapshot_steps() if step <= steps]
     later = [step for step in layout.snapshots if step >= steps and step not in taken]
     longer = dataclasses.replace(layout, snapshots=[*taken, *later])
     kept = {**trace.beginning_attributes(), **{name: attributes[name] for name in _OF_THE_RECIPE}}
-    return Begun(extend(Beginning(trace, steps, taken, state), path, longer, kept, per_member), state)
+    return Begun(extend(Beginning(trace, steps, taken, state), path, longer, kept, there), state)

@@ -31,7 +31,7 @@ from rhotrace.runfile import provenance
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training.distributed import Team
-from rhotrace.training.plan import constant, initial_parameters, plan_layout
+from rhotrace.training.plan import constant, initial_parameters, plan_layout, sample_lists
 from rhotrace.training.recorder import BLOCK_STEPS, Recorder
 from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
@@ -222,7 +222,8 @@ class _Run:
         if network.buffers:
             members = len(recipe.seeds)
             self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
-        self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state)
+        self.lists = sample_lists(dataset.chosen)
+        self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
         if team:
             team.refuse_needs([QUANTITIES[described.name] for described in self.layout.quantities])
         self.seconds_full = 0.0
@@ -232,7 +233,7 @@ class _Run:
         import torch
 
         attributes = {**self.attributes(), **provenance.collect(recipe_file)}
-        begun = open_run(path, self.recipe, self.layout, attributes, self.recipe.per_member, how)
+        begun = open_run(path, self.recipe, self.layout, attributes, {**self.recipe.per_member, **self.lists}, how)
         self.writer, self.diverged = begun.writer, begun.diverged
         self.layout = begun.writer.layout  # of an existing file: its quantities, and the snapshots of both plans
         for key, tensors in begun.state.items():

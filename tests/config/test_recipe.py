@@ -269,8 +269,8 @@ def test_invalid_utf8_is_refused(tmp_path, small):
 
 def test_an_oversize_file_is_refused_unread(tmp_path, small):
     path = tmp_path / "r.yaml"
-    path.write_text(small + "#" * recipe.MAX_BYTES, encoding="utf-8")
-    assert f"at most {recipe.MAX_BYTES}" in file_fault(path)
+    path.write_text(small + "#" * strict_yaml.MAX_BYTES, encoding="utf-8")
+    assert f"at most {strict_yaml.MAX_BYTES}" in file_fault(path)
 
 
 def test_an_empty_file_names_what_is_missing(tmp_path):

@@ -19,7 +19,7 @@ def test_every_recipe_of_the_checkout_is_listed_with_its_claim():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copied_recipe_is_valid_where_it_was_copied_to(name, tmp_path):
-    first, *_ = shipped_recipes.copy(name, tmp_path)
+    first, *_ = shipped_recipes.copy([name], tmp_path)[name]
     assert first == tmp_path / f"{name}.yaml"
     if name.startswith("sweeps/"):
         sweep = sweep_file.read(first)
@@ -30,18 +30,19 @@ def test_a_copied_recipe_is_valid_where_it_was_copied_to(name, tmp_path):
 
 
 def test_copying_twice_changes_nothing_and_other_content_is_never_replaced(tmp_path):
-    (path,) = shipped_recipes.copy("quick.yaml", tmp_path)
-    assert shipped_recipes.copy("quick", tmp_path) == []
+    ((path,),) = shipped_recipes.copy(["quick.yaml"], tmp_path).values()
+    assert shipped_recipes.copy(["quick"], tmp_path) == {"quick": []}
     path.write_text("mine", encoding="utf-8")
     with pytest.raises(RecipeError, match="other content"):
-        shipped_recipes.copy("quick", tmp_path)
+        shipped_recipes.copy(["deep8", "quick"], tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
     assert path.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("name", ["deep9", "../quick", "/etc/passwd", "", "sweeps"])
 def test_what_is_not_shipped_is_refused(name, tmp_path):
     with pytest.raises(RecipeError, match="no shipped recipe"):
-        shipped_recipes.copy(name, tmp_path)
+        shipped_recipes.copy(["quick", name], tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -52,7 +52,8 @@ def test_the_file_holds_the_quantities_table_and_nothing_else(runs, kind):
     expected = set(QUANTITIES) - others - ({"v_norm"} if kind != "weight-norm" else set())
     axes = {"step", "member", "layer", "quantile", "test_step"} | ({"full_step"} if kind == "sgd" else set())
     with h5py.File(runs[kind]) as file:
-        assert set(file) == expected | axes | {"seed", "batch_seed", "lr", "init_rho_k", "weights", "checkpoint"}
+        members = {"seed", "batch_seed", "lr", "init_rho_k"}
+        assert set(file) == expected | axes | members | {"train_sample", "test_sample", "weights", "checkpoint"}
     with open_trace(runs[kind]) as trace:
         assert {q.name for q in trace.quantities} == expected
 

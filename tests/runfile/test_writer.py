@@ -122,7 +122,8 @@ def test_the_state_of_the_last_commit_is_whole_while_the_next_is_written(live):
 
 def test_sealing_an_unfinished_run_keeps_what_was_committed(live):
     writer = live(7, 12)
-    writer.snapshot(5, weights_of(5))
+    for step in (0, 5):
+        writer.snapshot(step, weights_of(step))
     writer.append(12, 20, values(writer.layout, 12, 20))
     writer.close()
     seal(writer.path, {"ended": "finished", "wall_seconds": 1.5})
@@ -132,12 +133,14 @@ def test_sealing_an_unfinished_run_keeps_what_was_committed(live):
         assert trace.wall_seconds == 1.5
         for name, expected in values(writer.layout, 0, 12).items():
             np.testing.assert_array_equal(trace[name], expected, err_msg=name)
-        assert [s for s, _ in trace.snapshots()] == [5]
+        assert [s for s, _ in trace.snapshots()] == [0, 5]
     assert [p.name for p in writer.path.parent.iterdir()] == [writer.path.name]
 
 
 def test_a_run_that_a_reader_of_the_same_process_has_open_can_be_sealed(live):
     writer = live(7)
+    for step in (0, 5):
+        writer.snapshot(step, weights_of(step))
     with open_trace(writer.path) as reader:
         writer.close()
         seal(writer.path, {"ended": "finished"})

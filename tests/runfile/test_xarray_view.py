@@ -26,7 +26,8 @@ def test_xarray_names_every_dimension_and_every_quantity_has_units(runs, kind):
             np.testing.assert_array_equal(variable.values, array)
         for name in ("seed", "batch_seed", "lr", "init_rho_k"):
             assert opened[name].dims == ("member",)
-        assert set(opened.sizes) <= {"step", "full_step", "test_step", "member", "layer", "quantile"}
+        samples = {"train_sample", "test_sample"}
+        assert set(opened.sizes) - samples <= {"step", "full_step", "test_step", "member", "layer", "quantile"}
         np.testing.assert_array_equal(opened["layer"], [1, 2, 3])
         np.testing.assert_array_equal(opened["step"], np.arange(steps))
         assert json.loads(opened.attrs["recipe_json"]) == content

@@ -118,6 +118,45 @@ def test_damage_is_refused_or_reported_or_of_no_consequence(files, tmp_path, kin
     assert min(met[how] for how in ("refused", "wrong", "sound")) > 0, met
 
 
+fixed = st.tuples(anywhere, st.integers(0, 7)).map(
+    lambda bit: lambda o: turned(o.whole, [(int(o.fixed[bit[0] % len(o.fixed)]), bit[1])])
+)
+between = st.tuples(anywhere, st.integers(0, 7)).map(
+    lambda bit: lambda o: turned(o.whole, [(int(o.between[bit[0] % len(o.between)]), bit[1])])
+)
+OF_THE_MOMENT = {"/@finished", "/@wall_seconds", "/@attributes_digest", "/@sessions", "checkpoint/commit"}
+
+
+def test_no_damage_of_a_live_file_is_sound_after_resume_and_seal(files, tmp_path):
+    """What comes out sound is, to the last bit, the run that was resumed without damage."""
+    original, path, met = files["live"], tmp_path / "damaged.h5", Counter()
+    path.write_bytes(original.whole)
+    train_plain(plan(), path)
+    expected = everything(path)
+
+    def earlier_sessions(content):
+        return content["/@sessions"].splitlines()[:-1]
+
+    @settings(QUIET, max_examples=150)
+    @given(fixed | between | turns | pages)
+    def damage(spoil):
+        path.write_bytes(spoil(original))
+        if refusal(lambda: train_plain(plan(), path), path):
+            met["refused"] += 1
+            return
+        with open_trace(path) as trace:
+            sound = verify(trace).sound
+        met["sound" if sound else "wrong"] += 1
+        if sound:
+            found = everything(path)
+            assert set(differing(found, expected)) <= OF_THE_MOMENT
+            assert earlier_sessions(found) == earlier_sessions(expected)
+
+    damage()
+    assert met["refused"] > 50, met
+    assert met["sound"] > 0, met
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_on_which_hdf5_would_hang_is_refused(files, tmp_path, kind):
     """In the last heap are references of 8 bytes; HDF5 takes the zeros behind one of no bytes for the next, of no size."""

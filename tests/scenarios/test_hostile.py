@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
+import re
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 import pytest
-from damaging import attribute, edit, entry, measured, refusal, restamp
+from damaging import SECONDS, attribute, edit, entry, measured, refusal, restamp
 
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
@@ -309,6 +312,89 @@ def test_what_is_no_file_is_refused_at_once(command, tmp_path):
             assert (code, out) == (2, ""), words
             assert err.startswith(f"error: {name}: {says}")
             assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("recipe", "check", "/dev/zero"), "recipe"),
+        (("train", "/dev/zero"), "recipe"),
+        (("sweep", "/dev/zero"), "sweep"),
+    ],
+)
+def test_a_device_without_an_end_is_no_recipe(rhotrace, words, what):
+    done = rhotrace(*words, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: /dev/zero: cannot be read as a {what}: it is a special file\n"
+
+
+@pytest.mark.parametrize("path", ["/", ".", ""])
+@pytest.mark.parametrize("words", [("watch", "--once"), ("watch", "--web"), ("train", "quick.yaml", "-o")])
+def test_a_path_without_a_name_is_refused_in_a_line(command, words, path):
+    assert command("recipe", "copy", "quick", "-o", ".")[0] == 0
+    code, out, err = command(*words, path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path or '.'}: got a folder")
+    assert len(err.splitlines()) == 1
+
+
+HOSTILE = "\x1b]0;x\x07\x1b[2J\x9b31m\x7f\u202e\r"
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def hostile_everywhere(file: h5py.File) -> None:
+    """Control characters in what is shown of a run: provenance, recipe, classes, name of a dataset."""
+    for name in ("command", "host", "device", "data_classes", "started", "ended"):
+        file.attrs[name] = HOSTILE
+    content = json.loads(file.attrs["recipe_json"])
+    content["claim"] = HOSTILE
+    file.attrs["recipe_json"], file.attrs["recipe"] = json.dumps(content), f"claim: {HOSTILE}"
+    file.create_dataset(f"a{HOSTILE}", data=np.zeros(3))
+    restamp(file)
+
+
+@pytest.mark.parametrize("words", ["info", "analyze", "audit", "verify", "compare", "repair", "watch --once"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_control_characters_of_a_file_and_its_name_are_not_sent_to_the_terminal(copies, command, words, options):
+    edit(hostile_everywhere)(copies["sealed"])
+    path = copies["sealed"].rename(copies["sealed"].with_name(f"b{HOSTILE}.h5"))
+    other = [copies["live"].name] if words == "compare" else []
+    code, out, err = command(*words.split(), path.name, *other, *options)
+    assert code in (0, 2)
+    assert out or err
+    assert not OBEYED.findall(out + err)
+    if words == "info":
+        assert ("\\u001b" if options else "\\x1b]0;x\\x07\\x1b[2J\\x9b31m\\x7f") in out
+    if options and out:
+        assert json.loads(out)
+
+
+def test_control_characters_of_a_file_are_not_in_reports_and_figures(copies, command):
+    edit(lambda file: [file.attrs.update(command=HOSTILE, host=HOSTILE), restamp(file)])(copies["sealed"])
+    path = copies["sealed"].rename(copies["sealed"].with_name(f"b{HOSTILE}.h5"))
+    for words in (["report", path.name, "-o", "r.html"], ["plot", path.name, "--what", "rho", "-o", "rho.svg"]):
+        code, out, err = command(*words)
+        assert (code, err) == (0, "")
+        assert not OBEYED.findall(out)
+    for made in (path.with_name("r.html"), path.with_name("rho.svg")):
+        content = made.read_text(encoding="utf-8")
+        assert not OBEYED.findall(content.replace("\t", " "))
+        pictures = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", content)
+        for picture in [base64.b64decode(text).decode() for text in pictures] or [content]:
+            ElementTree.fromstring(picture)
+
+
+def test_a_file_name_that_is_not_utf8_is_shown_and_exported(copies, command):
+    path = copies["sealed"].rename(os.fsdecode(os.fsencode(copies["sealed"].parent) + b"/caf\xe9.h5"))
+    for words in (["info"], ["report", "-o", "r.html"], ["export", "--to", "parquet", "-o", "r.parquet"]):
+        code, out, err = command(*words, path.name)
+        assert (code, err) == (0, ""), words
+        out.encode()
+    assert "caf\\xe9" in copies["sealed"].with_name("r.html").read_text(encoding="utf-8")
+    import pyarrow.parquet
+
+    kept = pyarrow.parquet.read_schema(copies["sealed"].with_name("r.parquet")).metadata
+    assert kept[b"rhotrace_run"].decode().endswith("caf\\udce9.h5")
 
 
 @pytest.mark.parametrize(

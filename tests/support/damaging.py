@@ -98,6 +98,13 @@ class Undamaged:
         return np.concatenate([np.arange(p.start, p.stop) for q in self.layout.quantities for p in self.places[q.name]])
 
     @cached_property
+    def fixed(self) -> np.ndarray:
+        """Numbers of the bytes of what does not grow with time: members' options, indices of samples, axes."""
+        layout = self.layout
+        names = ["seed", "batch_seed", *layout.per_member, *layout.lists, "member", "layer", *layout.axes]
+        return np.concatenate([np.arange(p.start, p.stop) for name in names for p in self.places[name]])
+
+    @cached_property
     def layout(self) -> Any:
         with open_trace(self.path) as trace:
             return trace.layout

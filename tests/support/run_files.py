@@ -17,7 +17,10 @@ RUNS = {  # overrides of the small recipe
     "weight-norm": ("optimizer={kind: weight-norm, lr: 0.05}", "network.dtype=float32", "steps=30"),
 }
 STEPS, MEMBERS, SHAPES = 40, 2, ((3, 4), (1, 3))
-PER_MEMBER = {"seed": np.arange(MEMBERS), "lr": np.ones(MEMBERS), "init_rho_k": np.ones(MEMBERS)}
+PER_MEMBER = {
+    **{name: np.arange(MEMBERS) for name in ("seed", "batch_seed")},
+    **{name: np.ones(MEMBERS) for name in ("lr", "init_rho_k")},
+}
 
 
 def live_layout() -> Layout:

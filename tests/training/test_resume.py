@@ -523,9 +523,9 @@ def test_a_damaged_run_is_not_extended(interrupted, name, row, what):
 def begun_with(path: Path, **attributes: str) -> None:
     """Makes a run file say that it was begun with something else."""
     with open_trace(path) as trace:
-        before, sealed = trace.attributes, trace.complete
+        before = trace.attributes
     for name, value in attributes.items():
-        attribute(name, type(before[name])(value), restamped=sealed)(path)
+        attribute(name, type(before[name])(value))(path)
 
 
 def other_version(path: Path, package: str) -> str:

@@ -171,7 +171,9 @@ def chosen_window(text: str | None) -> tuple[float, float] | None:
 
 def _refuse(traces: Sequence[Trace]) -> None:
     if not 2 <= len(traces) <= MOST_RUNS:
-        raise AnalysisError(f"got {len(traces)} runs, expected 2 to {MOST_RUNS} to compare")
+        raise AnalysisError(
+            f"got {len(traces)} run{'' if len(traces) == 1 else 's'}, expected 2 to {MOST_RUNS} to compare"
+        )
     for trace in traces:
         require_steps(trace)
     first = traces[0]

@@ -238,7 +238,13 @@ def constants_of(trace: Trace, *, step: int, member: int = 0) -> Setting:
     a, q = float(trace["a"][row, member]), float(trace["q"][row, member])
     log_rho = float(trace["log_rho"][int(steps[row]), member])
     if not (a > 0 and q > 0):
-        raise AnalysisError(f"{trace.path}: a = {a:.3g} and q = {q:.3g} at step {steps[row]}: no equilibrium there")
+        good = np.flatnonzero((trace["a"][:, member] > 0) & (trace["q"][:, member] > 0))
+        later = good[good > row]
+        nearest = later[0] if len(later) else good[-1] if len(good) else None
+        hint = "the member has one at no step" if nearest is None else f"--step {steps[nearest]} has one"
+        raise AnalysisError(
+            f"{trace.path}: a = {a:.3g} and q = {q:.3g} at step {steps[row]}: no equilibrium there; {hint}"
+        )
     log_unit = (log_rho + np.log(a / q)) / trace.depth  # log of rho_eq^(1/L)
     # A r_eq^(L-2): in units of r_eq, equation (5) keeps its form with A and B replaced by A rho_eq^((L-2)/L).
     A = float(np.exp(np.log(a) - log_rho + (trace.depth - 2) * log_unit))

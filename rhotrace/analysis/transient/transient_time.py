@@ -59,6 +59,7 @@ class Passage:
     T: float
     dwell: int
     crossing: Interval
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class MemberTransient:
         driven: equation (5) with the measured A and B, or None where there is nothing to integrate.
         fit: the closed form, or None where it cannot be fitted.
         no_fit: why not.
+        caution: what happened after the dwell that a reader of T must know; empty where rho stayed.
     """
 
     member: int
@@ -92,6 +94,7 @@ class MemberTransient:
     driven: Driven | None = None
     fit: ClosedFormFit | None = None
     no_fit: str = ""
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def measure(
         T_constant=constant_T(series, theta),
         driven=_driven(series, theta),
         no_fit=f"needs a T; {passed.outcome}",
+        caution=passed.caution,
     )
     return with_fit(found, series, theta=theta) if fit else found
 
@@ -195,7 +199,23 @@ def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
     T = _interpolated(steps, distance, row, 0.0)
-    return Passage(Outcome.LEFT, T, dwell, _crossing(steps, distance, row))
+    finite = np.isfinite(q) & np.isfinite(log_rho)
+    return Passage(
+        Outcome.LEFT, T, dwell, _crossing(steps, distance, row), _afterwards(steps, reached, finite, row, theta)
+    )
+
+
+def _afterwards(steps: Steps, reached: NDArray[np.bool_], finite: NDArray[np.bool_], row: int, theta: float) -> str:
+    """What became of a member after T, where it did not stay: it diverged, or fell back to the end of the run."""
+    lost = np.flatnonzero(~finite[row:])
+    if len(lost):
+        return f"it diverged after T: its numbers are not finite from step {steps[row + lost[0]]}"
+    last_hit = int(np.flatnonzero(reached)[-1])
+    if last_hit + 1 < len(steps):
+        since = int(steps[last_hit + 1])
+        if steps[-1] + 1 - since >= max(DWELL_STEPS, DWELL_FRACTION * since):
+            return f"rho is not at or above {theta:g} rho_eq from step {since} to the end"
+    return ""
 
 
 def _driven(series: Series, theta: float) -> Driven | None:
@@ -274,17 +294,18 @@ def _why_not(
 ) -> Outcome:
     if not (np.isfinite(q) & np.isfinite(log_rho)).all():
         return Outcome.DIVERGED
-    if q[-1] == 0:
-        return Outcome.DEAD
-    if len(reached) < _FEW:
-        return Outcome.SPARSE
+    if q[-1] == 0 or len(reached) < _FEW:
+        return Outcome.DEAD if q[-1] == 0 else Outcome.SPARSE
+    late = slice(-max(4, len(reached) // 4), None)
+    turns = np.diff(np.sign(np.diff(rho_eq_over_rho[late])))
+    turning = bool(np.mean(turns != 0) > _ALTERNATES)
+    if turning and np.mean(reached[late][1:] != reached[late][:-1]) > 0.5:  # before the last row, which may be a hit
+        return Outcome.OSCILLATING
     last_miss = int(np.flatnonzero(np.append(True, ~reached))[-1])  # 0 is before the first row
     if last_miss < len(reached) and steps[-1] - steps[last_miss] < dwell:
         return Outcome.TOO_SHORT
-    late = slice(-(len(reached) // 4), None)
     if reached[late].any():
-        turns = np.diff(np.sign(np.diff(rho_eq_over_rho[late])))
-        return Outcome.OSCILLATING if np.mean(turns != 0) > _ALTERNATES else Outcome.UNSETTLED
+        return Outcome.OSCILLATING if turning else Outcome.UNSETTLED
     return Outcome.DECAYED if log_rho[-1] - log_rho[0] < -np.log(100) else Outcome.NEVER
 
 

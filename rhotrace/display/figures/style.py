@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.display.printable import printable
 from rhotrace.errors import RhoTraceError
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
@@ -109,11 +110,15 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     refuse_to_replace_a_run(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        about = figure.get_label() or None
+        about = printable(str(figure.get_label() or "")) or None
+        for text in figure.findobj(Text):
+            if text.get_text() != (clean := printable(text.get_text())):
+                text.set_text(clean)
         known: dict[str, dict[str, Any]] = {
             ".png": {"Software": None, "Description": about},
             ".svg": {"Date": None, "Description": about},

@@ -11,6 +11,7 @@ from pathlib import Path
 from rhotrace.display.as_json import to_json
 from rhotrace.display.blocks import Block, Data, Figure, Heading
 from rhotrace.display.figures import style as plot_style
+from rhotrace.display.printable import printable
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def embedded(draw: Callable[[Path], None]) -> tuple[str, str]:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", plot_style.described_in(svg)
 
 
+def _finalized(value: object) -> object:
+    """A value of a template without control characters; text that is HTML already keeps its type."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
+
+
 def rendered(template: str, **values: object) -> str:
     """A page from its template in the package; every value is escaped unless the template says otherwise."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -81,6 +87,7 @@ def rendered(template: str, **values: object) -> str:
         loader=PackageLoader("rhotrace.display.html", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )

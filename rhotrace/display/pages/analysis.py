@@ -54,6 +54,8 @@ def _transient(result: Analysis) -> Iterator[Block]:
                 number(each.T_constant, 4),
             )
         )
+        if each.caution:
+            without.append(Paragraph(f"caution: member {each.member}: {each.caution}"))
         if math.isnan(each.T):
             without.append(Paragraph(f"member {each.member}: no T, {each.outcome}"))
     columns = "member | seed | T | ± (95 %) | T loss | T growth | T driven | T constant"

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rhotrace.display.blocks import Block, Code, Data, Figure, Heading, Paragraph, Table
+from rhotrace.display.printable import printable
 
 _WORDS = 24  # columns that a column of words may be narrowed to
 
@@ -61,7 +62,7 @@ def show(console: Console, blocks: Iterable[Block]) -> None:
 
 def say(console: Console, text: str, style: str = "") -> None:
     """Prints a line without markup, wrapped only in a terminal."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def rich_table(table: Table) -> RichTable:
@@ -69,15 +70,15 @@ def rich_table(table: Table) -> RichTable:
     grid = RichTable(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=table.title or None,
+        title=printable(table.title) or None,
         title_justify="left",
         title_style="bold",
         pad_edge=False,
     )
     for column in table.columns:
-        grid.add_column(Text(column.name), justify="left" if column.words else "right", overflow="fold")
+        grid.add_column(Text(printable(column.name)), justify="left" if column.words else "right", overflow="fold")
     for row in table.rows:
-        grid.add_row(*map(Text, row))  # names may contain brackets, which are not markup
+        grid.add_row(*(Text(printable(cell)) for cell in row))  # names may contain brackets, which are not markup
     return grid
 
 
@@ -93,9 +94,10 @@ def _print_table(console: Console, table: Table) -> None:
     if table.title:
         say(console, table.title, "bold")
     for first, *others in table.rows:
-        console.print(f"{table.columns[0].name} {first}", style="bold", markup=False, highlight=False)
+        heading = printable(f"{table.columns[0].name} {first}")
+        console.print(heading, style="bold", markup=False, highlight=False)
         for column, cell in zip(table.columns[1:], others, strict=True):
-            console.print(Padding(Text(f"{column.name}: {cell}"), (0, 0, 0, 2), expand=False))
+            console.print(Padding(Text(printable(f"{column.name}: {cell}")), (0, 0, 0, 2), expand=False))
     console.print()
 
 
@@ -103,6 +105,7 @@ def _width(table: Table) -> int:
     """Columns that a table needs: numbers are not broken, words are wrapped to no fewer than ``_WORDS``."""
     needed = 0
     for number, column in enumerate(table.columns):
-        widest = max(map(cell_len, [column.name, *(row[number] for row in table.rows)]))
+        cells = [column.name, *(row[number] for row in table.rows)]
+        widest = max(cell_len(printable(cell)) for cell in cells)
         needed += 1 + (min(widest, _WORDS) if column.words else widest)
     return needed

@@ -14,6 +14,7 @@ from rich.text import Text
 from rhotrace.analysis.transient.live_follower import TRAINING, Follower, Glimpse, as_plain
 from rhotrace.display.as_json import to_json
 from rhotrace.display.pages.watch import words
+from rhotrace.display.printable import printable
 from rhotrace.display.terminal.renderer import say
 from rhotrace.training.stop_signal import StopRequest
 
@@ -159,7 +160,8 @@ def _range(*ends: float) -> list[str]:
 
 
 def _writable(console: Console, text: str) -> str:
-    """A text without the characters that the terminal or file behind a console cannot show."""
+    """A text without the characters that the terminal or file behind a console cannot show, or would obey."""
+    text = printable(text)
     if not console.options.ascii_only:
         return text
     return text.replace("–", "-").replace("∞", "inf").encode("ascii", "replace").decode()

@@ -88,6 +88,7 @@ class Npz(Samples):
                 (self.dataset, shape, groups, self.unit_norm), (x, chosen.target, x_test, chosen.test_target)
             ),
             files={path.name: md5},
+            chosen=chosen,
             shape=shape,
         )
 
@@ -115,6 +116,7 @@ class Npz(Samples):
             classes=("real targets",),
             digest=digest_of((self.dataset, arrays["x"].shape[1:], "real", self.unit_norm), (x, y, x_test, y_test)),
             files={path.name: md5},
+            chosen=chosen,
             shape=arrays["x"].shape[1:],
         )
 

@@ -34,6 +34,7 @@ class Dataset:
         files: md5 of each file that was read, by name.
         shape: of one input: (d,), or (channels, height, width) of an image.
         channels_last: whether a row of x is in the order height, width, channel; else it is in the order of ``shape``.
+        chosen: where the samples are in the whole dataset, for the run file; None where a dataset does not say.
     """
 
     x: NDArray[Any]
@@ -45,6 +46,7 @@ class Dataset:
     files: Mapping[str, str]
     shape: tuple[int, ...]
     channels_last: bool = False
+    chosen: Chosen | None = None
 
     def in_order(self) -> Dataset:
         """The same samples with each row in the order of ``shape``, as a network that reshapes its inputs needs them."""
@@ -119,16 +121,26 @@ class Samples(Component):
             test_labels, groups, self.test, self.balanced, np.random.default_rng([self.seed, 1]), "test"
         )
         noise = np.random.default_rng([self.noise_seed, 2])
-        return Chosen(train, _with_noise(target, self.label_noise, len(groups), noise), test, test_target)
+        noisy, wrong = _with_noise(target, self.label_noise, len(groups), noise)
+        return Chosen(train, noisy, test, test_target, wrong)
 
 
 class Chosen(NamedTuple):
-    """Indices of the chosen samples in random order, and the number of each one's group."""
+    """Indices of the chosen samples in random order, and the number of each one's group.
+
+    Attributes:
+        train: index of each training sample in the dataset's training part.
+        target: number of its group, after the noise.
+        test: index of each test sample in the dataset's test part.
+        test_target: number of its group.
+        wrong: places in ``train``, ascending, whose target was replaced by a wrong one.
+    """
 
     train: NDArray[np.int64]
     target: NDArray[np.int64]
     test: NDArray[np.int64]
     test_target: NDArray[np.int64]
+    wrong: NDArray[np.int64]
 
 
 DATASETS: Registry[Samples] = Registry("data", tag="dataset")
@@ -186,11 +198,14 @@ def subset(
     return order, target[order]
 
 
-def _with_noise(target: NDArray[np.int64], fraction: float, groups: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _with_noise(
+    target: NDArray[np.int64], fraction: float, groups: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The targets with a fraction of them wrong, and the places of these."""
     wrong = rng.permutation(len(target))[: round(fraction * len(target))]
     noisy = target.copy()
     noisy[wrong] = (target[wrong] + rng.integers(1, groups, size=len(wrong))) % groups
-    return noisy
+    return noisy, np.sort(wrong)
 
 
 def targets(target: NDArray[np.int64], groups: int, dtype: str) -> NDArray[Any]:

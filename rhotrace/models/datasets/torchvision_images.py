@@ -113,6 +113,7 @@ class LabelledImages(Samples):
             files=files,
             shape=self.shape,
             channels_last=self.channels_last,
+            chosen=chosen,
         )
 
     def _moments(self, images: NDArray[np.uint8]) -> Moments:

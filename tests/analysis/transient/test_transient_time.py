@@ -151,6 +151,27 @@ def test_each_outcome_without_a_T_is_named():
         assert found.no_fit
 
 
+@pytest.mark.parametrize("last", [0, 1])
+def test_an_alternation_around_the_level_oscillates_whichever_row_is_the_last(last):
+    ratio = np.full(400, 50.0)
+    ratio[100:] = 2 + 0.3 * (-1.0) ** np.arange(300)
+    assert transient.measure(0, ratio_series(ratio[: 400 - last])).outcome is Outcome.OSCILLATING
+
+
+def test_what_happens_after_T_is_a_caution():
+    stays = np.concatenate([np.full(100, 50.0), np.full(300, 1.0)])
+    leaves, blip, lost = stays.copy(), stays.copy(), stays.copy()
+    leaves[200:], blip[200:210], lost[300:] = 50.0, 50.0, np.nan
+    cases = {"stays": stays, "leaves": leaves, "blip": blip, "lost": lost}
+    found = {name: transient.measure(0, ratio_series(r, q=r)) for name, r in cases.items()}
+    assert {each.outcome for each in found.values()} == {Outcome.LEFT}
+    assert len({each.T for each in found.values()}) == 1
+    assert not found["stays"].caution
+    assert not found["blip"].caution
+    assert "from step 200 to the end" in found["leaves"].caution
+    assert "not finite from step 300" in found["lost"].caution
+
+
 def test_a_negative_ratio_is_never_a_crossing():
     assert transient.measure(0, ratio_series(np.full(100, -1.0))).outcome is Outcome.NEVER
 
