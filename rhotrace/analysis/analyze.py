@@ -10,6 +10,7 @@ import numpy as np
 from rhotrace.analysis.plateaus import Plateau
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import summary
+from rhotrace.analysis.stability import Stability, stability
 from rhotrace.analysis.transient.transient_time import TransientFit
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.step_identity import Audit
@@ -39,6 +40,7 @@ class Analysis:
         final: each member's last recorded values.
         transient: T of each member and over members.
         plateaus: of each member's loss.
+        stability: sharpness and flips of each member; empty where the run recorded neither.
         audit: of the steps; None where ``no_audit`` says why.
         no_audit: why the steps were not audited.
     """
@@ -48,6 +50,7 @@ class Analysis:
     final: tuple[Final, ...]
     transient: TransientFit
     plateaus: tuple[tuple[Plateau, ...], ...]
+    stability: tuple[Stability, ...]
     audit: Audit | None
     no_audit: str = ""
 
@@ -72,6 +75,7 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
         final=_final(run),
         transient=transient,
         plateaus=run.plateaus,
+        stability=stability(run),
         audit=run.audit,
         no_audit=run.no_audit,
     )

@@ -62,6 +62,7 @@ class DepthScaling:
             where T does not depend on them.
         exponent: d log T / d log rho_k(0) over all starts.
         local: the same between the two smallest starts, where the law should be nearest.
+        at_zero: the exponent extrapolated to rho_k(0) -> 0 by its change over the starts; NaN below three starts or L = 3.
         per_efold: at L = 2, growth of T for each e-fold by which rho_k(0) is smaller, learning rate x steps.
         local_per_efold: the same between the two smallest starts: equal where T is a logarithm.
         residual: root mean square of log T about each seed's line.
@@ -77,6 +78,7 @@ class DepthScaling:
     law: float
     exponent: Interval
     local: Interval
+    at_zero: Interval
     per_efold: Interval
     local_per_efold: Interval
     residual: float
@@ -261,6 +263,7 @@ def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
         law=float(min(2 - depth, 0)),
         exponent=mean(slopes),
         local=local,
+        at_zero=_at_zero(depth, members),
         per_efold=mean(-_slopes(members, np.asarray)[0]) if depth == 2 else NONE,
         local_per_efold=local_per_efold,
         residual=residual,
@@ -284,6 +287,27 @@ def _slopes(members: _Members, of_T: Callable[[Floats], Floats]) -> tuple[Floats
         squares += float(np.sum((y - slope * x - level) ** 2))
         freedom += len(x) - 2
     return np.array(slopes), float(np.sqrt(squares / freedom)) if freedom > 0 else np.nan
+
+
+def _at_zero(depth: int, members: _Members) -> Interval:
+    """The exponent for a start that goes to zero, mean over seeds.
+
+    With constant A and B, T is ``a r^(2-L) + b`` but for smaller terms, so one over the exponent at r is a line in
+    r^(L-2). That line through the exponents between neighbouring starts leads to the limit.
+    """
+    limits = []
+    for seed in np.unique(members.seed) if depth > 2 else []:
+        mine = (members.seed == seed) & (members.T > 0)
+        x, level = np.log(members.start[mine]), np.log(members.T[mine])
+        starts = np.unique(x)
+        if len(starts) < 3:
+            continue
+        T = np.array([level[x == start].mean() for start in starts])
+        middle = (starts[1:] + starts[:-1]) / 2
+        if (np.diff(T) < 0).all():
+            inverse = np.polyfit(np.exp((depth - 2) * middle), np.diff(starts) / np.diff(T), 1)[1]
+            limits.append(float(1 / inverse))
+    return mean(np.array(limits)) if limits else NONE
 
 
 def _factor(values: Floats) -> float:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, MinLen
@@ -23,10 +23,11 @@ from rhotrace.models.losses import LOSSES, Loss, Square
 from rhotrace.models.network import NetworkOptions
 from rhotrace.models.networks import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
-from rhotrace.recording import quantities
+from rhotrace.recording import curvature, quantities
 from rhotrace.recording.quantity import CADENCES, Cadence
 
-_REGISTERS = (quantities,)  # imported for what it registers
+_REGISTERS = (quantities, curvature)  # imported for what they register
+NEVER = "never"  # of a cadence that costs much: the quantities are not recorded
 
 Every = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]
@@ -176,12 +177,13 @@ class Recipe(Component):
                 found[f"{prefix}{name}"] = (values, marks[name].symbol or name)
         return found
 
-    def stride(self, cadence: Cadence) -> int:
-        """Steps between the evaluations of a cadence, from 1 to ``steps``."""
+    def stride(self, cadence: Cadence) -> int | None:
+        """Steps between the evaluations of a cadence, from 1 to ``steps``; None where the recipe asks for none."""
         if cadence.name == "step" or (cadence.name == "full" and self.optimizer.minibatches is None):
             return 1
         there = self.record if cadence.name in _OWN_KEYS else getattr(self.record, "every", None)
-        return min(int(getattr(there, _OWN_KEYS.get(cadence.name, cadence.name), cadence.default)), self.steps)
+        every = getattr(there, _OWN_KEYS.get(cadence.name, cadence.name), cadence.default)
+        return None if every in (None, NEVER) else min(int(every), self.steps)
 
     @property
     def digest(self) -> str:
@@ -268,16 +270,21 @@ def _schema(
         name: (list[annotation] | None, Field(default=None, description=f"{says} of each member"))  # type: ignore[valid-type]
         for name, (annotation, says) in _per_member_fields().items()
     }
-    strides = {
-        cadence.name: (Every, Field(default=cadence.default, description=cadence.says))
+    strides: dict[str, Any] = {
+        cadence.name: (
+            (Every, Field(default=cadence.default, description=cadence.says))
+            if cadence.default
+            else (Every | Literal["never"], Field(default=NEVER, description=cadence.says, exclude_if=_is_never))
+        )
         for cadence in cadences
         if cadence.name not in {"step", *_OWN_KEYS}
     }
     members: Any = create_model("members", __base__=Members, **lists)  # type: ignore[call-overload]
     record: Any = Record
     if strides:
-        every: Any = create_model("every", __base__=Component, **strides)  # type: ignore[call-overload]
-        record = create_model("record", __base__=Record, every=(every, every()))
+        every: Any = create_model("every", __base__=Component, **strides)
+        # What is never recorded is not written either: the digest of a recipe is that of versions which knew less.
+        record = create_model("record", __base__=Record, every=(every, Field(default=every(), exclude_if=_is_empty)))
     return create_model(
         "Recipe",
         __base__=Recipe,
@@ -290,6 +297,14 @@ def _schema(
         members=(members, members()),
         record=(record, record()),
     )
+
+
+def _is_never(value: Any) -> bool:  # noqa: ANN401 - pydantic's
+    return bool(value == NEVER)
+
+
+def _is_empty(section: Component) -> bool:
+    return not section.model_dump()
 
 
 def _per_member_fields() -> dict[str, tuple[Any, str]]:

@@ -97,6 +97,7 @@ class Moment:
         batch: outputs on the batch.
         evaluate_full: returns the outputs on the full training set at the same parameters.
         evaluate_test: likewise on the test set.
+        evaluate_after: likewise on the full training set, at the parameters that this step leads to.
         hessian_product: multiplies the Hessian of the loss on the full training set by one tensor for each parameter.
         lr: learning rate of the step that follows, (M, 1, 1).
     """
@@ -107,6 +108,7 @@ class Moment:
     batch: Evaluation
     evaluate_full: Callable[[], Evaluation]
     evaluate_test: Callable[[], Evaluation]
+    evaluate_after: Callable[[], Evaluation]
     hessian_product: Callable[[Tensors], Tensors]
     lr: torch.Tensor
 
@@ -129,3 +131,8 @@ class Moment:
     def test(self) -> Evaluation:
         """Outputs on the test set."""
         return self.evaluate_test()
+
+    @cached_property
+    def after(self) -> Evaluation:
+        """Outputs on the full training set after this step's update."""
+        return self.evaluate_after()

@@ -31,12 +31,12 @@ class Cadence:
 
     Attributes:
         name: in quantities, in run files, and under ``record.every`` in a recipe.
-        default: steps from one evaluation to the next, where the recipe states none.
+        default: steps from one evaluation to the next, where the recipe states none; None for never.
         says: what is evaluated, for the listing and the schema.
     """
 
     name: str
-    default: int
+    default: int | None
     says: str
 
 

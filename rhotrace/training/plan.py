@@ -68,14 +68,16 @@ def plan_layout(
     """
     scheduled = not isinstance(recipe.optimizer.schedule, Constant)
     traced = Traced(network, recipe.loss, frozenset(state), outputs, scheduled)
-    quantities = traced_quantities(traced)
+    quantities = tuple(q for q in traced_quantities(traced) if recipe.stride(CADENCES[q.cadence]))
     due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
     return Layout(
         steps=recipe.steps,
         members=len(recipe.seeds),
         blocks=network.blocks,
         dtype=recipe.network.dtype,
-        strides={name: recipe.stride(cadence) for name, cadence in CADENCES.items() if name in due},
+        strides={
+            name: stride for name, cadence in CADENCES.items() if name in due and (stride := recipe.stride(cadence))
+        },
         snapshots=snapshot_steps(recipe.steps, recipe.record.snapshots),
         quantities=tuple(quantity.describe(recipe.loss) for quantity in quantities),
         axes={axis.name: axis.coordinates(traced) for quantity in quantities for axis in quantity.own_axes},

@@ -379,6 +379,7 @@ class _Run:
             batch=batch,
             evaluate_full=(lambda: batch) if same else self._evaluate_full,
             evaluate_test=self._evaluate_test,
+            evaluate_after=partial(self._evaluate_after, gradients),
             hessian_product=self._hessian_product,
             lr=lr,
         )
@@ -393,12 +394,21 @@ class _Run:
     def _evaluate_test(self) -> Evaluation:
         return self._evaluate(self.x_test, self.targets_test)
 
+    def _evaluate_after(self, gradients: tuple[torch.Tensor, ...]) -> Evaluation:
+        """Takes the step on copies, so that the run itself does not notice."""
+        ahead = {key: tuple(tensor.clone() for tensor in tensors) for key, tensors in self.state.items()}
+        self.optimizer.step(ahead, tuple(G.clone() for G in gradients), **self.options)
+        weights = ahead["weights"]
+        outputs = self.network.forward(weights, self.x, self._buffers)
+        return Evaluation(outputs, self.targets, self.loss, partial(self._features, self.x, weights))
+
     def _evaluate(self, x: torch.Tensor, targets: torch.Tensor) -> Evaluation:
         outputs = self.network.forward(self.state["weights"], x, self._buffers)
         return Evaluation(outputs, targets, self.loss, partial(self._features, x))
 
-    def _features(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        return self.network.evaluate(self.state["weights"], x, self._buffers).features
+    def _features(self, x: torch.Tensor, weights: tuple[torch.Tensor, ...] | None = None) -> Mapping[str, torch.Tensor]:
+        """At the run's weights, unless others are given."""
+        return self.network.evaluate(weights or self.state["weights"], x, self._buffers).features
 
     def _hessian_product(self, vectors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return self.network.hessian_product(self.state["weights"], self.x, self.y, self.loss, vectors, self._buffers)

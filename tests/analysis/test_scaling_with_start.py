@@ -9,6 +9,7 @@ from rhotrace.analysis import scaling_with_start as module
 from rhotrace.analysis.scaling_with_start import _Members, _scaling_of, scaling
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
+from rhotrace.theory.norm_dynamics import transient_time
 
 
 def planted(
@@ -39,6 +40,19 @@ def test_the_interval_of_the_exponent_covers_the_truth_95_percent_of_the_time():
         found = _scaling_of(4, planted(-2.0, seeds=6, wobble=0.1, seed=seed), 0.1).exponent
         held += found.low <= -2.0 <= found.high
     assert held / 600 == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("depth", [3, 4, 6, 8])
+def test_the_finite_start_is_extrapolated_away_from_the_closed_form(depth):
+    """T of equation (5) with constant A and B has an exponent of its own at starts that are not small."""
+    s, r = (grid.reshape(-1) for grid in np.meshgrid(np.arange(6), np.array([0.4, 0.35, 0.3, 0.25, 0.2])))
+    T = transient_time(r, depth=depth, A=np.exp(0.01 * s), B=np.exp(0.01 * s))
+    found = _scaling_of(depth, _Members(s, r, T), 0.1)
+    law = 2 - depth
+    raw = abs(found.exponent.value - law)
+    assert abs(found.at_zero.value - law) <= max(raw / 3, 0.005 * abs(law))
+    assert raw > 0.05 or depth > 4  # deeper, the start hardly matters
+    assert np.isnan(_scaling_of(depth, planted(float(law), starts=(1.0, 0.5)), 0.1).at_zero.value)
 
 
 def test_another_law_is_distinguished():

@@ -8,6 +8,7 @@ from rhotrace.analysis.applicability import no_sums
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
+from rhotrace.analysis.stability import in_words, stability
 
 
 def unit_inputs(_: Evidence, end: FinalNetwork) -> Finding:
@@ -137,4 +138,6 @@ def stationary(evidence: Evidence) -> Finding:
     with np.errstate(all="ignore"):
         left = np.median(across[-max(1, len(across) // 100) :], axis=0) / across.max(axis=0)
     worst = float(np.max(np.nan_to_num(left)))
-    return judged(worst < 0.05, f"the gradient across V_k ends at {worst:.2g} of its largest value", "0.05")
+    measured = in_words(stability(evidence.run, evidence.left))
+    beside = f" (at the end, {measured})" if measured else ""
+    return judged(worst < 0.05, f"the gradient across V_k ends at {worst:.2g} of its largest value{beside}", "0.05")

@@ -48,7 +48,7 @@ class Stretch:
             a full batch, whose drift is no fluctuation.
         frozen: by the memo's equation with V at rest.
         correlation: of the run's delta with that of the linearised network under the run's own batches.
-        sharpness: learning rate times the largest curvature, 2 eta lambda_1(K)/N; the edge of stability is 2.
+        sharpness: learning rate times the largest curvature, 2 eta lambda_1(K)/N; from 2 on it is unstable.
     """
 
     first: int

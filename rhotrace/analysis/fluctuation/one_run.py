@@ -15,6 +15,7 @@ from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, pred
 from rhotrace.analysis.fluctuation.one_series import Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.run_summary import summary
+from rhotrace.analysis.stability import Stability, stability
 from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.errors import AnalysisError
 from rhotrace.statistics.intervals import NONE, Interval, by_unit, geometric_centre, geometric_mean, mean
@@ -41,6 +42,7 @@ class Member:
         frozen: standard deviation of delta if V stood still (``linearised.frozen_std``), from the traced batch sums;
             0 for a full batch.
         prediction: by the linearised network, where it was asked for and is available.
+        stability: sharpness and flips; None where the run recorded neither.
     """
 
     seed: int
@@ -51,6 +53,7 @@ class Member:
     fluctuation: Fluctuation
     frozen: float
     prediction: Prediction | None = None
+    stability: Stability | None = None
 
     @property
     def decay(self) -> Decay | None:
@@ -184,6 +187,7 @@ def _member(
         fluctuation=found,
         frozen=frozen,
         prediction=prediction if isinstance(prediction, Prediction) else None,
+        stability=next(iter(stability(run, [m])), None),
     )
 
 

@@ -11,6 +11,7 @@ from rhotrace.analysis.fluctuation.comparison import Comparison, Contrast
 from rhotrace.analysis.fluctuation.noise_scale_exponent import LAW, Exponent
 from rhotrace.analysis.fluctuation.one_run import Side
 from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH
+from rhotrace.analysis.stability import in_words
 from rhotrace.statistics.intervals import Interval
 
 Floats = NDArray[np.float64]
@@ -288,8 +289,8 @@ def _about_run(side: Side) -> Iterator[str]:
     lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
     if lost:
         yield (
-            f"{letter}: the linearised network diverges in {len(lost)} of {n} members: near the edge of stability only the "
-            "terms that it leaves out stabilise the real one, so these have no prediction"
+            f"{letter}: the linearised network diverges in {len(lost)} of {n} members: only the terms that it leaves out "
+            "stabilise the real one, so these have no prediction"
         )
 
 
@@ -298,8 +299,11 @@ def _oscillates(side: Side) -> Iterator[str]:
     if stepping:
         sizes = [m.fluctuation.std.value for m in stepping]
         sharp = [m.prediction.sharpness for m in stepping if m.prediction]
-        edge = f" (lr times the largest curvature {_span(sharp)}; the edge is near 2)" if sharp else ""
+        measured = in_words([m.stability for m in stepping if m.stability])
+        if not measured:
+            kernel = f"; lr times the largest curvature of the linearised network is {_span(sharp)}" if sharp else ""
+            measured = f"the cause was not measured: record.every.sharpness and activation_flips would tell{kernel}"
         yield (
             f"{side.letter}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
-            f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation at the edge of stability{edge}, not noise"
+            f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation and not noise ({measured})"
         )

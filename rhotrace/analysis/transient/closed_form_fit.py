@@ -156,7 +156,7 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     if len(inside) < 20:
         return None, f"only {len(inside)} evaluations between T/2 and 2T, expected at least 20"
     depth = series.rho_k.shape[1]
-    # Means of neighbours: an alternation from step to step, as at the edge of stability, is not what is fitted.
+    # Means of neighbours: an alternation from step to step is not what is fitted.
     pairs = inside[: len(inside) // 2 * 2].reshape(-1, 2)
     rows = pairs[np.unique(np.linspace(0, len(pairs) - 1, _FIT_POINTS).astype(int))]
     log_r, steps = series.log_rho[rows].mean(axis=1) / depth, series.steps[rows].mean(axis=1)

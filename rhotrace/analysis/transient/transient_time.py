@@ -44,7 +44,7 @@ class Outcome(StrEnum):
     SPARSE = "too few evaluations to tell; lower record.full_every or train for longer"
     TOO_SHORT = "too short: crossed, but the run ends within the dwell"
     UNSETTLED = "unsettled: crossed, but never for the whole dwell"
-    OSCILLATING = "oscillating at the edge of stability: crosses at every other step; lower the learning rate"
+    OSCILLATING = "oscillating: crosses at every other step; lower the learning rate"
     DECAYED = "decayed towards zero"
     DEAD = "died: every output became zero"
     DIVERGED = "diverged"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rhotrace.analysis.plateaus import arrival
+from rhotrace.analysis.stability import in_words
 from rhotrace.display.blocks import Block, Data, Heading, Paragraph, Table, table
 from rhotrace.display.numbers import count, number, ranged, span
 from rhotrace.display.pages.headline import headline, title
@@ -35,6 +36,8 @@ def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
     for words in pool_words(result.transient):
         yield Paragraph(words, strong=True)
     yield from _plateaus(result)
+    if said := in_words(result.stability):
+        yield Paragraph(f"At the end, {said}.")
     yield from _audit(result)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from rhotrace.display.blocks import Block, Data, Paragraph, table
 from rhotrace.models.losses import Square
+from rhotrace.recording import curvature
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.theory import paper
+
+_REGISTERS = (curvature,)  # imported for what it registers
 
 
 def quantities_page() -> list[Block]:
@@ -17,7 +20,8 @@ def quantities_page() -> list[Block]:
         Paragraph(f"memo: {paper.CITATION}."),
         Paragraph(
             "cadence: step = at every step; full = every record.full_every steps (with full batches, every step); "
-            "test = every record.test_every steps. needs: what is computed for it, beside what each step has in hand."
+            "test = every record.test_every steps; any other = as record.every says, by default never. "
+            "needs: what is computed for it, beside what each step has in hand."
         ),
     ]
 

@@ -63,6 +63,12 @@ def laws(result: Scaling) -> Iterator[Block]:
 def _words(result: Scaling) -> Iterator[Block]:
     for place, each in enumerate(result.each):
         yield Paragraph(f"L = {each.depth}: {each.verdict}", strong=True, apart=place == 0)
+        if math.isfinite(each.at_zero.value):
+            yield Paragraph(
+                f"L = {each.depth}: extrapolated to rho_k(0) -> 0 by its change over the starts, the exponent is "
+                f"{ranged(each.at_zero)}: the finite starts move it by "
+                f"{number(each.exponent.value - each.at_zero.value, 2)}, which its interval does not include"
+            )
         if math.isfinite(each.per_efold.value):
             yield Paragraph(
                 f"L = {each.depth}: T grows by {ranged(each.per_efold)} (learning rate x steps) for each e-fold by which "
