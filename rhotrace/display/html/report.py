@@ -28,7 +28,7 @@ from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_fi
 from rhotrace.display.html.renderer import report_page
 from rhotrace.display.pages.analysis import findings, pool_words
 from rhotrace.display.pages.claims import errata, statements
-from rhotrace.display.pages.comparison import as_plain, contrasts
+from rhotrace.display.pages.comparison import answers, as_plain, measured
 from rhotrace.display.pages.headline import headline
 from rhotrace.display.pages.run_files import provenance
 from rhotrace.display.pages.scaling import laws
@@ -227,10 +227,9 @@ def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
     if comparison and any(side.each for side in comparison.sides):
         title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
         yield Heading(title, 2, "fluctuation")
-        names = {str(one.trace.path): one.name for one in found}
-        for side in comparison.sides:
-            yield Paragraph(f"{side.letter}: {', '.join(part for part in (names[side.path], side.group) if part)}")
-        yield from contrasts(comparison)
+        if len(found) == 1:  # of several runs the verdicts are in the summary
+            yield from answers(comparison)
+        yield from measured(comparison)
         yield Figure(
             "log(rho/rho_eq) after the transient, its spectrum and size.",
             lambda path: comparison_figure(comparison, [one.evidence.run for one in found], path),
