@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -50,7 +51,7 @@ def test_the_answer_comes_before_the_tables(train):
     words = " ".join(block.text for block in blocks[:first] if isinstance(block, Paragraph))
     assert words.startswith(f"T = {result.transient.pools[0].T.value:.4g} steps")
     assert "At the last step: loss " in words
-    after = [b for a, b in zip(blocks, blocks[1:], strict=False) if isinstance(a, Table) and isinstance(b, Paragraph)]
+    after = [b for a, b in itertools.pairwise(blocks) if isinstance(a, Table) and isinstance(b, Paragraph)]
     assert after
     assert all(len(legend.text) < 150 for legend in after)
 
