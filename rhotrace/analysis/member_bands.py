@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.transient.transient_time import Passage, Pool, pool
+from rhotrace.errors import AnalysisError
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.extremes import Curve, Envelope, over_members
 
 Floats = NDArray[np.float64]
 
+_LARGEST = 1e100  # the last values of a network that diverges are left out of a mean
 _STRETCHES = 400  # of a curve, each with its smallest and its largest value: a page is about as many dots wide
 
 
@@ -50,6 +52,24 @@ class Band:
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of runs that a figure shows.
+
+    Attributes:
+        members: numbers of the networks; all if empty.
+        steps: the first and the last; None for the end of the run.
+        smooth: each value is the mean over so many steps around it.
+    """
+
+    members: tuple[int, ...] = ()
+    steps: tuple[int, int | None] = (0, None)
+    smooth: int = 1
+
+
+WHOLE = View()
+
+
+@dataclass(frozen=True)
 class Group:
     """The members of a run that share initial scale and learning rate: what a band may be drawn of.
 
@@ -59,6 +79,7 @@ class Group:
         label: what tells the group from others of the pictures, empty where there is only one.
         passages: how each of them left its transient.
         T: over them, in steps.
+        view: the part of the run that is shown.
     """
 
     trace: Trace
@@ -66,6 +87,7 @@ class Group:
     label: str
     passages: tuple[Passage, ...]
     T: Pool
+    view: View = WHOLE
 
     @property
     def typical(self) -> int:
@@ -79,24 +101,41 @@ class Group:
         return f"{len(self.members)} network{'s' if len(self.members) > 1 else ''}"
 
 
-def groups(runs: Sequence[Trace | RunSeries], *, theta: float | None = None) -> list[Group]:
+def groups(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, view: View = WHOLE) -> list[Group]:
     """The groups of all runs, in order.
 
     Args:
         runs: the runs; a ``RunSeries`` has a theta of its own.
         theta: the transient ends at rho = theta rho_eq; 1/2 by default.
+        view: the part of the runs that is shown; T is over the members that it shows.
 
     Raises:
-        AnalysisError: a run has no steps.
+        AnalysisError: a run has no steps, or not the members and steps that are to be shown.
     """
     each, found = [RunSeries.of(run, theta) for run in runs], []
     for run, name in zip(each, run_names([run.trace.path for run in each]), strict=True):
         require_steps(run.trace)
-        pools = pool(run.passages, run.labels, run.seeds)
-        for (own, members), one in zip(run.groups().items(), pools, strict=True):
+        require_shown(run.trace, view)
+        for own, all_members in run.groups().items():
+            members = tuple(m for m in all_members if not view.members or m in view.members)
+            if not members:
+                continue
+            passages = tuple(run.passages[m] for m in members)
+            (one,) = pool(passages, [run.labels[m] for m in members], [run.seeds[m] for m in members])
             label = ", ".join(part for part in (name if len(runs) > 1 else "", own) if part)
-            found.append(Group(run.trace, tuple(members), label, tuple(run.passages[m] for m in members), one))
+            found.append(Group(run.trace, members, label, passages, one, view))
     return found
+
+
+def require_shown(trace: Trace, view: View) -> None:
+    """Raises AnalysisError where a run has not the members and steps of a view."""
+    if absent := [m for m in view.members if m >= trace.members]:
+        raise AnalysisError(f"--members: got {absent[0]}, but the members of {trace.path} are 0 to {trace.members - 1}")
+    first, last = view.steps
+    if first >= trace.steps - 1 or (last is not None and last > trace.steps - 1):
+        raise AnalysisError(
+            f"--steps: got {first}:{'' if last is None else last}, but the steps of {trace.path} are 0 to {trace.steps - 1}"
+        )
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -118,21 +157,44 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
         names: of the quantities; one that is recorded more often than the first is taken at the first's rows.
         values: each from their rows, (n, members, ...), to (n, members).
     """
-    trace, members = group.trace, list(group.members)
+    trace, members, view = group.trace, list(group.members), group.view
     cadence = trace.quantity(names[0]).cadence
-    every, rows = trace.strides[cadence], trace.layout.rows(cadence, trace.steps)
+    every, recorded = trace.strides[cadence], trace.layout.rows(cadence, trace.steps)
+    # the rows to show, at least one of a quantity that is seldom recorded
+    begin = min(-(-view.steps[0] // every), recorded - 1)
+    end = recorded if view.steps[1] is None else max(begin + 1, min(recorded, view.steps[1] // every + 1))
+    around = (view.smooth // every) // 2  # rows on either side that are averaged
     strides = [every // trace.strides[trace.quantity(name).cadence] for name in names]
-    curves = [[Envelope(_STRETCHES, expected=rows) for _ in range(3)] for _ in values]
+    curves = [[Envelope(_STRETCHES, expected=end - begin) for _ in range(3)] for _ in values]
     slab = trace.layout.steps_within(SLAB_BYTES)
-    for first in range(0, rows, slab):
-        last = min(first + slab, rows)
+    for first in range(begin, end, slab):
+        last = min(first + slab, end)
+        low, high = max(0, first - around), min(recorded, last + around)
         taken = [
-            trace.rows(name, slice(first * k, (last - 1) * k + 1))[::k][:, members]
+            trace.rows(name, slice(low * k, (high - 1) * k + 1))[::k][:, members]
             for name, k in zip(names, strides, strict=True)
         ]
         for value, triple in zip(values, curves, strict=True):
-            found = value(*taken)
-            low, _, high = over_members(found)
-            for curve, over in zip(triple, (low, found[:, group.typical], high), strict=True):
+            found = _smoothed(value(*taken), around)[first - low : last - low]
+            smallest, _, largest = over_members(found)
+            for curve, over in zip(triple, (smallest, found[:, group.typical], largest), strict=True):
                 curve.extend(over)
-    return [Band(*((at * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves]
+    return [
+        Band(*(((at + begin) * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves
+    ]
+
+
+def _smoothed(values: Floats, around: int) -> Floats:
+    """The mean of the finite values within so many rows on either side, (n, members); fewer at the ends."""
+    if not around:
+        return values
+    finite = np.abs(values) < _LARGEST
+    sums = np.cumsum(np.where(finite, values, 0.0), axis=0)
+    counts = np.cumsum(finite, axis=0)
+    rows = np.arange(len(values))
+    last, first = np.minimum(rows + around, len(values) - 1), rows - around
+    within = [
+        total[last] - np.where((first > 0)[:, None], total[np.maximum(first - 1, 0)], 0) for total in (sums, counts)
+    ]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(within[1] > 0, within[0] / within[1], np.nan))

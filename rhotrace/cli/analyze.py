@@ -19,7 +19,21 @@ def analyze(
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the transient time T of a run and audit its steps."""
+    """Measure the transient time T of a run and audit its steps.
+
+    T: first step from which rho >= theta rho_eq, held for 10 steps or a fifth of T, whichever is longer.
+    ±: of that crossing, from a cubic through log(rho/rho_eq) around it.
+    T loss: first step from which the loss is below 1/2, held likewise.
+    T growth: step at which log rho grows fastest.
+    T driven: T of equation (5) with the measured A(t) and B(t).
+    T constant: T if A and B kept their values of step 0.
+    plateau: the loss crosses its level at least 5 times as slowly as the levels around it, and stays as long as the fall took.
+
+    Columns of --fit-transient, where the fit holds below a residual of 2 %; elsewhere A was not constant, and no interval is given.
+    residual: rms of log rho minus the fit, over its rise in the window, which ends where the run does.
+    T fitted: a dash if it is outside the window.
+    A max/min: of the measured A in the window.
+    """
     from rhotrace.analysis.analyze import analyze as examine
     from rhotrace.analysis.run_series import RunSeries, require_steps
     from rhotrace.display.figures.transient import transient_figure

@@ -31,7 +31,27 @@ def compare(
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the fluctuation of rho around rho_eq in runs on the same data."""
+    """Compare the fluctuation of rho around rho_eq in runs on the same data.
+
+    First table, of delta = log(rho/rho_eq) after the transient; brackets are 95 % intervals over members (of one member, over time).
+    T: first step from which rho stays at or above theta rho_eq.
+    offset: mean of delta, 0 where rho = rho_eq.
+    fluctuation: standard deviation of delta about a line.
+    tau: integrated autocorrelation time, the median over members.
+    independent: effective sample size, the median over members.
+
+    Second table.
+    log rho, log rho_eq: their fluctuations.
+    corr.: correlation between them at the same step.
+    lag: delay of log rho behind log rho_eq at which they agree most.
+    jump: standard deviation of the change of delta from one evaluation to the next.
+    over V at rest: fluctuation over that of the memo's equation with the directions frozen.
+
+    With --predict, the network linearised at its snapshots.
+    linearised: fluctuation predicted under freshly drawn batches, over that measured on the same stretches.
+    follows: correlation of the prediction with the run, step by step, under the run's own batches.
+    sharpness: lr times the largest curvature of the linearised loss at the last snapshot, unstable from near 2.
+    """
     from contextlib import ExitStack
 
     from rhotrace.analysis.fluctuation.comparison import chosen_window

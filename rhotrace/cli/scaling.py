@@ -20,7 +20,14 @@ def scaling(
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit T against rho_k(0) at each depth, and compare the exponent with the memo's law."""
+    """Fit T against rho_k(0) at each depth, and compare the exponent with the memo's law.
+
+    exponent: d log T / d log rho_k(0), the mean over seeds of each seed's slope, with Student's t interval.
+    two smallest: the same between the two smallest starts.
+    residual: rms of log T about each seed's line.
+    T varies: largest over smallest T.
+    collapsed: the same of T rho_k(0)^(L-2), 1 where the law holds.
+    """
     from contextlib import ExitStack
 
     from rhotrace.analysis.scaling_with_start import scaling as fit

@@ -16,11 +16,13 @@ class Heading:
         text: of the heading.
         level: 1 for the page, 2 for its parts, and so on.
         anchor: the name under which a link finds it; a heading that has one opens a section and is in the contents.
+        folded: HTML shows the section when the reader opens it.
     """
 
     text: str
     level: int = 4
     anchor: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -214,8 +214,11 @@ def test_analyze_of_a_short_run_says_that_there_is_no_transient_time(command, tr
 def test_compare_prints_a_verdict_on_stdout_alone(command, trained):
     code, out, err = command("compare", trained / "long.h5", trained / "long-sgd.h5")
     assert (code, err) == (0, "")
-    assert "optimizer.kind: gd (A); sgd (B)" in out
-    assert "B/A: fluctuation" in out
+    assert "optimizer.kind: gd (long); sgd (long-sgd)" in out
+    assert "long-sgd over long: fluctuation" in out
+    assert out.index("log(rho/rho_eq) fluctuates") < out.index(
+        "delta = log(rho/rho_eq) after"
+    )  # the answer comes first
 
 
 def test_compare_json_is_json_and_alone_on_stdout(command, trained):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from rhotrace.analysis.fluctuation.comparison import Comparison, Contrast
 from rhotrace.analysis.fluctuation.noise_scale_exponent import LAW, Exponent
 from rhotrace.analysis.fluctuation.one_run import Side
 from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH
+from rhotrace.analysis.member_bands import run_names
 from rhotrace.analysis.stability import in_words
 from rhotrace.statistics.intervals import Interval
 
@@ -22,7 +24,8 @@ _ALTERNATES = 0.5  # share of the variance at periods under 2.5 evaluations
 
 def cautions(result: Comparison) -> list[str]:
     """What weakens the comparison, a line for each kind and run."""
-    return [*_about_recipes(result), *(line for side in result.sides for line in _about_run(side))]
+    names = called(result.sides)
+    return [*_about_recipes(result), *(line for side in result.sides for line in _about_run(side, names[side.letter]))]
 
 
 def verdicts(result: Comparison) -> list[str]:
@@ -54,7 +57,20 @@ def labels(sides: Sequence[Side]) -> dict[str, str]:
     found = {letter: ", ".join(parts) for letter, parts in words.items()}
     if len(sides) == 2 and len(set(found.values())) == 2:
         return found
-    return {letter: f"{letter} ({words})" for letter, words in found.items()}
+    files = _files(sides)
+    return {side.letter: f"{files[side.path]} ({found[side.letter]})" for side in sides}
+
+
+def called(sides: Sequence[Side]) -> dict[str, str]:
+    """What tables and figures call each side, by letter: the name of its file, and its group."""
+    files = _files(sides)
+    return {side.letter: ", ".join(part for part in (files[side.path], side.group) if part) for side in sides}
+
+
+def _files(sides: Sequence[Side]) -> dict[str, str]:
+    """A short name of each run file, by its path."""
+    paths = list(dict.fromkeys(side.path for side in sides))
+    return dict(zip(paths, run_names([Path(path) for path in paths]), strict=True))
 
 
 def _optimizer(side: Side) -> str:
@@ -79,7 +95,8 @@ def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
             yield f"No verdict on {names[side.letter]}: {why}."
     for base in (side for side in result.sides if side.path == result.sides[0].path):
         yield from _against(base, result, names)
-    yield from (_sampling(c) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
+    own = called(result.sides)
+    yield from (_sampling(c, own) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
 
 
 def _inapplicable(side: Side) -> str:
@@ -145,9 +162,9 @@ def _which_moves(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
     return f"There both move ({rest})."
 
 
-def _sampling(contrast: Contrast) -> str:
+def _sampling(contrast: Contrast, names: dict[str, str]) -> str:
     said = (
-        f"Shuffled epochs ({contrast.run}) against draws with replacement ({contrast.base}): log(rho/rho_eq) fluctuates "
+        f"Shuffled epochs ({names[contrast.run]}) against draws with replacement ({names[contrast.base]}): log(rho/rho_eq) fluctuates "
         f"{_with(contrast.ratio)} times as much, log rho alone {_with(contrast.rho)}, and its autocorrelation time is {_with(contrast.tau)} times as long"
     )
     spared = (
@@ -254,47 +271,47 @@ def _about_recipes(result: Comparison) -> Iterator[str]:
         yield f"the windows do not overlap in {result.align}: the runs are compared at different ages; see --window"
 
 
-def _about_run(side: Side) -> Iterator[str]:
-    letter, each, n = side.letter, [m.fluctuation for m in side.each], len(side.each)
+def _about_run(side: Side, name: str) -> Iterator[str]:
+    each, n = [m.fluctuation for m in side.each], len(side.each)
     if side.left_out and not _inapplicable(side):
         who = {why: [str(m) for m, own in side.left_out.items() if own == why] for why in side.left_out.values()}
         why = "; ".join(
             f"member{'s' if len(those) > 1 else ''} {', '.join(those)}: {why}" for why, those in who.items()
         )
-        yield f"{letter}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})"
+        yield f"{name}: {len(side.left_out)} of {n + len(side.left_out)} members are left out ({why})"
     if len({m.seed for m in side.each}) < n:
         yield (
-            f"{letter}: {n} members have {len({m.seed for m in side.each})} distinct seeds; members that share a seed "
+            f"{name}: {n} members have {len({m.seed for m in side.each})} distinct seeds; members that share a seed "
             "are not independent, so the intervals count each seed once"
         )
     drifting = sum(not f.stationary for f in each)
     if drifting:
-        yield f"{letter}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the window"
+        yield f"{name}: delta still drifts in {drifting} of {n} members; its fluctuation is about a line through the window"
     short = sum(not f.long_enough for f in each)
     if short:
         yield (
-            f"{letter}: the window is under {LONG_ENOUGH} autocorrelation times in {short} of {n} members; tau and the "
+            f"{name}: the window is under {LONG_ENOUGH} autocorrelation times in {short} of {n} members; tau and the "
             "intervals are too optimistic there"
         )
-    yield from _oscillates(side)
+    yield from _oscillates(side, name)
     swelling = sum(not 0.5 < f.swell < 2 for f in each)
     if swelling:
         yield (
-            f"{letter}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
+            f"{name}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
             f"in {swelling} of {n} members: its size depends on when the run ends"
         )
     for reason in sorted(set(side.no_prediction.values())):
         members = [str(m) for m, why in side.no_prediction.items() if why == reason]
-        yield f"{letter}: no prediction for member {', '.join(members)}: {reason}"
+        yield f"{name}: no prediction for member {', '.join(members)}: {reason}"
     lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
     if lost:
         yield (
-            f"{letter}: the linearised network diverges in {len(lost)} of {n} members: only the terms that it leaves out "
+            f"{name}: the linearised network diverges in {len(lost)} of {n} members: only the terms that it leaves out "
             "stabilise the real one, so these have no prediction"
         )
 
 
-def _oscillates(side: Side) -> Iterator[str]:
+def _oscillates(side: Side, name: str) -> Iterator[str]:
     stepping = [m for m in side.each if m.fluctuation.period_two > _ALTERNATES]
     if stepping:
         sizes = [m.fluctuation.std.value for m in stepping]
@@ -304,6 +321,6 @@ def _oscillates(side: Side) -> Iterator[str]:
             kernel = f"; lr times the largest curvature of the linearised network is {_span(sharp)}" if sharp else ""
             measured = f"the cause was not measured: record.every.sharpness and activation_flips would tell{kernel}"
         yield (
-            f"{side.letter}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
+            f"{name}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
             f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation and not noise ({measured})"
         )

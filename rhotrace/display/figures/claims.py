@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.display.figures.style import COLOURS, DASHES, drawable, drawn, line, symbol
+from rhotrace.display.figures.style import DASHES, colour, drawable, drawn, headed, line, symbol
 from rhotrace.theory import paper
 from rhotrace.theory.step_identity import ROUNDING, balance_drift
 
@@ -58,7 +58,7 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
             _panel(axes[3], steps, across, 0.05, "tolerated at the end")
         axes[3].set(title=f"Directions at rest: {paper.cite('eq8')}", ylabel="gradient across\n$V_k$ / its largest")
         axes[3].set_xlabel("step")
-        figure.suptitle(f"Memo 112 compared with this run: {verdict}", fontsize=9, x=0.01, ha="left")
+        headed(figure, f"Memo 112 compared with this run: {verdict}")
         figure.set_label(f"What the audit measured along the run, in the worst member and layer: {verdict}.{largest}")
 
 
@@ -66,7 +66,7 @@ def _panel(axes: Axes, steps: NDArray[np.int64], values: Floats, tolerance: floa
     """The largest over members and layers at each step, on a logarithmic axis; zeros are left out."""
     flat = values.reshape(len(values), -1)
     worst = np.max(np.where(np.isfinite(flat), flat, -np.inf), axis=1)
-    line(axes, steps, drawable(np.where(worst > 0, worst, np.nan)), color=COLOURS[0], linewidth=1)
-    axes.axhline(tolerance, color=COLOURS[1], linestyle=DASHES[1], linewidth=1, label=f"{says}: {tolerance:g}")
+    line(axes, steps, drawable(np.where(worst > 0, worst, np.nan)), color=colour(0), linewidth=1)
+    axes.axhline(tolerance, color=colour(1), linestyle=DASHES[1], linewidth=1, label=f"{says}: {tolerance:g}")
     axes.set_yscale("log")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.analysis.fluctuation.one_run import STILL
-from rhotrace.analysis.fluctuation.verdict import labels
+from rhotrace.analysis.fluctuation.verdict import called
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.display.figures.style import DASHES, MARKERS, colour, drawn, empty, line, plain_ticks
+from rhotrace.display.figures.style import (
+    DASHES,
+    MARKERS,
+    colour,
+    drawn,
+    empty,
+    ink,
+    line,
+    mathematical,
+    narrow,
+    plain_ticks,
+)
 from rhotrace.display.numbers import ranged
 
 if TYPE_CHECKING:
@@ -22,7 +33,8 @@ if TYPE_CHECKING:
     from rhotrace.runfile.reader import Trace
 
 _MOST_STRIPS = 8
-_STRIP, _BELOW = 0.75, 3.0  # heights in inches
+_NAMES_FIT = 3  # below the points, side by side
+_WIDTH, _STRIP, _BELOW = 9.0, 0.75, 3.0  # inches
 _REACH = 6.0  # standard deviations beyond the offset that a strip shows, of the run that needs most
 
 
@@ -30,13 +42,13 @@ def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], pat
     """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and their law or their course."""
     of = {str(run.trace.path): run for run in map(RunSeries.of, runs)}
     shown = [(side, of[side.path]) for side in result.sides[:_MOST_STRIPS]]
-    with drawn(path, 9.0, _STRIP * len(shown) + _BELOW + 0.6) as figure:
-        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_STRIP * len(shown) + 0.4, _BELOW))[:, 0]
+    names, slim = called(result.sides), narrow(_WIDTH)
+    heights = _STRIP * len(shown) + 0.4, _BELOW * (2.4 if slim else 1)
+    with drawn(path, _WIDTH, sum(heights) + 0.2) as figure:
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
         strips = above.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        names = labels(result.sides)
         for number, (axes, (side, run)) in enumerate(zip(strips, shown, strict=True)):
-            label = names[side.letter]
-            _strip(axes, number, side, run, label if label.startswith(side.letter) else f"{side.letter} ({label})")
+            _strip(axes, number, side, run, mathematical(names[side.letter]))
         first = [side.each[0].fluctuation for side, _ in shown if side.each]
         largest = max((abs(f.offset.value) + _REACH * f.std.value for f in first), default=0.0)
         if largest > STILL:
@@ -46,13 +58,13 @@ def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], pat
             f"$\\delta = \\log(\\rho/\\rho_\\mathrm{{eq}})$ of one member{more}; shaded: outside its window"
         )
         strips[-1].set_xlabel("step" if result.align == "step" else "t = η · step")
-        left, middle, right = below.subplots(1, 3)
-        _spectra(left, result)
-        _fluctuations(middle, result)
+        left, middle, right = below.subplots(*((3, 1) if slim else (1, 3)))
+        _spectra(left, result, names)
+        _fluctuations(middle, result, names)
         if result.exponents:
             _against_noise(right, result)
         else:
-            _over_time(right, result)
+            _over_time(right, result, names)
         sizes = [f"{names[side.letter]}: {ranged(side.std)}" for side in result.sides]
         figure.set_label(
             "log(rho/rho_eq) of each run after its transient, spectra and sizes. Fluctuation, " + "; ".join(sizes) + "."
@@ -74,7 +86,7 @@ def _strip(axes: Axes, number: int, side: Side, run: RunSeries, label: str) -> N
         axes.axvspan(*edge, color="0.5", alpha=0.12, linewidth=0)
 
 
-def _spectra(axes: Axes, result: Comparison) -> None:
+def _spectra(axes: Axes, result: Comparison, names: dict[str, str]) -> None:
     axes.set(
         xlabel="frequency, cycles per step" if result.align == "step" else "frequency, cycles per unit of time",
         ylabel="power density of δ",
@@ -83,7 +95,12 @@ def _spectra(axes: Axes, result: Comparison) -> None:
     some = [(n, side.spectrum) for n, side in enumerate(result.sides) if side.spectrum]
     for number, found in some:
         look: Any = {"color": colour(number), "linestyle": DASHES[number % len(DASHES)], "linewidth": 1}
-        axes.plot(found.frequency, np.maximum(found.density, STILL**2), label=result.sides[number].letter, **look)
+        axes.plot(
+            found.frequency,
+            np.maximum(found.density, STILL**2),
+            label=mathematical(names[result.sides[number].letter]),
+            **look,
+        )
     if not some:
         empty(axes)
         return
@@ -91,7 +108,7 @@ def _spectra(axes: Axes, result: Comparison) -> None:
     axes.legend(ncols=2 if len(some) > 4 else 1, loc="best", fontsize=7)
 
 
-def _fluctuations(axes: Axes, result: Comparison) -> None:
+def _fluctuations(axes: Axes, result: Comparison, names: dict[str, str]) -> None:
     """Each run's fluctuation with its interval; hollow, what theory gives for it."""
     drawn_any = False
     for number, side in enumerate(result.sides):
@@ -101,23 +118,35 @@ def _fluctuations(axes: Axes, result: Comparison) -> None:
         drawn_any = True
         ends = np.nan_to_num([[std - side.std.low], [side.std.high - std]])
         axes.errorbar(number, std, yerr=ends, fmt=MARKERS[number % len(MARKERS)], color=colour(number), capsize=2)
-        hollow: Any = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 6}
+        hollow: Any = {"markerfacecolor": "none", "markeredgecolor": ink(), "markersize": 6}
         if np.isfinite(side.predicted_over.value):
             axes.plot(number, std * side.predicted_over.value, "D", **hollow)
         if np.isfinite(side.over_frozen.value):
             axes.plot(number, std / side.over_frozen.value, "v", **hollow)
-    axes.set(ylabel="fluctuation of δ", title="Measured, and predicted (hollow)")
+    predicted = any(
+        np.isfinite(value.value) for side in result.sides for value in (side.predicted_over, side.over_frozen)
+    )
+    axes.set(ylabel="fluctuation of δ", title="Size, and as predicted (hollow)" if predicted else "Size")
     if not drawn_any:
         empty(axes)
         return
     axes.set(yscale="log", xlim=(-0.6, len(result.sides) - 0.4))
-    axes.set_xticks(range(len(result.sides)), [side.letter for side in result.sides])
+    few = len(result.sides) <= _NAMES_FIT
+    ticks = [_broken(names[side.letter]) for side in result.sides]
+    axes.set_xticks(range(len(ticks)), ticks)
+    if not few:
+        axes.tick_params(axis="x", labelrotation=90, labelsize=7)
     if any(np.isfinite(side.predicted_over.value) for side in result.sides):
-        axes.plot([], [], "D", color="black", markerfacecolor="none", label="network linearised")
+        axes.plot([], [], "D", color=ink(), markerfacecolor="none", label="network linearised")
     if any(np.isfinite(side.over_frozen.value) for side in result.sides):
-        axes.plot([], [], "v", color="black", markerfacecolor="none", label="V at rest")
+        axes.plot([], [], "v", color=ink(), markerfacecolor="none", label="V at rest")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        axes.legend(fontsize=7, loc="best")
+
+
+def _broken(name: str) -> str:
+    """A name in lines, for the narrow place below a point."""
+    return mathematical(name.replace("-", "-\n").replace(", ", ",\n"))
 
 
 def _against_noise(axes: Axes, result: Comparison) -> None:
@@ -137,7 +166,7 @@ def _against_noise(axes: Axes, result: Comparison) -> None:
     plain_ticks(axes.yaxis)
 
 
-def _over_time(axes: Axes, result: Comparison) -> None:
+def _over_time(axes: Axes, result: Comparison, names: dict[str, str]) -> None:
     """The size of the steps of delta in twelve pieces of the time after T, of the member that the strips show."""
     axes.set(xlabel="step" if result.align == "step" else "t = η · step", ylabel="size of the jumps of δ (std)")
     axes.set_title("Size of the jumps after T")
@@ -148,7 +177,9 @@ def _over_time(axes: Axes, result: Comparison) -> None:
             continue
         some = True
         look: Any = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 3, "linewidth": 1}
-        axes.plot(np.array(decay.steps) * side.each[0].unit, decay.sizes, label=side.letter, **look)
+        axes.plot(
+            np.array(decay.steps) * side.each[0].unit, decay.sizes, label=mathematical(names[side.letter]), **look
+        )
     if not some:
         empty(axes)
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rhotrace.analysis.fluctuation import comparison
-from rhotrace.analysis.member_bands import run_names
+from rhotrace.analysis.member_bands import WHOLE, View, require_shown, run_names
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.scaling_with_start import scaling
+from rhotrace.analysis.transient.transient_time import pool
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.comparison import comparison_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
@@ -25,24 +26,30 @@ class Kind:
 
     Attributes:
         says: what it shows.
-        draw: draws runs, with theta, into a file.
+        draw: draws the part of runs that a view shows, with theta, into a file.
+        heeds: the fields of a view that it can follow.
     """
 
     says: str
-    draw: Callable[[Sequence[Trace], Path, float], None]
+    draw: Callable[[Sequence[Trace], Path, float, View], None]
+    heeds: frozenset[str] = frozenset()
 
 
-def transient(traces: Sequence[Trace], path: Path, theta: float) -> None:
+def transient(traces: Sequence[Trace], path: Path, theta: float, view: View = WHOLE) -> None:
     """T of each member, and equation (5) driven by the measured sums, over the measurement."""
     found = {}
     for name, trace in zip(run_names([trace.path for trace in traces]), traces, strict=True):
         require_steps(trace)
+        require_shown(trace, view)
         run = RunSeries(trace, theta)
-        found[name] = run.members, run.transient
+        shown = [m for m in range(trace.members) if not view.members or m in view.members]
+        each = tuple(run.transient.each[m] for m in shown)
+        pools = pool(each, [run.labels[m] for m in shown], [run.seeds[m] for m in shown])
+        found[name] = [run.members[m] for m in shown], replace(run.transient, each=each, pools=pools)
     plots.transient_figure(found, path)
 
 
-def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
+def fluctuation(traces: Sequence[Trace], path: Path, theta: float, _: View = WHOLE) -> None:
     """log(rho/rho_eq) after the transient, and its spectra."""
     runs = [RunSeries(trace, theta) for trace in traces]
     result = comparison.alone(*runs) if len(runs) == 1 else comparison.compare(runs)
@@ -54,22 +61,32 @@ def fluctuation(traces: Sequence[Trace], path: Path, theta: float) -> None:
     comparison_figure(result, runs, path)
 
 
-def exponents(traces: Sequence[Trace], path: Path, theta: float) -> None:
+def exponents(traces: Sequence[Trace], path: Path, theta: float, _: View = WHOLE) -> None:
     """T against rho_k(0)."""
     plots.scaling_figure(scaling(traces, theta=theta), path)
 
 
+_OVER_TIME = frozenset({"members", "steps", "smooth"})
 KINDS: dict[str, Kind] = {
-    "rho": Kind("rho and rho_eq on one axis, T with its interval", rho_figure),
-    "layers": Kind("norm of each layer, and the balance of Lemma 1", layers_figure),
-    "transient": Kind("T of each member, equation (5) driven over the measurement", transient),
-    "margins": Kind("distribution of the margins y_n f_n over time", margins_figure),
-    "loss": Kind("loss and error of training and test set", loss_figure),
+    "rho": Kind("rho and rho_eq, T with its interval; several runs in panels of their own", rho_figure, _OVER_TIME),
+    "layers": Kind("norm of each layer, and the balance of Lemma 1", layers_figure, _OVER_TIME),
+    "transient": Kind("T of each member, equation (5) driven over the measurement", transient, frozenset({"members"})),
+    "margins": Kind("distribution of the margins y_n f_n over time", margins_figure, _OVER_TIME),
+    "loss": Kind("loss and error of training and test set", loss_figure, _OVER_TIME),
     "fluctuation": Kind("log(rho/rho_eq) after T, and its spectrum", fluctuation),
     "scaling": Kind("T against rho_k(0) at each depth, and its collapse", exponents),
 }
 PHASE = "phase"  # of a sweep, not of runs
 SAYS = {**{name: kind.says for name, kind in KINDS.items()}, PHASE: "T over the axes of a sweep, from its folder"}
+
+
+def require_heeded(what: str, view: View) -> None:
+    """Raises RhoTraceError for a choice that this kind of figure cannot follow."""
+    own = KINDS[what].heeds if what in KINDS else frozenset()
+    for name in ("members", "steps", "smooth"):
+        if getattr(view, name) != getattr(WHOLE, name) and name not in own:
+            others = ", ".join(other for other, kind in KINDS.items() if name in kind.heeds)
+            raise RhoTraceError(f"--{name}: got it with --what {what}, expected --what to be one of {others}")
 
 
 def draw_phase(folders: Sequence[Path], path: Path, theta: float) -> None:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.member_bands import Band, Floats, Group, band, bands, groups
+from rhotrace.analysis.member_bands import WHOLE, Band, Floats, Group, View, band, bands, groups
 from rhotrace.display.figures.style import (
-    COLOURS,
     DASHES,
     colour,
     drawable,
     drawn,
-    label,
+    headed,
+    ink,
     legend,
     mathematical,
+    narrow,
     plain_ticks,
     ramp,
     symbol,
+    units,
 )
 from rhotrace.display.numbers import number, span
 from rhotrace.recording.quantities import QUANTILES
@@ -35,43 +37,81 @@ if TYPE_CHECKING:
     from rhotrace.runfile.reader import Trace
 
 _MOST_COLUMNS = 3
+_MOST_PANELS = 6
 _MOST_LAYERS_NAMED = 10
 _NARROW = 2.0
 _FEW_POINTS = 60  # that are marked, for between them nothing was measured
 _PER_DECADE = float(np.log(10))
 
 
-def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
-    """log10 of rho and rho_eq on one axis, with T over members and its interval."""
-    shown, more = _few(groups(traces, theta=theta), len(COLOURS))
-    with drawn(path, 6.8, 3.6) as figure:
-        axes = figure.subplots()
+def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+    """log10 of rho and rho_eq, with T and its interval; several groups in panels of their own, above their distances."""
+    shown, more = _few(groups(traces, theta=theta, view=view), _MOST_PANELS)
+    below = len(shown) > 1 and any("log_rho_eq" in group.trace for group in shown)
+    panels = len(shown) + below
+    with drawn(path, 6.8, 3.6 if len(shown) == 1 else 0.7 + 1.5 * panels) as figure:
+        axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         words = []
-        for place, group in enumerate(shown):
-            rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
-            name, end = _named(group), ""
-            _draw(axes, rho, colour(place), label=f"{mathematical(name)}$\\rho$")
-            if "log_rho_eq" in group.trace:  # the square loss alone has it
-                eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
-                own = f"{mathematical(name)}$\\rho_\\mathrm{{eq}}$"
-                _draw(axes, eq, colour(place), label=own, linestyle=DASHES[1])
-                end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
-            _mark_T(axes, group, colour(place))
-            words.append(
-                f"{name}{group.size}, steps {rho.steps[0]} to {rho.steps[1]}: log10 of rho goes from {rho.ends[0]:.3g} to "
-                f"{rho.ends[1]:.3g}{end}; {_T_words(group)}"
+        for place, (panel, group) in enumerate(zip(axes, shown, strict=False)):
+            words.append(_norms(panel, group, colour(place)))
+            if len(shown) > 1:
+                panel.set_title(mathematical(group.label))
+                panel.sharey(axes[0])
+            if below and "log_rho_eq" in group.trace:
+                _distance(axes[-1], group, place)
+        axes[-1].set_xlabel("step")
+        both = f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}"
+        about = f"Norm and equilibrium norm: {_members(shown)}{more}"
+        if len(shown) == 1:
+            axes[0].set(ylabel=both, title=about)
+        else:
+            axes[(len(shown) - 1) // 2].set_ylabel(both)
+            headed(figure, about)
+        if below:
+            axes[-1].set(
+                yscale="log", ylabel="$|\\log_{10}(\\rho/\\rho_\\mathrm{eq})|$", title="Distance from equilibrium"
             )
-        axes.set(
-            xlabel="step",
-            ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}",
-            title=f"Norm and equilibrium norm: {_members(shown)}{more}",
-        )
-        _name_T(axes, shown)
-        legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+        _name_T(axes[0], shown)
+        legend(axes[0], columns=3)
         figure.set_label("Norm rho and equilibrium norm rho_eq against the step. " + ". ".join(words) + ".")
 
 
-def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+def _norms(axes: Axes, group: Group, own: str) -> str:
+    """Draws rho and rho_eq of a group; returns what they do, in words."""
+    rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
+    end = ""
+    _draw(axes, rho, own, label="$\\rho$")
+    if "log_rho_eq" in group.trace:  # the square loss alone has it
+        eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
+        _draw(axes, eq, own, label="$\\rho_\\mathrm{eq}$", linestyle=DASHES[1], since=_begun(group))
+        end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
+    _mark_T(axes, group, own)
+    return (
+        f"{_named(group)}{group.size}, steps {rho.steps[0]} to {rho.steps[1]}: log10 of rho goes from {rho.ends[0]:.3g} to "
+        f"{rho.ends[1]:.3g}{end}; {_T_words(group)}"
+    )
+
+
+def _begun(group: Group) -> int:
+    """First step at which every member that ever has a rho_eq has one: before it there is no band over all of them."""
+    there = np.isfinite(group.trace["log_rho_eq"][:, list(group.members)])
+    rows = there.argmax(axis=0)[there.any(axis=0)]
+    return int(group.trace.step_of("log_rho_eq")[rows.max()]) if len(rows) else 0
+
+
+def _distance(axes: Axes, group: Group, place: int) -> None:
+    """How far rho is from rho_eq in the group's line: here a fluctuation is visible that is thinner than a line above."""
+
+    def distance(log_rho_eq: Floats, log_rho: Floats) -> Floats:
+        apart = np.abs(log_rho - log_rho_eq) / _PER_DECADE
+        return np.asarray(np.where(apart > 0, apart, np.nan))
+
+    found = band(group, ["log_rho_eq", "log_rho"], distance)
+    look: Any = {"color": colour(place), "linewidth": 0.9, "zorder": 3 - place / 10}  # the first run on top
+    axes.plot(*found.middle, label=mathematical(group.label), **look)
+
+
+def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, which Lemma 1 forbids."""
 
     def column(above: Axes, below: Axes, group: Group) -> str:
@@ -92,7 +132,7 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> 
             f"most {farthest:.2g} from their mean over the layers"
         )
 
-    shown = groups(traces, theta=theta)
+    shown = groups(traces, theta=theta, view=view)
     moved = "$\\rho_k^2 - \\langle\\rho_j^2\\rangle_j$\nminus start"
     titles = f"Layer norms: {_members(shown)}", f"Balance ({paper.cite('lemma1')}: 0)"
     _columns(path, shown, column, (symbol("rho_k"), moved), titles)
@@ -110,9 +150,9 @@ def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
     return [partial(of_layer, k=k) for k in range(group.trace.depth)]
 
 
-def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
+def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """Distribution of the margins y_n f_n of the normalised network over time, and of y_n g_n below it."""
-    shown = groups(traces, theta=theta)
+    shown = groups(traces, theta=theta, view=view)
     power = -min((_decade(group) for group in shown[:_MOST_COLUMNS]), default=0)
     scale = power * _PER_DECADE
 
@@ -125,19 +165,19 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) ->
         ends = _distribution(below, group, lambda margins, _: margins)
         met = band(group, ["log_rho"], lambda log_rho: np.exp(np.minimum(scale - log_rho, 700))).middle
         low, high = above.get_ylim()
-        above.plot(*met, color="black", linewidth=1, linestyle=DASHES[1], label="label met: $1/\\rho$")
+        above.plot(*met, color=ink(), linewidth=1, linestyle=DASHES[1], label="label met: $1/\\rho$")
         above.set_ylim(low, high + 0.1 * (high - low))
-        below.axhline(1, color="black", linewidth=1, linestyle=DASHES[1])
+        below.axhline(1, color=ink(), linewidth=1, linestyle=DASHES[1])
         return f"at the end the median sample's margin y g is {ends[0]:.2g}, the smallest {ends[1]:.2g}"
 
     several = any(int(group.trace.attributes["outputs"]) > 1 for group in shown)
     f, g = ("true minus best other $f$", "true minus best other $g$") if several else ("$y_n f_n$", "$y_n g_n$")
-    times = f" $\\times 10^{{{power}}}$" if power else ""
+    unit = f", in units of $10^{{{-power}}}$" if power else ""
     f_title = "Margins of the normalised network $f = g/\\rho$"
     if len(shown) == 1 and len(shown[0].members) > 1:
         f_title += f", network {shown[0].members[shown[0].typical]} of {len(shown[0].members)}"
     titles = f_title, "Margins of the network $g$"
-    _columns(path, shown, column, (f"{f}{times}", g), titles)
+    _columns(path, shown, column, (f"{f}{unit}", g), titles)
 
 
 def _distribution(axes: Axes, group: Group, value: Callable[[Floats, Floats], Floats]) -> tuple[float, float]:
@@ -155,9 +195,9 @@ def _distribution(axes: Axes, group: Group, value: Callable[[Floats, Floats], Fl
     middle = quantiles[QUANTILES.index(0.5)]
     for low, high, alpha in ((0.05, 0.95, 0.18), (0.25, 0.75, 0.35)):
         around = Band(quantiles[QUANTILES.index(low)], middle, quantiles[QUANTILES.index(high)])
-        _fill(axes, around, COLOURS[0], alpha, label=f"{100 * low:.0f} % to {100 * high:.0f} %")
-    axes.plot(*middle, color=COLOURS[0], label="median sample")
-    axes.plot(*smallest, color=COLOURS[1], linewidth=0.9, linestyle=DASHES[1], label="smallest")
+        _fill(axes, around, colour(0), alpha, label=f"{100 * low:.0f} % to {100 * high:.0f} %")
+    axes.plot(*middle, color=colour(0), label="median sample")
+    axes.plot(*smallest, color=colour(1), linewidth=0.9, linestyle=DASHES[1], label="smallest")
     axes.axhline(0, color="0.5", linewidth=0.6)
     return float(middle[1][-1]), float(smallest[1][-1])
 
@@ -173,32 +213,26 @@ def _decade(group: Group) -> int:
     return int(np.floor(top)) if np.isfinite(top) and not -1 <= top < 2 else 0
 
 
-def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA) -> None:
-    """Loss of training and test set, and below it their errors."""
-    shown, more = _few(groups(traces, theta=theta), len(COLOURS))
-    with drawn(path, 6.8, 4.6) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        words = []
-        for place, group in enumerate(shown):
-            name = _named(group)
-            look: Any = {"color": colour(place)}
-            ends = {}
-            for axes, names in ((above, ("loss", "test_loss")), (below, ("error", "test_error"))):
-                for quantity, dashes, of in zip(names, DASHES, ("training", "test"), strict=False):
-                    found = band(group, [quantity], drawable)
-                    ends[quantity] = found.ends[1]
-                    _draw(axes, found, label=f"{mathematical(name)}{of}", linestyle=dashes, **look)
-            _mark_T(above, group, colour(place))
-            words.append(
-                f"{name}one of {group.size}: loss ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
-                f"error at {number(ends['error'])} ({number(ends['test_error'])})"
-            )
-        _name_T(above, shown)
-        above.set(ylabel=label(traces[0].quantity("loss")), title=f"Loss: {_members(shown)}{more}")
-        _logarithmic(above)
-        below.set(xlabel="step", ylabel=symbol("error"), title="Fraction misclassified", ylim=(0, None))
-        legend(above, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.set_label("Loss and error against the step. " + ". ".join(words) + ".")
+def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+    """Loss of training and test set, and below it their errors; bands over the networks are of the training set."""
+
+    def column(above: Axes, below: Axes, group: Group) -> str:
+        ends = {}
+        for axes, names in ((above, ("loss", "test_loss")), (below, ("error", "test_error"))):
+            for place, (quantity, dashes, of) in enumerate(zip(names, DASHES, ("training", "test"), strict=False)):
+                found = band(group, [quantity], drawable)
+                ends[quantity] = found.ends[1]
+                alpha = 0.0 if place else 0.2  # two bands on top of each other would hide one another
+                _draw(axes, found, colour(place), alpha, label=of, linestyle=dashes)
+        below.set_ylim(0, None)
+        return (
+            f"loss of one of them ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
+            f"error at {number(ends['error'])} ({number(ends['test_error'])})"
+        )
+
+    shown = groups(traces, theta=theta, view=view)
+    labels = f"loss{units(traces[0].quantity('loss'))}", "error"
+    _columns(path, shown, column, labels, (f"Loss: {_members(shown)}", "Fraction misclassified"), logarithmic=True)
 
 
 def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Path) -> None:
@@ -210,17 +244,17 @@ def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Pat
             ("log_rho_eq", "$\\rho_\\mathrm{eq}$", DASHES[1]),
         ):
             steps, values = curves[name]
-            above.plot(steps, values / _PER_DECADE, color=COLOURS[0], linestyle=dashes, label=text)
+            above.plot(steps, values / _PER_DECADE, color=colour(0), linestyle=dashes, label=text)
         for T in passed:
             above.axvline(T, color="0.4", linewidth=1, linestyle=DASHES[2])
         if passed:
             above.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T of a network")
         steps, loss = curves["loss"]
-        below.plot(steps, drawable(loss), color=COLOURS[0])
-        below.set(xlabel="step", ylabel=symbol("loss"))
+        below.plot(steps, drawable(loss), color=colour(0))
+        below.set(xlabel="step", ylabel="loss")
         _logarithmic(below)
         above.set_ylabel(f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}")
-        above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(above, columns=3)
         figure.set_label(
             f"Norm, equilibrium norm and loss up to step {curves['log_rho'][0][-1]}, medians over the networks."
         )
@@ -264,9 +298,13 @@ def _mark_T(axes: Axes, group: Group, own: str, text: str | None = None) -> None
     low, high = T.low, T.high
     if len(group.members) == 1:  # of one network the crossing has an interval of its own
         low, high = group.passages[0].crossing.low, group.passages[0].crossing.high
+    if not group.view.steps[0] <= T.value <= (group.view.steps[1] or np.inf):
+        return
     axes.axvline(T.value, color=own, linewidth=1, linestyle=DASHES[2], label=text)
     if np.isfinite(low):
-        axes.axvspan(low, high, color=own, alpha=0.12, linewidth=0)
+        axes.axvspan(
+            max(low, group.view.steps[0]), min(high, group.view.steps[1] or np.inf), color=own, alpha=0.12, linewidth=0
+        )
 
 
 def _name_T(axes: Axes, shown: Sequence[Group]) -> None:
@@ -275,12 +313,19 @@ def _name_T(axes: Axes, shown: Sequence[Group]) -> None:
         axes.plot([], [], color="0.4", linewidth=1, linestyle=DASHES[2], label="T, 95 %")
 
 
-def _draw(axes: Axes, found: Band, color: Any, alpha: float = 0.2, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
-    """A network as a line, and the band of all around it where there are several."""
+def _draw(
+    axes: Axes,
+    found: Band,
+    color: Any,  # noqa: ANN401 - matplotlib's
+    alpha: float = 0.2,
+    since: int = 0,
+    **look: Any,  # noqa: ANN401 - matplotlib's
+) -> None:
+    """A network as a line, and the band of all around it where there are several, from the step ``since`` on."""
     few: Any = {"marker": ".", "markersize": 3} if len(found.middle[0]) <= _FEW_POINTS else {}
     axes.plot(*found.middle, color=color, **few, **look)
-    if not np.array_equal(found.low[1], found.high[1], equal_nan=True):
-        _fill(axes, found, color, alpha)
+    if alpha and not np.array_equal(found.low[1], found.high[1], equal_nan=True):
+        _fill(axes, found, color, alpha, since=since)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -292,8 +337,9 @@ def _logarithmic(axes: Axes) -> None:
     plain_ticks(axes.yaxis)
 
 
-def _fill(axes: Axes, found: Band, color: Any, alpha: float, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
+def _fill(axes: Axes, found: Band, color: Any, alpha: float, since: int = 0, **look: Any) -> None:  # noqa: ANN401 - matplotlib's
     steps = np.union1d(found.low[0], found.high[0])
+    steps = steps[steps >= since]
     low, high = (np.interp(steps, *curve) for curve in (found.low, found.high))
     axes.fill_between(steps, low, high, color=color, alpha=alpha, linewidth=0, **look)
 
@@ -304,11 +350,14 @@ def _columns(
     column: Callable[[Axes, Axes, Group], str],
     labels: tuple[str, str],
     titles: tuple[str, str],
+    *,
+    logarithmic: bool = False,
 ) -> None:
     """Two panels for each group, one above the other; ``column`` draws them and returns what they show, in words."""
     shown, more = _few(found, _MOST_COLUMNS)
     words = []
-    with drawn(path, 2.2 + max(3.6 * len(shown), 4.4), 4.8) as figure:
+    width = 2.2 + max(3.6 * len(shown), 4.4)
+    with drawn(path, width, 4.8) as figure:
         axes = figure.subplots(2, len(shown), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2))
         for (above, below), group in zip(axes.T, shown, strict=True):
             said = column(above, below, group)
@@ -316,10 +365,13 @@ def _columns(
             _mark_T(above, group, "0.4", "T, 95 %")
             below.set_xlabel("step")
             above.set_title(mathematical(group.label) or titles[0])
+        if logarithmic:
+            _logarithmic(axes[0, 0])
         axes[1, 0].set_title(titles[1])
         for row, text in zip(axes, labels, strict=True):
             row[0].set_ylabel(text)
-        figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right upper")
+        where: Any = {"loc": "outside lower center", "ncols": 2} if narrow(width) else {"loc": "outside right upper"}
+        figure.legend(*axes[0, -1].get_legend_handles_labels(), **where)
         if any(group.label for group in shown):
-            figure.suptitle(f"{titles[0]}{more}", fontsize=9, x=0.01, ha="left")
+            headed(figure, f"{titles[0]}{more}")
         figure.set_label(f"{titles[0]}, against the step. {'. '.join(words)}.".replace("$", "").replace("\\", ""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.display.printable import printable
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import RhoTraceError, choice
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.statistics import extremes
@@ -32,6 +34,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)), (0, (1, 3)))
 _MOST_LABELS = 12
+_LETTERS_PER_INCH, _BESIDE = 14.0, 0.6  # of a title, and the inches left of a panel that its labels take
 _LARGEST = 1e100
 _LOG = "\\log"
 _MATHEMATICS = (  # of the plain symbols in the table of quantities
@@ -54,10 +57,39 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "savefig.dpi": 200,
-    "svg.hashsalt": "rhotrace",
-    "svg.fonttype": "none",
     "axes.unicode_minus": True,
 }
+# What no style may change. Type 42 is TrueType: publishers refuse the Type 3 fonts that matplotlib embeds by default.
+_FIXED: Any = {
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rhotrace",
+    "savefig.bbox": "standard",
+}
+COLUMN = 3.5  # inches, the width of a column of a two-column paper
+_NARROW = 5.0  # inches; in a figure narrower than this, legends stand below and panels below each other
+
+
+@dataclass(frozen=True)
+class Look:
+    """How figures look, where the reader chooses; what is None or empty is the figure's own.
+
+    Attributes:
+        width: inches.
+        height: inches.
+        styles: names of matplotlib styles, applied in order on top of RhoTrace's own.
+        title: instead of the figure's own; an empty one leaves it out.
+    """
+
+    width: float | None = None
+    height: float | None = None
+    styles: tuple[str, ...] = ()
+    title: str | None = None
+
+
+_OWN = Look()
+_CHOSEN: ContextVar[Look] = ContextVar("look", default=_OWN)
 
 
 def check_format(path: Path | None, option: str = "--plot") -> None:
@@ -67,14 +99,39 @@ def check_format(path: Path | None, option: str = "--plot") -> None:
 
 
 @contextmanager
-def letters_as_shapes() -> Iterator[None]:
-    """Within it, an SVG contains its letters as shapes, for readers without the fonts; otherwise text stays editable."""
-    before = _STYLE["svg.fonttype"]
-    _STYLE["svg.fonttype"] = "path"
+def look(chosen: Look) -> Iterator[None]:
+    """Within it, figures are drawn as chosen.
+
+    Raises:
+        RhoTraceError: matplotlib has no style of such a name.
+    """
+    if chosen.styles:
+        from matplotlib.style import available
+
+        for name in chosen.styles:
+            if name not in available:
+                raise choice("--style", name, available)
+    before = _CHOSEN.set(chosen)
     try:
         yield
     finally:
-        _STYLE["svg.fonttype"] = before
+        _CHOSEN.reset(before)
+
+
+def narrow(own: float) -> bool:
+    """Whether a figure, of a width of its own unless the reader chose another, has no room beside its panels."""
+    return (_CHOSEN.get().width or own) < _NARROW
+
+
+@contextmanager
+def letters_as_shapes() -> Iterator[None]:
+    """Within it, an SVG contains its letters as shapes, for readers without the fonts; otherwise text stays editable."""
+    before = _FIXED["svg.fonttype"]
+    _FIXED["svg.fonttype"] = "path"
+    try:
+        yield
+    finally:
+        _FIXED["svg.fonttype"] = before
 
 
 def described_in(svg: str) -> str:
@@ -97,28 +154,37 @@ def mathematical(words: str) -> str:
     return re.sub(r"\blr (?=\d)", "η = ", words.replace("rho_k(0) ", "$\\rho_k(0)$ = "))
 
 
-def label(quantity: Description) -> str:
-    """Symbol and units of a quantity, as the run file describes it, for an axis."""
-    name, units = symbol(quantity.name), quantity.units
-    return name if units == "1" else f"{name}  ({units.replace('^2', '²')})"
+def units(quantity: Description) -> str:
+    """The units of a quantity, as the run file describes it, behind its name on an axis."""
+    return "" if quantity.units == "1" else f" ({quantity.units.replace('^2', '²')})"
 
 
 @contextmanager
 def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in the house style, saved at the end; its label becomes its description in words."""
+    """A figure in the house style, saved at the end; its label becomes its description in words.
+
+    Args:
+        path: of the file.
+        width: in inches, unless the reader chose another; see ``look``.
+        height: likewise.
+    """
     check_format(path)
     refuse_to_replace_a_run(path)
-    from matplotlib import rc_context
+    from matplotlib import rc_context, style
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    chosen = _CHOSEN.get()
+    with rc_context(_STYLE), style.context(list(chosen.styles)), rc_context(_FIXED):
+        figure = Figure(figsize=(chosen.width or width, chosen.height or height), layout="constrained")
         yield figure
-        about = printable(str(figure.get_label() or "")) or None
+        if chosen.title is not None:
+            _entitle(figure, chosen.title)
         for text in figure.findobj(Text):
             if text.get_text() != (clean := printable(text.get_text())):
                 text.set_text(clean)
+        _wrap_titles(figure)
+        about = printable(str(figure.get_label() or "")) or None
         known: dict[str, dict[str, Any]] = {
             ".png": {"Software": None, "Description": about},
             ".svg": {"Date": None, "Description": about},
@@ -131,6 +197,51 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
             )
         except OSError as problem:
             raise RhoTraceError(f"{path}: the figure cannot be written: {problem.strerror or problem}") from None
+
+
+def headed(figure: Figure, text: str) -> None:
+    """Gives a figure of several panels a title above all of them."""
+    figure.suptitle(text, fontsize=9, x=0.01, ha="left")
+
+
+def _entitle(figure: Figure, title: str) -> None:
+    """Gives a figure another title: the one above all of its panels, or else the first panel's."""
+    title = title.replace("$", "\\$")
+    if figure.get_suptitle():
+        headed(figure, title)
+    else:
+        figure.axes[0].set_title(title)
+
+
+def _wrap_titles(figure: Figure) -> None:
+    """Breaks titles that are wider than their panel, or than the figure."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+
+    smaller = _STYLE["axes.titlesize"] / FontProperties(size=rcParams["axes.titlesize"]).get_size_in_points()
+    if text := figure.get_suptitle():
+        headed(figure, _wrapped(text, figure.get_figwidth()))
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        share = 1.0 if spec is None else len(spec.colspan) / spec.get_gridspec().ncols
+        if text := axes.get_title(loc="left"):
+            axes.set_title(_wrapped(text, (figure.get_figwidth() * share - _BESIDE) * smaller))
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """Text in lines of a width, broken at spaces that are not inside a formula."""
+    lines, room = [""], int(inches * _LETTERS_PER_INCH)
+    for word in re.findall(r"(?:(?<!\\)\$[^$]*\$|\S)+", text):
+        if lines[-1] and len(_plain(f"{lines[-1]} {word}")) > room:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A text about as long as it will be when its formulas are set."""
+    return re.sub(r"\\[a-z]+|[${}_^\\]", lambda found: "x" if len(found[0]) > 1 else "", text)
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -146,13 +257,17 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(axes: Axes, **where: Any) -> None:  # noqa: ANN401
-    """A legend of at most a dozen entries; the last two are always there."""
+def legend(axes: Axes, *, columns: int = 2) -> None:
+    """A legend of at most a dozen entries, the last two always among them: beside the panel, or below a narrow figure."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > _MOST_LABELS:
         first = _MOST_LABELS - 2
         handles, labels = [*handles[:first], *handles[-2:]], [*labels[: first - 1], "…", *labels[-2:]]
-    axes.legend(handles, labels, **where)
+    figure = axes.get_figure(root=True)
+    if figure is not None and figure.get_figwidth() < _NARROW:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    else:
+        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,16 +275,28 @@ def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
 
-def empty(axes: Axes) -> None:
-    """Says that there is nothing to draw, where logarithmic axes would be empty."""
+def empty(axes: Axes, why: str = "nothing to draw") -> None:
+    """Says why there is nothing to draw, where logarithmic axes would be empty."""
     axes.plot([], [])
     axes.set(xticks=[], yticks=[])
-    axes.annotate("nothing to draw", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    axes.annotate(why, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
 
 
 def colour(number: int) -> str:
-    """The colour of a curve by its number; colours repeat."""
-    return COLOURS[number % len(COLOURS)]
+    """The colour of a curve by its number, from the reader's style if there is one; colours repeat."""
+    known: Any = COLOURS
+    if _CHOSEN.get().styles:
+        from matplotlib import rcParams
+
+        known = rcParams["axes.prop_cycle"].by_key().get("color", COLOURS)
+    return str(known[number % len(known)])
+
+
+def ink() -> str:
+    """The colour of lines that belong to no run: black, or what the reader's style writes in."""
+    from matplotlib import rcParams
+
+    return str(rcParams["text.color"])
 
 
 def ramp(share: float) -> tuple[float, float, float]:

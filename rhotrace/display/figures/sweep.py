@@ -105,7 +105,7 @@ def _lines(result: SweepResult, path: Path) -> None:
             axes.set_xscale("log")
             plain_ticks(axes.xaxis)
         if others:
-            legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+            legend(axes)
         figure.set_label(_described(result))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.display.figures.style import (
@@ -16,9 +17,12 @@ from rhotrace.display.figures.style import (
     colour,
     drawn,
     empty,
+    headed,
+    ink,
     legend,
     line,
     mathematical,
+    narrow,
     plain_ticks,
     ramp,
     symbol,
@@ -29,11 +33,13 @@ from rhotrace.theory import norm_dynamics, paper
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rhotrace.analysis.scaling_with_start import Scaling
+    from rhotrace.analysis.scaling_with_start import DepthScaling, Point, Scaling
     from rhotrace.analysis.transient.simulation import Simulation
     from rhotrace.analysis.transient.transient_time import TransientFit
 
+_TRANSIENT_WIDTH = 6.6  # inches
 _MOST_PANELS, _MANY, _MOST_RUNS = 8, 40, 4
+_ONE_START = "one start at each depth has no slope;\ntrain with several values of members.rho_k"
 
 # --- simulate ----------------------------------------------------------------------------------------------
 
@@ -51,6 +57,8 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
                 shade = 0.15 + 0.85 * number / max(1, len(starts) - 1)
                 label = f"$\\rho_k(0)$ = {start:.3g}" if len(starts) <= 8 else None
                 axis.plot(simulation.t[depth], curve, color=ramp(shade), label=label, rasterized=len(starts) > _MANY)
+            if simulation.constants.A > 0:
+                axis.set_xlim(-0.02 * (end := _settled(simulation.t[depth], y)), end)
             axis.set(
                 ylabel="$y = \\sqrt{\\rho}$",
                 title=f"L = {depth}, A = {simulation.constants.A:.3g}, B = {simulation.constants.B:.3g}",
@@ -65,8 +73,15 @@ def memo_figure(simulation: Simulation, path: Path) -> None:
                     ha="right",
                 )
         axes[-1].set_xlabel("t = η · step")
-        figure.suptitle(f"{paper.cite('fig1')}: ρ of a network with constant A and B{more}", fontsize=10)
+        headed(figure, f"{paper.cite('fig1')}: ρ of a network with constant A and B{more}")
         figure.set_label(f"Square root of rho against time for constant A and B. {_T_of(simulation)}")
+
+
+def _settled(t: NDArray[np.float64], curves: NDArray[np.float64]) -> float:
+    """A time by which every curve has come within 1 % of its end, with some room."""
+    moving = np.abs(curves - curves[:, -1:]) > 0.01 * np.abs(curves[:, -1:])
+    last = np.flatnonzero(moving.any(axis=0))
+    return float(min(t[-1], 1.2 * t[last[-1]])) if len(last) else float(t[-1])
 
 
 def tikhonov_figure(simulation: Simulation, path: Path) -> None:
@@ -110,8 +125,8 @@ def tikhonov_figure(simulation: Simulation, path: Path) -> None:
             first = min(float(t[1]) for t in simulation.t.values())
             for axis in (left, right):
                 axis.set(xscale="log", xlim=(first, None))
-        legend(right, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.suptitle(paper.cite("fig2"), fontsize=10)
+        legend(right, columns=1)
+        headed(figure, paper.cite("fig2"))
         figure.set_label(f"Lambda of the equivalent Tikhonov problem, and rho, against time. {_T_of(simulation)}")
 
 
@@ -140,7 +155,7 @@ def times_figure(simulation: Simulation, path: Path) -> None:
             title=f"{paper.cite('longer')}: T for A = {A:.3g}, B = {simulation.constants.B:.3g}",
         )
         axis.plot([], [], color="0.3", linestyle=":", linewidth=1, label="$\\rho_k(0)^{-(L-2)}/(2A(L-2))$")
-        legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(axis)
         figure.set_label(f"Transient time T against the start rho_k(0), a line for each depth. {_T_of(simulation)}")
 
 
@@ -168,7 +183,7 @@ def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], 
     """
     shown = list(runs.items())[:_MOST_RUNS]
     more = f"; the first {len(shown)} of {len(runs)} runs" if len(shown) < len(runs) else ""
-    with drawn(path, 6.6, 5.0 * len(shown)) as figure:
+    with drawn(path, _TRANSIENT_WIDTH, 5.0 * len(shown)) as figure:
         pairs = figure.subplots(2 * len(shown), 1, squeeze=False, height_ratios=(3, 1) * len(shown))[:, 0]
         words = []
         for row, (name, (series, transient)) in enumerate(shown):
@@ -177,6 +192,8 @@ def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], 
             above.tick_params(labelbottom=False)
             title = mathematical(f"{name}: norm" if len(runs) > 1 else "Norm") + " and equilibrium norm" + more
             _members_driven(above, below, series, transient, title)
+            if row == len(shown) - 1 or not narrow(_TRANSIENT_WIDTH):  # below a narrow figure there is one legend
+                legend(above)
             T = ", ".join(number(each.T, 4) for each in transient.each)
             missed = [each.driven.largest for each in transient.each if each.driven]
             driven = f"; equation (5), driven, misses log rho by at most {max(missed):.2g}" if missed else ""
@@ -196,21 +213,20 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
             missed = solved - log_rho
         line(above, one.steps, log_rho, color=own)
         line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
-        line(above, one.steps, solved, color="black", linestyle=(0, (1, 2)), linewidth=1)
+        line(above, one.steps, solved, color=ink(), linestyle=(0, (1, 2)), linewidth=1)
         line(below, one.steps, missed, color=own)
         dot: Any = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
         above.plot([], [], label=f"member {each.member}", **dot)
         if each.T > 0:
             above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
     above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
-    above.plot([], [], color="black", linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
+    above.plot([], [], color=ink(), linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
     above.plot([], [], " ", label=f"marker: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
     if len(transient.pools) == 1 and np.isfinite(transient.pools[0].T.low):
         pool = transient.pools[0].T
         above.axvspan(pool.low, pool.high, color="0.5", alpha=0.15, linewidth=0, label="T over members, 95 %")
     more = f"; the first {len(shown)} of {len(series)} members" if len(shown) < len(series) else ""
     above.set(ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}", title=f"{title}{more}")
-    above.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     below.set(xlabel="step", ylabel=f"driven $-$ measured\n{symbol('log_rho', decimal=True)}")
     below.axhline(0, color="0.6", linewidth=0.6)
 
@@ -220,10 +236,13 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
 
 def scaling_figure(result: Scaling, path: Path) -> None:
     """T against rho_k(0), log-log, with the law's slope through each depth's smallest start; beside it the collapse."""
-    with drawn(path, 8.6, 3.6) as figure:
-        left, right = figure.subplots(1, 2)
+    several = any(len(_left(each)) > 1 for each in result.each)
+    width, shape = 8.6, (1, 2)
+    slim = narrow(width)
+    with drawn(path, width, 5.6 if slim else 3.6) as figure:
+        left, right = figure.subplots(*(shape[::-1] if slim else shape))
         for number, each in enumerate(result.each):
-            points = [p for p in each.points if p.left]
+            points = _left(each)
             if not points:
                 continue
             start, T = np.array([p.start for p in points]), np.array([p.T.value for p in points])
@@ -232,16 +251,19 @@ def scaling_figure(result: Scaling, path: Path) -> None:
             measured = f", exponent {each.exponent.value:.2f}".replace("-", "\N{MINUS SIGN}")
             label = f"L = {each.depth}" + (measured if each.depth > 2 and np.isfinite(each.exponent.value) else "")
             left.errorbar(start, T, yerr=np.nan_to_num(ends), capsize=2, label=label, **look)
-            if each.depth > 2:
+            if each.depth > 2 and len(points) > 1:
                 left.plot(start, T[-1] * (start / start[-1]) ** each.law, ":", color=colour(number), linewidth=1)
                 collapsed = T * start ** (each.depth - 2)
                 right.plot(start / start[-1], collapsed / collapsed[-1], **look)
-        left.plot([], [], ":", color="0.4", linewidth=1, label="slope $-(L-2)$")
+        if several:
+            left.plot([], [], ":", color="0.4", linewidth=1, label="slope $-(L-2)$")
         for axes, scales in ((left, {"xscale": "log", "yscale": "log"}), (right, {"xscale": "log"})):
             if any(len(line.get_xdata()) for line in axes.lines):
                 axes.set(**scales)
                 for axis in (axes.xaxis, axes.yaxis)[: len(scales)]:
                     plain_ticks(axis)
+            elif any(_left(each) for each in result.each):
+                empty(axes, "needs several starts at L > 2" if several else _ONE_START)
             else:
                 empty(axes)
         if right.get_xscale() == "log":
@@ -252,6 +274,13 @@ def scaling_figure(result: Scaling, path: Path) -> None:
             ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
             title="Collapsed by the law (1 where it holds)",
         )
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+        where: Any = {"loc": "outside lower center", "ncols": 2} if slim else {"loc": "outside right center"}
+        figure.legend(*left.get_legend_handles_labels(), **where)
         laws = [f"L = {e.depth}: exponent {ranged(e.exponent)}, law {e.law:g}" for e in result.each if e.depth > 2]
-        figure.set_label("Transient time T against rho_k(0), and collapsed by the law. " + "; ".join(laws) + ".")
+        said = "; ".join(laws) if several else _ONE_START.replace("\n", " ")
+        figure.set_label(f"Transient time T against rho_k(0), and collapsed by the law. {said}.")
+
+
+def _left(each: DepthScaling) -> list[Point]:
+    """The starts from which a network left its transient."""
+    return [point for point in each.points if point.left]

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import base64
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from rhotrace.display.as_json import to_json
 from rhotrace.display.blocks import Block, Data, Figure, Heading
 from rhotrace.display.figures import style as plot_style
 from rhotrace.display.printable import printable
+
+_WIDE, _NARROW = 9.2, 3.7  # inches: the pages' columns at 96 dots to the inch
+_PATH = re.compile(r' d="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d\d)\d+")  # of a point, beyond the hundredth, too small to see
+_SYMBOL = re.compile(r"(?<![\w.-])(?:(?<!/)|(?<=rho/))rho(?:_(?P<below>eq|k|j))?(?:\^(?P<power>\d))?(?![\w-]|\.\w)")
 
 
 @dataclass(frozen=True)
@@ -20,12 +28,14 @@ class Picture:
 
     Attributes:
         caption: below it.
-        source: the picture as a data URL.
+        wide: the picture as a data URL, for a desktop.
+        narrow: the same, drawn for a phone.
         alt: what it shows, in words.
     """
 
     caption: str
-    source: str
+    wide: str
+    narrow: str
     alt: str
 
 
@@ -61,17 +71,41 @@ def _sections(blocks: list[Block]) -> Iterator[Section]:
 
 def _named(block: Block) -> tuple[str, Block | Picture]:
     if isinstance(block, Figure):
-        return "picture", Picture(block.caption, *embedded(block.draw))
+        return "picture", embedded(block.draw, block.caption)
     return type(block).__name__.lower(), block
 
 
-def embedded(draw: Callable[[Path], None]) -> tuple[str, str]:
-    """A picture as a data URL that needs none of the reader's fonts, and its description in words."""
+def embedded(draw: Callable[[Path], None], caption: str = "") -> Picture:
+    """A picture as data URLs that need none of the reader's fonts, drawn for a wide and for a narrow window."""
+    sources, alt = [], ""
     with tempfile.TemporaryDirectory() as folder, plot_style.letters_as_shapes():
         path = Path(folder) / "picture.svg"
-        draw(path)
-        svg = path.read_text(encoding="utf-8")
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", plot_style.described_in(svg)
+        for width in (_WIDE, _NARROW):
+            with plot_style.look(plot_style.Look(width=width)):
+                draw(path)
+            svg = path.read_text(encoding="utf-8")
+            alt = alt or plot_style.described_in(svg)
+            svg = _PATH.sub(lambda found: _DECIMALS.sub(r"\1", found[0]), svg)
+            sources.append(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
+    return Picture(caption, sources[0], sources[1], alt)
+
+
+def mathematics(text: str) -> Markup:
+    """Text in which rho, rho_eq, rho_k and their powers are MathML; everything else is escaped."""
+    from markupsafe import escape
+
+    return Markup(_SYMBOL.sub(_mathml, str(escape(text))))  # noqa: S704 - escaped just now
+
+
+def _mathml(found: re.Match[str]) -> str:
+    below, power = found["below"], found["power"]
+    words = f"rho{f'_{below}' if below else ''}{f'^{power}' if power else ''}"
+    base = "<mi>ρ</mi>"
+    under = f"<mi>{below}</mi>" if below else ""
+    above = f"<mn>{power}</mn>" if power else ""
+    tag = {(True, True): "msubsup", (True, False): "msub", (False, True): "msup"}.get((bool(below), bool(power)))
+    inner = f"<{tag}>{base}{under}{above}</{tag}>" if tag else base
+    return f'<math alttext="{words}">{inner}</math>'
 
 
 def _finalized(value: object) -> object:
@@ -91,4 +125,5 @@ def rendered(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["mathematics"] = mathematics
     return environment.get_template(template).render(**values)

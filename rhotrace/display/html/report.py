@@ -6,9 +6,10 @@ Its blocks are those of the other commands' pages, and its figures those of ``pl
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rhotrace.analysis.analyze import Analysis, analyze
@@ -28,7 +29,7 @@ from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_fi
 from rhotrace.display.html.renderer import report_page
 from rhotrace.display.pages.analysis import findings, pool_words
 from rhotrace.display.pages.claims import errata, statements
-from rhotrace.display.pages.comparison import as_plain, contrasts
+from rhotrace.display.pages.comparison import answers, as_plain, measured
 from rhotrace.display.pages.headline import headline
 from rhotrace.display.pages.run_files import provenance
 from rhotrace.display.pages.scaling import laws
@@ -78,6 +79,8 @@ def write_report(
     names = run_names([trace.path for trace in traces])
     found = [_examined(name, trace, theta) for name, trace in zip(names, traces, strict=True)]
     together = _together(found)
+    if together.comparison and len(found) > 1:
+        found = [replace(one, claims=_decided(one.claims, together.comparison)) for one in found]
     blocks = [_results(found, together), *_blocks(found, together, theta)]
     page = report_page(
         blocks,
@@ -95,6 +98,21 @@ def _examined(name: str, trace: Trace, theta: float) -> Found:
     require_steps(trace)
     evidence = Evidence(RunSeries(trace, theta))
     return Found(name, trace, evidence, analyze(evidence.run, fit=True), audit_claims(evidence))
+
+
+def _decided(claims: tuple[Claim, ...], comparison: Comparison) -> tuple[Claim, ...]:
+    """The claims of a run; what one run cannot show, and GD and SGD here show together, refers to where they do."""
+    batches = {side.letter: side.batch for side in comparison.sides}
+    pairs = [(batches[c.base], batches[c.run]) for c in comparison.contrasts if math.isfinite(c.ratio.value)]
+    if not any((base is None) != (run is None) for base, run in pairs):
+        return claims
+    words = "not on one run; this report compares GD and SGD under Fluctuation around rho_eq"
+    return tuple(
+        replace(claim, finding=replace(claim.finding, measured=words))
+        if claim.key == "sgd" and claim.finding.outcome == "not testable here"
+        else claim
+        for claim in claims
+    )
 
 
 def refuse_to_replace(path: Path, *, force: bool) -> None:
@@ -158,9 +176,9 @@ def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterat
     for number, one in enumerate(found, 1):
         yield from _of_run(one, f"run{number}", theta)
     yield from _of_several(found, together)
-    yield Heading("Where the memo contradicts itself", 2, "errata")
+    yield Heading("Where the memo contradicts itself", 2, "errata", folded=True)
     yield from errata()
-    yield Heading("How to reproduce it", 2, "again")
+    yield Heading("How to reproduce it", 2, "again", folded=True)
     yield from _reproduce(found)
 
 
@@ -192,14 +210,14 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
     claim = str(one.trace.recipe.get("claim") or "")
     yield Paragraph("\n".join(line for line in (claim, headline(one.analysis.summary)) if line))
 
-    yield Heading("Transient time, fits and audit of the steps", 3, f"{key}-T")
+    yield Heading("Transient time, fits and audit of the steps", 3, f"{key}-T", folded=True)
     yield Figure(
         "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
         lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
     )
     yield from findings(one.analysis, fits=True)
 
-    yield Heading("Layers and margins", 3, f"{key}-layers")
+    yield Heading("Layers and margins", 3, f"{key}-layers", folded=True)
     yield Figure(
         "Norm of each layer, and how far its square moves from the mean over layers.",
         lambda path: layers_figure([one.trace], path, theta),
@@ -209,14 +227,14 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
         lambda path: margins_figure([one.trace], path, theta),
     )
 
-    yield Heading("The memo, statement by statement", 3, f"{key}-claims")
+    yield Heading("The memo, statement by statement", 3, f"{key}-claims", folded=True)
     yield from statements(one.claims, cautions(one.evidence))
     yield Figure(
         "What the audit measured along the run, in the worst network, and the tolerances.",
         lambda path: audit_figure(one.evidence, one.claims, path),
     )
 
-    yield Heading("Where it came from", 3, f"{key}-origin")
+    yield Heading("Where it came from", 3, f"{key}-origin", folded=True)
     yield provenance(one.trace)
     yield Code(str(one.trace.attributes["recipe"]), f"{one.name.replace('/', '-')}.yaml")
 
@@ -227,14 +245,13 @@ def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
     if comparison and any(side.each for side in comparison.sides):
         title = "Fluctuation around rho_eq" + (", run against run" if len(found) > 1 else "")
         yield Heading(title, 2, "fluctuation")
-        names = {str(one.trace.path): one.name for one in found}
-        for side in comparison.sides:
-            yield Paragraph(f"{side.letter}: {', '.join(part for part in (names[side.path], side.group) if part)}")
-        yield from contrasts(comparison)
+        yield from answers(comparison)
         yield Figure(
             "log(rho/rho_eq) after the transient, its spectrum and size.",
             lambda path: comparison_figure(comparison, [one.evidence.run for one in found], path),
         )
+        yield Heading("What was measured after the transient", 3, "fluctuation-measured", folded=True)
+        yield from measured(comparison)
     elif together.why:
         yield Heading("Run against run", 2, "fluctuation")
         yield Paragraph(f"Not compared: {together.why}.")

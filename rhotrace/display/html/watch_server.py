@@ -37,10 +37,10 @@ class _Page:
             return self._html
 
     def _drawn(self, glimpse: Glimpse) -> bytes:
-        source = alt = ""
+        picture = None
         if glimpse.steps > 1:
             passed = [T for T in glimpse.T if T > 0]
-            source, alt = embedded(lambda path: watch_figure(glimpse.curves, passed, path))
+            picture = embedded(lambda path: watch_figure(glimpse.curves, passed, path))
         page = rendered(
             "watch.html.j2",
             name=glimpse.path.name,
@@ -48,8 +48,7 @@ class _Page:
             steps=glimpse.steps,
             planned=glimpse.planned_steps,
             again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
-            source=source,
-            alt=alt,
+            picture=picture,
         )
         return page.encode(errors="replace")  # a file name may contain bytes that are not text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,20 +26,45 @@ def analysis_page(result: Analysis, *, fits: bool) -> list[Block]:
 
 
 def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
-    """T by every definition, the end of the run, fits, and the audit of the steps."""
+    """The answer first: T, how the members ended and what to know; then T by every definition, the end, fits, the audit."""
     applies = not result.transient.inapplicable
+    for place, words in enumerate(pool_words(result.transient)):
+        yield Paragraph(words, strong=True, apart=place == 0)
+    yield from outcome(result)
     if applies:
         yield from _transient(result)
+    yield from _plateaus(result)
     yield _end(result)
     if fits and applies:
         yield from _fits(result.transient)
     yield from _driven(result.transient)
-    for words in pool_words(result.transient):
-        yield Paragraph(words, strong=True)
-    yield from _plateaus(result)
     if said := in_words(result.stability):
         yield Paragraph(f"At the end, {said}.")
     yield from _audit(result)
+
+
+def outcome(result: Analysis) -> Iterator[Block]:
+    """Where T is not the end, how the members ended, and the one thing to know before anything else is read."""
+    yield from _arrived(result)
+    ends = {
+        name: [value for final in result.final if math.isfinite(value := getattr(final, key))]
+        for name, key in (("loss", "loss"), ("error", "error"), ("test error", "test_error"))
+    }
+    said = "; ".join(f"{name} {_from_to(values)}" for name, values in ends.items() if values)
+    yield Paragraph(f"At the last step: {said}." if said else "No member has a finite loss at the last step.")
+    without = [each for each in result.transient.each if math.isnan(each.T)]
+    if result.audit and not result.audit.holds:
+        yield Paragraph("Note: the exact step identity does NOT hold in this run; see the audit below.", strong=True)
+    elif result.summary["state"] != "finished":
+        yield Paragraph(
+            f"Note: the run is not finished ({result.summary['state']}); all of this may change.", strong=True
+        )
+    elif without and not result.transient.inapplicable:
+        whys = Counter(str(each.outcome) for each in without)
+        why = "; ".join(f"{n}: {outcome}" for outcome, n in whys.items())
+        yield Paragraph(
+            f"Note: {len(without)} of {count(len(result.transient.each), 'member')} without a T ({why}).", strong=True
+        )
 
 
 def _transient(result: Analysis) -> Iterator[Block]:
@@ -63,13 +89,7 @@ def _transient(result: Analysis) -> Iterator[Block]:
             without.append(Paragraph(f"member {each.member}: no T, {each.outcome}"))
     columns = "member | seed | T | ± (95 %) | T loss | T growth | T driven | T constant"
     yield table(columns, rows, "The transient time by each definition, in steps")
-    yield Paragraph(
-        f"T: first step from which rho >= {theta:g} rho_eq, held for 10 steps or a fifth of T, whichever is longer. "
-        "±: of that crossing, from a cubic through log(rho/rho_eq) around it. "
-        "T loss: first step from which the loss is below 1/2, held likewise. "
-        "T growth: step at which log rho grows fastest. T driven: T of equation (5) with the measured A(t) and B(t). "
-        "T constant: T if A and B kept their values of step 0."
-    )
+    yield Paragraph(f"T: first step from which rho stays at or above {theta:g} rho_eq. Columns: analyze --help.")
     yield from without
 
 
@@ -134,7 +154,7 @@ def _bootstrapped(pool: Pool) -> str:
     return f", bootstrap {span(pool.bootstrap, 4)}" if math.isfinite(pool.bootstrap.low) else ""
 
 
-def _plateaus(result: Analysis) -> Iterator[Block]:
+def _arrived(result: Analysis) -> Iterator[Block]:
     """What T does not say where the loss comes down in several steps."""
     end = result.summary["steps"] - 1
     arrived = [
@@ -147,8 +167,13 @@ def _plateaus(result: Analysis) -> Iterator[Block]:
         levels, errors, lasts = zip(*((p.level, p.error, float(p.last)) for _, p in arrived), strict=True)
         yield Paragraph(
             f"In {count(len(arrived), 'member')} ({which}) T is the arrival at a plateau and not the end of learning: the "
-            f"loss stays near {_from_to(levels)}, with a training error of {_from_to(errors)}, until step {_from_to(lasts, 4)}."
+            f"loss stays near {_from_to(levels)}, with a training error of {_from_to(errors)}, until step {_from_to(lasts, 4)}.",
+            strong=True,
         )
+
+
+def _plateaus(result: Analysis) -> Iterator[Block]:
+    """Where the loss of a member stays, one after the other."""
     rows = [
         (str(final.member), str(final.seed), f"{p.first}–{p.last}", number(p.level), number(p.error))
         for final, found in zip(result.final, result.plateaus, strict=True)
@@ -158,8 +183,7 @@ def _plateaus(result: Analysis) -> Iterator[Block]:
     if rows:
         yield table("member | seed | steps | loss | error", rows, "Plateaus of the loss")
         yield Paragraph(
-            "plateau: the loss crosses its level at least 5 times as slowly as the levels above and below it, and stays at "
-            "least as long as the fall to it took; loss and error are medians. A loss that does not fall in steps is not listed."
+            "loss and error are medians; a loss that does not fall in steps is not listed. Plateau: analyze --help."
         )
 
 
@@ -192,14 +216,8 @@ def _fits(transient: TransientFit) -> Iterator[Block]:
         columns = "member | window | T fitted | A fitted | log rho_eq fitted | residual | A max/min | holds"
         yield table(columns, rows, f"Closed form, constant A and B ({paper.cite('eq5')}), fitted from T/2 to 2T")
         yield Paragraph(
-            "residual: rms of log rho minus the fit, over its rise in the window (which ends where the run does); "
-            "the fit holds below 2 %. T fitted: – if it is outside the window. A max/min: of the measured A in the window."
+            "residual: rms of the misfit over the rise of log rho; below 2 % the fit holds. Columns: analyze --help."
         )
-        if any(each.fit is not None and not each.fit.holds for each in transient.each):
-            yield Paragraph(
-                "Where the fit does not hold, A was not constant in the window, so no interval is given; "
-                "T above is the measurement."
-            )
     yield from skipped
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.fluctuation.verdict import cautions, labels, verdicts
+from rhotrace.analysis.fluctuation.verdict import called, cautions, labels, verdicts
 from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Data, Paragraph, Table, table
 from rhotrace.display.numbers import number, ranged, span
@@ -20,35 +20,40 @@ if TYPE_CHECKING:
 
 
 def comparison_page(result: Comparison, *, members: bool = False) -> list[Block]:
-    """All that ``compare`` found; with ``members`` also a row for each network."""
+    """All that ``compare`` found, the answer first; with ``members`` also a row for each network."""
     page: list[Block] = [Data(as_plain(result))]
+    names = called(result.sides)
     for side in result.sides:
-        group = f", {side.group}" if side.group else ""
-        page += title(f"{side.letter}  {side.path}{group}", headline(side.summary))
-    return [*page, *contrasts(result, members=members)]
+        page += title(f"{names[side.letter]}  {side.path}", headline(side.summary))
+    return [*page, *answers(result), *measured(result, members=members)]
 
 
-def contrasts(result: Comparison, *, members: bool = False) -> Iterator[Block]:
-    """What differs, what was measured in each run, and the verdicts."""
+def answers(result: Comparison) -> Iterator[Block]:
+    """The verdicts, the ratios that they rest on, and what weakens them."""
+    names = called(result.sides)
+    for verdict in verdicts(result):
+        yield Paragraph(verdict, strong=True, apart=True)
+    first = True
+    for contrast in result.contrasts:
+        if math.isfinite(contrast.ratio.value):
+            paired = f", paired over {contrast.paired} seeds" if contrast.paired else ""
+            times = f"; T {ranged(contrast.transients)} times" if math.isfinite(contrast.transients.value) else ""
+            over = f"{names[contrast.run]} over {names[contrast.base]}"
+            yield Paragraph(f"{over}: fluctuation {ranged(contrast.ratio)} times{paired}{times}", apart=first)
+            first = False
+    for caution in cautions(result):
+        yield Paragraph(f"caution: {caution}", apart=first)
+        first = False
+
+
+def measured(result: Comparison, *, members: bool = False) -> Iterator[Block]:
+    """What differs, and what was measured in each run."""
     if len(result.sides) > 1:
         yield from _differences(result)
     yield from _runs(result)
     yield from _theory(result)
     if members:
         yield _members(result)
-    first = True
-    for contrast in result.contrasts:
-        if math.isfinite(contrast.ratio.value):
-            paired = f", paired over {contrast.paired} seeds" if contrast.paired else ""
-            times = f"; T {ranged(contrast.transients)} times" if math.isfinite(contrast.transients.value) else ""
-            words = f"{contrast.run}/{contrast.base}: fluctuation {ranged(contrast.ratio)}{paired}{times}"
-            yield Paragraph(words, apart=first)
-            first = False
-    for caution in cautions(result):
-        yield Paragraph(f"caution: {caution}", apart=first)
-        first = False
-    for verdict in verdicts(result):
-        yield Paragraph(verdict, strong=True, apart=True)
 
 
 def as_plain(result: Comparison) -> dict[str, Any]:
@@ -62,22 +67,22 @@ def _differences(result: Comparison) -> Iterator[Block]:
         yield Paragraph("Their recipes are the same.", apart=True)
         return
     yield Paragraph("They differ in", apart=True)
-    letters = [side.letter for side in result.sides]
+    names = called(result.sides).values()
     for key, values in result.differs.items():
         groups: dict[str, list[str]] = {}
-        for letter, value in zip(letters, values, strict=True):
-            groups.setdefault("none" if value is None else str(value), []).append(letter)
+        for name, value in zip(names, values, strict=True):
+            groups.setdefault("none" if value is None else str(value), []).append(name)
         yield Paragraph(f"  {key}: " + "; ".join(f"{value} ({', '.join(who)})" for value, who in groups.items()))
 
 
 def _runs(result: Comparison) -> Iterator[Block]:
     unit = "steps" if result.align == "step" else "lr x steps"
-    rows = []
+    names, rows = called(result.sides), []
     for side in result.sides:
         each = [m.fluctuation for m in side.each]
         rows.append(
             (
-                side.letter,
+                names[side.letter],
                 ranged(side.T),
                 _window(side),
                 ranged(side.offset, 2),
@@ -89,21 +94,18 @@ def _runs(result: Comparison) -> Iterator[Block]:
     columns = "<run | T | window | offset | fluctuation | tau | independent"
     yield table(columns, rows, f"delta = log(rho/rho_eq) after the transient, over members (in {unit})")
     yield Paragraph(
-        "T: first step from which rho stays at or above theta rho_eq; offset: mean of delta, 0 where rho = rho_eq; "
-        "fluctuation: standard deviation of delta about a line; tau: integrated autocorrelation time; independent: "
-        "effective sample size. Brackets: 95 % intervals over members (of a single member, over blocks of time). "
-        "The last two columns are medians."
+        "fluctuation: standard deviation of delta about a line; brackets: 95 % over members. Columns: compare --help."
     )
 
 
 def _theory(result: Comparison) -> Iterator[Block]:
     predicted = any(m.prediction for side in result.sides for m in side.each)
     asked = any(side.no_prediction for side in result.sides)
-    rows = []
+    names, rows = called(result.sides), []
     for side in result.sides:
         each = [m.fluctuation for m in side.each]
         cells = [
-            side.letter,
+            names[side.letter],
             number(side.std_rho.value),
             number(side.std_rho_eq.value),
             number(_middle([f.correlation for f in each]), 2),
@@ -122,31 +124,20 @@ def _theory(result: Comparison) -> Iterator[Block]:
     more = " | linearised | follows | sharpness" if predicted else ""
     columns = f"<run | log rho | log rho_eq | corr. | lag | skew | jump | over V at rest{more}"
     yield table(columns, rows, "What moves, and what theory says of it")
-    words = (
-        "log rho, log rho_eq: their fluctuations; corr.: correlation between them at the same step; lag: delay of log rho "
-        "behind log rho_eq at which they agree most; jump: standard deviation of the change of delta from one evaluation "
-        "to the next; over V at rest: fluctuation over that of the memo's equation with the directions frozen."
+    more = "" if predicted or asked else " --predict adds the theory in which V moves."
+    yield Paragraph(
+        f"over V at rest: measured over the memo's equation with directions frozen. Columns: compare --help.{more}"
     )
-    if predicted:
-        words += (
-            " linearised: fluctuation predicted by the network linearised at its snapshots, under freshly drawn batches, "
-            "over that measured on the same stretches; follows: correlation of the prediction with the run, step by step, "
-            "under the run's own batches; sharpness: lr times the largest curvature of the linearised loss at the "
-            "window's last snapshot, unstable from near 2."
-        )
-    elif not asked:
-        words += " --predict adds the theory in which V moves."
-    yield Paragraph(words)
 
 
 def _members(result: Comparison) -> Table:
-    rows = []
+    names, rows = called(result.sides), []
     for side in result.sides:
         for m in side.each:
             f = m.fluctuation
             rows.append(
                 (
-                    side.letter,
+                    names[side.letter],
                     str(f.member),
                     str(m.seed),
                     f"{f.window[0]}–{f.window[1]}" + ("" if f.stationary else " drifts"),

@@ -24,7 +24,8 @@ def scaling_page(result: Scaling) -> list[Block]:
 
 
 def laws(result: Scaling) -> Iterator[Block]:
-    """The tables and sentences of ``scaling_page``."""
+    """The sentences and tables of ``scaling_page``, the verdicts first."""
+    yield from _words(result)
     rows = [
         (
             str(each.depth),
@@ -53,16 +54,21 @@ def laws(result: Scaling) -> Iterator[Block]:
     columns = "L | law | exponent | two smallest | residual | T varies | collapsed | seeds"
     yield table(columns, exponents, f"Exponent of T in rho_k(0), {paper.cite('eq5')}")
     yield Paragraph(
-        "exponent: d log T / d log rho_k(0), mean over seeds of each seed's slope, with Student's t interval; two smallest: "
-        "between the two smallest starts; residual: rms of log T about each seed's line; T varies: largest over smallest T; "
-        "collapsed: the same of T rho_k(0)^(L-2), 1 where the law holds."
+        "exponent: d log T / d log rho_k(0), mean over seeds, with Student's t interval. Columns: scaling --help."
     )
-    yield from _words(result)
 
 
 def _words(result: Scaling) -> Iterator[Block]:
     for place, each in enumerate(result.each):
         yield Paragraph(f"L = {each.depth}: {each.verdict}", strong=True, apart=place == 0)
+        for caution in each.cautions:
+            yield Paragraph(f"caution, L = {each.depth}: {caution}")
+    for pair in result.deeper:
+        yield Paragraph(
+            f"L = {pair.depths[1]} against {pair.depths[0]}: at rho_k(0) = {number(pair.start)}, "
+            f"T is {ranged(pair.ratio)} times as long"
+        )
+    for each in result.each:
         if math.isfinite(each.at_zero.value):
             yield Paragraph(
                 f"L = {each.depth}: extrapolated to rho_k(0) -> 0 by its change over the starts, the exponent is "
@@ -78,13 +84,6 @@ def _words(result: Scaling) -> Iterator[Block]:
             yield Paragraph(
                 f"L = {each.depth}: at this scatter, about {each.seeds_needed} seeds give the exponent to ± {result.target:g}"
             )
-        for caution in each.cautions:
-            yield Paragraph(f"caution, L = {each.depth}: {caution}")
-    for pair in result.deeper:
-        yield Paragraph(
-            f"L = {pair.depths[1]} against {pair.depths[0]}: at rho_k(0) = {number(pair.start)}, "
-            f"T is {ranged(pair.ratio)} times as long"
-        )
 
 
 def _times(factor: float) -> str:

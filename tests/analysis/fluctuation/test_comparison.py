@@ -106,6 +106,11 @@ def noise(std: float, members: int, seed: int, rows: int = 3000) -> np.ndarray:
     return np.stack([ar1(rows, 0.8, std, rng) for _ in range(members)], axis=1)
 
 
+def files(result):
+    """What the runs are called: the names of their files."""
+    return [Path(side.path).stem for side in result.sides]
+
+
 def compared(*paths: Path, **options: object) -> Comparison:
     with ExitStack() as stack:
         return compare([stack.enter_context(open_trace(path)) for path in paths], **options)
@@ -178,8 +183,9 @@ def test_a_run_in_which_no_member_left_gets_no_verdict_and_the_others_do(planted
     result = compared(planted(noise(0.01, 3, 43)), stuck, planted(noise(0.02, 3, 44)))
     assert np.isnan(contrast_of(result, "BA").ratio.value)
     said = verdicts(result)
-    assert said[0].startswith("No verdict on B (GD)")
-    assert "under C (GD)" in said[1]
+    _, b, c = files(result)
+    assert said[0].startswith(f"No verdict on {b} (GD)")
+    assert f"under {c} (GD)" in said[1]
 
 
 # --- members that differ in more than their seeds ----------------------------------------------------------
@@ -203,12 +209,10 @@ def test_members_of_different_starts_are_not_pooled_and_are_compared_with_those_
         assert contrast.paired == 4
         assert contrast.ratio.value == pytest.approx(truths[contrast.base, contrast.run], rel=1e-6)
     assert result.differs["members"] == ("rho_k(0) 1", "rho_k(0) 2", "rho_k(0) 2", "rho_k(0) 1")
-    said = " ".join(verdicts(result))
-    assert (
-        "more than under A1 (GD, rho_k(0) 1), by factors of 4 [4, 4] under A2 (GD, rho_k(0) 2); 2 [2, 2] under B2 (SGD, rho_k(0) 1)"
-        in said
-    )
-    assert "5 times as much under B1 (SGD, rho_k(0) 2) as under A2 (GD, rho_k(0) 2)" in said
+    said, a, b = " ".join(verdicts(result)), first.stem, second.stem
+    factors = f"4 [4, 4] under {a} (GD, rho_k(0) 2); 2 [2, 2] under {b} (SGD, rho_k(0) 1)"
+    assert f"more than under {a} (GD, rho_k(0) 1), by factors of {factors}" in said
+    assert f"5 times as much under {b} (SGD, rho_k(0) 2) as under {a} (GD, rho_k(0) 2)" in said
 
 
 def test_members_of_different_rates_are_groups_of_one_run(planted):
@@ -237,7 +241,7 @@ def test_members_that_share_a_seed_count_once_in_every_interval(planted):
         first, second = getattr(alone_once, name), getattr(doubled, name)
         np.testing.assert_allclose([second.low, second.high], [first.low, first.high], rtol=1e-9)
     result = compared(twice, once)
-    assert "A: 6 members have 3 distinct seeds" in " ".join(cautions(result))
+    assert f"{twice.stem}: 6 members have 3 distinct seeds" in " ".join(cautions(result))
 
 
 # --- more than two -----------------------------------------------------------------------------------------
@@ -250,10 +254,11 @@ def test_three_runs_are_compared_with_the_first(planted):
     for letters, truth in (("BA", 0.5), ("CA", 3)):
         ratio = contrast_of(result, letters).ratio
         assert ratio.low < truth < ratio.high
-    assert labels(result.sides) == {"A": "A (GD)", "B": "B (GD)", "C": "C (GD)"}
+    a, b, c = files(result)
+    assert labels(result.sides) == {"A": f"{a} (GD)", "B": f"{b} (GD)", "C": f"{c} (GD)"}
     said = verdicts(result)
-    assert sum("under A (GD) as under B (GD)" in line for line in said) == 1
-    assert sum("under C (GD) as under A (GD)" in line for line in said) == 1
+    assert sum(f"under {a} (GD) as under {b} (GD)" in line for line in said) == 1
+    assert sum(f"under {c} (GD) as under {a} (GD)" in line for line in said) == 1
 
 
 def test_what_the_recipes_differ_in_is_listed_with_each_value(planted):
@@ -262,7 +267,7 @@ def test_what_the_recipes_differ_in_is_listed_with_each_value(planted):
     assert result.differs["optimizer.kind"] == ("gd", "sgd", "sgd")
     assert result.differs["optimizer.batch_size"] == (None, 10, 20)
     assert result.differs["optimizer.lr"] == (0.05, 0.1, 0.05)
-    assert labels(result.sides)["B"] == "B (SGD, lr 0.1, b 10)"
+    assert labels(result.sides)["B"] == f"{files(result)[1]} (SGD, lr 0.1, b 10)"
 
 
 def test_a_pair_that_differs_in_sampling_alone_has_its_own_contrast(planted):
@@ -285,7 +290,8 @@ def test_shuffled_epochs_are_compared_with_replacement_whichever_comes_first(pla
     first, second = compared(replaced, shuffled), compared(shuffled, replaced)
     assert [(c.base, c.run) for c in first.contrasts] == [("A", "B")]
     assert contrast_of(second, "AB").ratio == contrast_of(first, "BA").ratio
-    for result, words in ((first, "Shuffled epochs (B) against"), (second, "Shuffled epochs (A) against")):
+    for result in (first, second):
+        words = f"Shuffled epochs ({shuffled.stem}) against draws with replacement ({replaced.stem})"
         assert sum(line.startswith(words) for line in verdicts(result)) == 1
 
 
@@ -477,7 +483,7 @@ def test_an_alternation_is_called_an_oscillation(planted):
     stepping = 0.02 * (-1.0) ** np.arange(3000)[:, None] + noise(1e-3, 3, 9)
     result = compared(planted(stepping), planted(noise(0.01, 3, 43)))
     (said,) = (c for c in cautions(result) if "alternates from step to step" in c)
-    assert said.startswith("A: ")
+    assert said.partition(": ")[0] == files(result)[0]
     assert "the cause was not measured" in said
     assert "edge" not in said
 
@@ -485,14 +491,16 @@ def test_an_alternation_is_called_an_oscillation(planted):
 def test_a_fluctuation_that_swells_is_cautioned_about(planted):
     swelling = noise(0.01, 3, 14) * np.linspace(0.1, 3, 3000)[:, None]
     result = compared(planted(swelling), planted(noise(0.01, 3, 43)))
-    assert any(c.startswith("A: ") and "depends on when the run ends" in c for c in cautions(result))
-    assert not any(c.startswith("B: ") for c in cautions(result))
+    a, b = files(result)
+    assert any(c.startswith(f"{a}: ") and "depends on when the run ends" in c for c in cautions(result))
+    assert not any(c.startswith(f"{b}: ") for c in cautions(result))
 
 
 def test_a_short_window_is_cautioned_about(planted):
     short = np.stack([ar1(500, 0.97, 0.01, np.random.default_rng(k)) for k in range(3)], axis=1)
-    found = cautions(compared(planted(short), planted(noise(0.01, 3, 43))))
-    assert any(c.startswith("A: the window is under 50 autocorrelation times in 3 of 3") for c in found)
+    result = compared(planted(short), planted(noise(0.01, 3, 43)))
+    found, a = cautions(result), files(result)[0]
+    assert any(c.startswith(f"{a}: the window is under 50 autocorrelation times in 3 of 3") for c in found)
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------
@@ -618,7 +626,8 @@ def test_the_comparison_as_json_has_its_words_and_numbers(planted, command):
     code, out, err = command("compare", *runs, "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert found["labels"] == {"A": "A (GD)", "B": "B (SGD, b 10)", "C": "C (SGD, b 20)"}
+    a, b, c = (run.stem for run in runs)
+    assert found["labels"] == {"A": f"{a} (GD)", "B": f"{b} (SGD, b 10)", "C": f"{c} (SGD, b 20)"}
     assert any("as the memo's remark 5 says" in line for line in found["verdicts"])
     assert isinstance(found["cautions"], list)
     assert [side["path"] for side in found["sides"]] == [str(run) for run in runs]
@@ -631,18 +640,19 @@ def test_the_comparison_as_json_has_its_words_and_numbers(planted, command):
 
 def test_members_prints_a_row_for_each(planted, command):
     runs = [planted(noise(0.01, 3, 43)), planted(noise(0.02, 2, 64))]
+    a, b = (run.stem for run in runs)
 
     def rows(text: str) -> list[list[str]]:
         below = text.partition("Each member")[2].splitlines()
-        return [words[:3] for words in map(str.split, below) if words[:1] in (["A"], ["B"])]
+        return [words[:3] for words in map(str.split, below) if words[:1] in ([a], [b])]
 
     code, out, _ = command("compare", *runs, "--members")
     assert code == 0
-    assert rows(out) == [["A", "0", "0"], ["A", "1", "1"], ["A", "2", "2"], ["B", "0", "0"], ["B", "1", "1"]]
+    assert rows(out) == [[a, "0", "0"], [a, "1", "1"], [a, "2", "2"], [b, "0", "0"], [b, "1", "1"]]
     code, out, _ = command("compare", *runs)
     assert code == 0
     assert "Each member" not in out
-    assert "B/A: fluctuation" in out
+    assert f"{b} over {a}: fluctuation" in out
 
 
 def test_the_window_and_time_reach_the_comparison(planted, command):

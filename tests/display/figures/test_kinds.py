@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from rhotrace.analysis.analyze import fit_transient
-from rhotrace.analysis.fluctuation.comparison import compare
+from rhotrace.analysis.fluctuation.comparison import alone, compare
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.scaling_with_start import scaling
 from rhotrace.analysis.transient.closed_form_fit import Series
@@ -58,6 +59,25 @@ def test_every_picture_is_drawn_in_every_format_with_labels_and_twice_the_same(t
                 assert axes.get_xlabel() or ((shared or stacked) and axes is not figure.axes[-1]), name
                 assert axes.lines, name
         figures.clear()
+
+
+def test_pdfs_have_no_type_3_fonts(tmp_path):
+    """Publishers refuse them, whatever the style asks for."""
+    simulation = simulate([4], [0.1, 0.2], ONE)
+    plots.memo_figure(simulation, tmp_path / "own.pdf")
+    with plot_style.look(plot_style.Look(styles=("classic",))):
+        plots.memo_figure(simulation, tmp_path / "classic.pdf")
+    for name in ("own", "classic"):
+        fonts = re.findall(rb"/Type /Font\b(?:(?!endobj).)*", (tmp_path / f"{name}.pdf").read_bytes(), re.DOTALL)
+        assert fonts
+        assert not any(b"/Subtype /Type3" in font for font in fonts)
+
+
+def test_the_axis_of_figure_1_ends_where_the_curves_have_settled(tmp_path, figures):
+    result = simulate([4], [0.1, 0.15, 0.2, 0.3], ONE)
+    plots.memo_figure(result, tmp_path / "f.png")
+    T = max(each.T for each in result.each)
+    assert T < figures[0].axes[0].get_xlim()[1] < 1.5 * T
 
 
 def test_words_in_an_svg_are_words(tmp_path):
@@ -128,6 +148,17 @@ def test_a_comparison_is_drawn_in_every_format_and_twice_the_same(gd_and_sgd, tm
     assert ("D" in shown) == predicting
     assert "v" in shown
     assert len(noise.lines) == 2  # one run with minibatches: no exponent, but the course of both
+    drawn_names = [text.get_text() for axes in strips for text in axes.texts]
+    ticks = [text.get_text() for text in fluctuations.get_xticklabels()]
+    named = [text.get_text() for text in spectra.get_legend().get_texts()]
+    assert drawn_names == ticks == named == [run.stem for run in gd_and_sgd]  # A and B are the memo's sums
+    assert fluctuations.get_title(loc="left") == "Size, and as predicted (hollow)"
+
+
+def test_the_fluctuation_of_a_run_without_a_prediction_is_not_titled_with_one(gd_and_sgd, tmp_path, figures):
+    with open_trace(gd_and_sgd[0]) as trace:
+        comparison_figure(alone(trace), [trace], tmp_path / "gd.png")
+    assert figures[0].axes[2].get_title(loc="left") == "Size"
 
 
 def test_a_comparison_of_many_runs_without_a_T_is_drawn(train, tmp_path, figures):
@@ -150,6 +181,7 @@ def test_a_T_is_marked_where_there_is_one(train, tmp_path, figures, overrides, h
         plots.transient_figure({"": (RunSeries(trace).members, fitted)}, tmp_path / "transient.png")
         plots.scaling_figure(scaling([trace]), tmp_path / "scaling.png")
         start = trace["log_rho"][0] / np.log(10)
+        starts = trace["init_rho_k"].tolist()
     transient, laws = figures
     above = transient.axes[0]
     marks = [
@@ -161,7 +193,9 @@ def test_a_T_is_marked_where_there_is_one(train, tmp_path, figures, overrides, h
     np.testing.assert_allclose([line.get_ydata()[0] for line in curves[::3]], start, atol=1e-12)
     assert ("T of each member: –, –, – steps" in transient.get_label()) == (not have_T)
     empty = [text.get_text() for axes in laws.axes for text in axes.texts]
-    assert empty == ["nothing to draw"] * (1 if have_T else 2)
+    one_start = "one start at each depth has no slope;\ntrain with several values of members.rho_k"
+    assert empty == ([one_start] if have_T else ["nothing to draw"] * 2)
+    assert ("one start at each depth" in laws.get_label()) == (len(set(starts)) == 1)
 
 
 def made(rows: int, member: int) -> tuple[Series, MemberTransient]:

@@ -12,6 +12,7 @@ import pytest
 from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.findings import audit_claims
+from rhotrace.analysis.member_bands import View
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.display.figures import kinds as plot_kinds
 from rhotrace.display.figures import style as plot_style
@@ -107,11 +108,50 @@ def test_a_single_network_has_a_line_without_a_band_and_the_interval_of_its_own_
 def test_every_start_has_a_band_of_its_own(runs, tmp_path, figures):
     with open_trace(runs / "starts.h5") as trace:
         rho_figure([trace], tmp_path / "starts.png")
-    axes = figures[0].axes[0]
-    assert len(axes.collections) == 4  # rho and rho_eq of two starts
-    named = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert any("$\\rho_k(0)$ = 0.8" in name for name in named)
-    assert not any("lr" in name or "η" in name for name in named)  # the same in all
+    *panels, distance = figures[0].axes
+    assert [len(axes.collections) for axes in panels] == [2, 2]  # rho and rho_eq of two starts
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["$\\rho_k(0)$ = 1.2", "$\\rho_k(0)$ = 0.8"]  # the learning rate is the same in all
+    assert len(distance.lines) == 2
+
+
+def test_runs_have_panels_of_their_own_and_their_distance_from_equilibrium_one_together(runs, tmp_path, figures):
+    """Under SGD rho fluctuates by less than a line is wide: it shows in the distance, and no run covers another."""
+    paths = runs / "gd.h5", runs / "sgd.h5"
+    with open_trace(paths[0]) as gd, open_trace(paths[1]) as sgd:
+        rho_figure([gd, sgd], tmp_path / "two.png")
+        *panels, distance = figures[0].axes
+        assert [axes.get_title(loc="left") for axes in panels] == ["gd", "sgd"]
+        assert len({line.get_color() for axes in panels for line in axes.lines[:2]}) == 2
+        for line, trace in zip(distance.lines, (gd, sgd), strict=True):
+            m, ten = typical(trace), np.log(10)
+            log_rho = trace["log_rho"][:: trace.strides["full"], m]
+            apart = np.abs(log_rho - trace["log_rho_eq"][:, m]) / ten
+            wanted = dict(zip(trace.step_of("log_rho_eq").tolist(), apart.tolist(), strict=True))
+            np.testing.assert_allclose(line.get_ydata(), [wanted[step] for step in line.get_xdata().tolist()])
+    assert distance.get_yscale() == "log"
+
+
+def test_a_band_begins_where_every_member_has_a_rho_eq(runs, tmp_path, figures):
+    with open_trace(runs / "gd.h5") as trace:
+        eq, steps = trace["log_rho_eq"].copy(), trace.step_of("log_rho_eq")
+        rows = np.isfinite(eq).argmax(axis=0)
+        rho_figure([trace], tmp_path / "band.png")
+    band = figures[0].axes[0].collections[1].get_paths()[0].vertices[:, 0]
+    assert band.min() == steps[rows.max()]
+
+
+def test_only_the_members_and_steps_asked_for_are_drawn_and_means_over_steps(runs, tmp_path, figures):
+    with open_trace(runs / "gd.h5") as trace:
+        layers_figure([trace], tmp_path / "part.png", view=View((1,), (100, 500), 21))
+        above = figures[0].axes[0]
+        rho_k = trace["rho_k"][:, 1, 0]
+    line = above.lines[0]
+    steps = line.get_xdata()
+    assert (steps[0], steps[-1]) == (100, 500)
+    wanted = [rho_k[step - 10 : step + 11].mean() for step in steps]
+    np.testing.assert_allclose(line.get_ydata(), wanted, rtol=1e-12)
+    assert figures[0].axes[1].collections == [] or "one network" in above.get_title(loc="left")
 
 
 def test_layers_show_every_norm_and_the_balance_starts_at_zero(runs, tmp_path, figures):
@@ -145,7 +185,7 @@ def test_margins_of_a_net_whose_f_underflows_are_drawn(train, tmp_path, figures)
     """rho = 4^9 and more: f is of the order of 1e-6, and a power of ten on the axis says so."""
     with open_trace(train("network.depth=9", "init.rho_k=4.0", "steps=5", "record.snapshots=0")) as trace:
         margins_figure([trace], tmp_path / "m.png")
-    assert "10^{" in figures[0].axes[0].get_ylabel()
+    assert "in units of $10^{-" in figures[0].axes[0].get_ylabel()
     low, high = figures[0].axes[0].get_ylim()
     assert 0.01 < max(-low, high) < 100
 
@@ -157,7 +197,9 @@ def test_loss_and_error_of_both_sets_are_drawn_at_their_own_steps(runs, tmp_path
         assert set(loss.get_xdata().tolist()) <= set(trace.step_of("loss").tolist())
         np.testing.assert_array_equal(test.get_xdata(), trace.step_of("test_loss"))
         np.testing.assert_allclose(test.get_ydata(), trace["test_loss"][:, typical(trace)])
-    assert figures[0].axes[0].get_yscale() == "log"
+    above, below = figures[0].axes
+    assert above.get_yscale() == "log"
+    assert (above.get_ylabel(), below.get_ylabel()) == ("loss (output²)", "error")  # L is the depth
 
 
 def test_the_picture_of_the_audit_has_what_the_audit_measured_and_its_tolerance(runs, tmp_path, figures):
@@ -217,8 +259,8 @@ def test_symbols_of_the_table_are_valid_mathematics():
         for decimal in (False, True):
             MathTextParser("path").parse(plot_style.symbol(quantity.name, decimal=decimal))
     assert plot_style.symbol("log_rho_eq", decimal=True) == "$\\log_{10} \\rho_\\mathrm{eq}$"
-    assert plot_style.label(QUANTITIES["loss"].describe(Square())) == "$L$  (output²)"
-    assert plot_style.label(QUANTITIES["loss"].describe(Logistic())) == "$L$"
+    assert plot_style.units(QUANTITIES["loss"].describe(Square())) == " (output²)"
+    assert plot_style.units(QUANTITIES["loss"].describe(Logistic())) == ""
 
 
 def test_a_file_name_with_dollars_is_no_mathematics(train, tmp_path):
@@ -237,11 +279,33 @@ def test_a_file_name_with_dollars_is_no_mathematics(train, tmp_path):
 def test_plot_says_what_it_drew(command, runs, tmp_path):
     code, out, err = command("plot", runs / "gd.h5", "-o", "deep/rho.svg")
     assert (code, err) == (0, "")
-    assert out == "deep/rho.svg: rho and rho_eq on one axis, T with its interval\n"
+    assert out == "deep/rho.svg: rho and rho_eq, T with its interval; several runs in panels of their own\n"
     code, out, err = command("plot", runs / "gd.h5", runs / "sgd.h5", "--what", "loss", "-o", "l.pdf", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["path"] == "l.pdf"
     assert (tmp_path / "l.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_plot_fits_a_column_unless_another_size_style_and_title_are_asked_for(command, runs, figures):
+    assert command("plot", runs / "gd.h5", "-o", "own.png")[0] == 0
+    words = ("--width", 7, "--height", 2.5, "--style", "dark_background", "--title", "Ours, at $5")
+    assert command("plot", runs / "gd.h5", "-o", "other.png", "--what", "loss", *words)[0] == 0
+    own, other = figures
+    assert own.get_figwidth() == 3.5
+    assert tuple(other.get_size_inches()) == (7, 2.5)
+    assert other.axes[0].get_title(loc="left") == "Ours, at \\$5"
+    assert other.axes[0].get_facecolor()[:3] == (0, 0, 0)
+    assert other.axes[0].lines[0].get_color() != own.axes[0].lines[0].get_color()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in plot_kinds.KINDS if kind != "scaling"])
+def test_nothing_is_cut_off_in_a_column(command, runs, figures, kind):
+    assert command("plot", runs / "gd.h5", runs / "sgd.h5", "-o", "x.png", "--what", kind)[0] == 0
+    figure = figures[0]
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert box.x0 >= -1
+        assert box.x1 <= figure.bbox.x1 + 1
 
 
 def test_audit_draws(command, runs, tmp_path):
@@ -257,10 +321,24 @@ def test_audit_draws(command, runs, tmp_path):
         (["--what", "margin", "-o", "x.png"], "did you mean margins?"),
         (["-o", "x.jpg"], "-o: got x.jpg, expected a name that ends in .png, .svg, .pdf"),
         (["-o", "x.png", "--theta", "2"], "--theta: got 2"),
+        (["-o", "x.png", "--members", "0:7"], "--members: got 3, but the members of"),
+        (["-o", "x.png", "--members", "a"], "--members: got 'a', expected numbers such as 0,2 or a range such as 0:3"),
+        (["-o", "x.png", "--steps", "9"], "--steps: got '9', expected A:B with whole numbers A < B"),
+        (["-o", "x.png", "--steps", "9:5000"], "--steps: got 9:5000, but the steps of"),
+        (
+            ["-o", "x.png", "--what", "scaling", "--smooth", "9"],
+            "--smooth: got it with --what scaling, expected --what",
+        ),
+        (["-o", "x.png", "--width", "0.1"], "--width: got 0.1, expected 1 to 40 inches"),
+        (["-o", "x.png", "--height", "nan"], "--height: got nan, expected 1 to 40 inches"),
+        (["-o", "x.png", "--style", "gplot"], "did you mean ggplot?"),
         (["--what", "phase", "-o", "x.png"], "no sweep.json of a sweep"),
         (["--what", "scaling", "-o", "file/x.png"], "the figure cannot be written"),
     ],
-    ids=["kind", "ending", "theta", "phase", "place"],
+    ids=[
+        *("kind", "ending", "theta", "no member", "members", "steps", "no step", "smooth", "width", "height", "style"),
+        *("phase", "place"),
+    ],
 )
 def test_plot_refuses_in_a_line(command, runs, tmp_path, words, said):
     (tmp_path / "file").write_text("")

@@ -17,7 +17,7 @@ from rhotrace.analysis.analyze import analyze
 from rhotrace.analysis.claims.findings import audit_claims
 from rhotrace.config.recipe import parse
 from rhotrace.display.blocks import Code, Data, Heading, Paragraph, table
-from rhotrace.display.html.renderer import report_page
+from rhotrace.display.html.renderer import mathematics, report_page
 from rhotrace.display.html.report import write_report
 from rhotrace.display.numbers import number
 from rhotrace.errors import AnalysisError, RhoTraceError
@@ -58,6 +58,7 @@ def pages(runs):
 def words_of(path):
     """What a reader sees, without tags and embedded data."""
     text = re.sub(r"<(script|style)\b.*?</\1>", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r'<math alttext="([^"]*)">.*?</math>', r"\1", text)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
@@ -121,7 +122,10 @@ def test_what_others_wrote_is_text_and_never_markup(pages):
 def test_runs_together_are_compared_and_starts_are_held_against_the_law(pages):
     two, starts = words_of(pages / "two.html"), words_of(pages / "starts.html")
     assert "Fluctuation around rho_eq, run against run" in two
-    assert "B/A: fluctuation" in two
+    assert "sgd over gd: fluctuation" in two
+    assert "decides it" not in two  # of remark 5: this report has decided it
+    assert two.count("this report compares GD and SGD under Fluctuation around rho_eq") == 2  # once for each run
+    assert "`rhotrace compare GD SGD` decides it" in words_of(pages / "one.html")
     assert "T against the start" in starts
     assert "Exponent of T in rho_k(0)" in starts
     assert "T against the start" not in two
@@ -160,14 +164,61 @@ def test_a_browser_shows_it_whole_without_complaint_or_request(pages, name, widt
             "nav a", "all => all.every(a => document.querySelector(a.getAttribute('href')))"
         )
         assert anchors
+        folded = page.eval_on_selector_all("details", "all => all.map(e => e.open)")
+        assert folded
+        assert not any(folded)
+        shown = page.eval_on_selector_all(
+            "main > section > figure img", "all => all.map(i => i.getBoundingClientRect().width)"
+        )
+        assert min(shown) >= 0.9 * min(width - 32, 960)  # the figures use the column, and no more
+        assert max(shown) <= width
         if width < 640:  # on a phone a table is a list, each cell with its name
             assert page.eval_on_selector("td", "e => getComputedStyle(e, '::before').content") != "none"
 
 
+def test_a_phone_gets_figures_of_its_own_with_readable_letters(pages):
+    with open_page((pages / "two.html").as_uri(), width=390) as opened:
+        sources = opened.page.eval_on_selector_all("main img", "all => all.map(i => [i.currentSrc, i.src])")
+        assert all(current != wide for current, wide in sources)
+        scale = opened.page.eval_on_selector_all(
+            "main > section > figure img", "all => all.map(i => i.getBoundingClientRect().width / i.naturalWidth)"
+        )
+        assert min(scale) > 0.9  # letters of 8 points stay above 9 pixels
+        assert opened.page.evaluate("document.documentElement.scrollHeight") < 10_000
+
+
+def test_a_figure_can_be_enlarged_and_closed_without_a_script(pages):
+    address = (pages / "one.html").as_uri()
+    with open_page(address) as opened:
+        page = opened.page
+        figure = page.locator("figure").first
+        before = figure.locator("img").bounding_box()["width"]
+        assert not figure.locator(".close").is_visible()
+        figure.locator("img").click()
+        assert figure.locator("img").bounding_box()["width"] > 2 * before
+        figure.locator(".close").click()
+        assert figure.locator("img").bounding_box()["width"] == before
+        assert {request.partition("#")[0] for request in opened.requests} == {address}
+
+
+def test_symbols_are_mathematics_and_names_and_paths_are_not(pages):
+    text = str(mathematics("log(rho/rho_eq) of rho_k^2 <b> in runs/rho.h5, members.rho_k, rho-run, rho2"))
+    assert text.startswith(
+        'log(<math alttext="rho"><mi>ρ</mi></math>/<math alttext="rho_eq"><msub><mi>ρ</mi><mi>eq</mi></msub></math>) of '
+        '<math alttext="rho_k^2"><msubsup><mi>ρ</mi><mi>k</mi><mn>2</mn></msubsup></math> &lt;b&gt; in '
+    )
+    assert text.endswith("in runs/rho.h5, members.rho_k, rho-run, rho2")
+    with open_page((pages / "one.html").as_uri()) as opened:
+        assert opened.page.locator("math").count() > 20
+
+
 def test_it_can_be_printed(pages, tmp_path):
     with open_page((pages / "two.html").as_uri()) as opened:
+        folded = opened.page.locator("details table").first
+        assert not folded.is_visible()
         opened.page.emulate_media(media="print")
         assert not opened.page.is_visible("nav")
+        assert folded.is_visible()  # paper cannot be unfolded
         opened.page.pdf(path=tmp_path / "report.pdf", format="A4")
         assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
@@ -178,7 +229,7 @@ def test_blocks_become_sections_with_everything_escaped():
         Data({"x": "</script>", "y": float("nan")}),
         Heading("First <1>", 2, "first"),
         Paragraph("one\ntwo", strong=True),
-        table("<name | number", [("[red]rho[/red]", "1.5"), ("FAILS", "2")], "A <title>"),
+        table("<name | number", [("[red]T[/red]", "1.5"), ("FAILS", "2")], "A <title>"),
         Heading("Inside"),
         Heading("Second", 3, "second"),
         Code("a: <b>", "a.yaml"),
@@ -191,7 +242,7 @@ def test_blocks_become_sections_with_everything_escaped():
     ]
     assert re.findall(r'<p class="strong">(.*?)</p>', text) == ["one", "two"]
     assert "<caption>A &lt;title&gt;</caption>" in text
-    assert '<td data-name="name">[red]rho[/red]</td><td data-name="number" class="number">1.5</td>' in text
+    assert '<td data-name="name">[red]T[/red]</td><td data-name="number" class="number">1.5</td>' in text
     assert '<td data-name="name" class="fails">FAILS</td>' in text
     assert 'download="a.yaml"' in text
     assert "<pre><code>a: &lt;b&gt;</code></pre>" in text

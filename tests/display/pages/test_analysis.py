@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -40,3 +41,24 @@ def test_the_plateaus_of_the_loss_are_listed_and_said_beside_T(command):
     assert "In 1 member (1) T is the arrival at a plateau and not the end of learning: the loss stays near 0.5" in words
     assert f"until step {two[1]['last']}" in words
     assert f"{two[1]['first']}–{two[1]['last']}" in words
+
+
+def test_the_answer_comes_before_the_tables(train):
+    with open_trace(train("steps=800", "optimizer.lr=0.1", "record.snapshots=0")) as trace:
+        result = analyze(trace)
+    blocks = list(findings(result, fits=True))
+    first = next(place for place, block in enumerate(blocks) if isinstance(block, Table))
+    words = " ".join(block.text for block in blocks[:first] if isinstance(block, Paragraph))
+    assert words.startswith(f"T = {result.transient.pools[0].T.value:.4g} steps")
+    assert "At the last step: loss " in words
+    after = [b for a, b in itertools.pairwise(blocks) if isinstance(a, Table) and isinstance(b, Paragraph)]
+    assert after
+    assert all(len(legend.text) < 150 for legend in after)
+
+
+def test_a_member_without_a_T_is_noted_before_the_tables(train):
+    with open_trace(train("steps=20", "record.snapshots=0")) as trace:
+        blocks = list(findings(analyze(trace), fits=False))
+    first = next(place for place, block in enumerate(blocks) if isinstance(block, Table))
+    noted = [block.text for block in blocks[:first] if isinstance(block, Paragraph) and block.text.startswith("Note: ")]
+    assert noted == ["Note: 3 of 3 members without a T (3: never left the transient)."]

@@ -14,4 +14,4 @@ def test_each_group_of_members_has_a_title_of_its_own(train):
     with open_trace(runs[0]) as first, open_trace(runs[1]) as second:
         page = comparison_page(compare([first, second]))
     titles = [block.text for block in page if isinstance(block, Heading)]
-    assert titles == [f"A1  {runs[0]}, lr 0.1", f"A2  {runs[0]}, lr 0.05", f"B  {runs[1]}"]
+    assert titles == [f"run1, lr 0.1  {runs[0]}", f"run1, lr 0.05  {runs[0]}", f"run2  {runs[1]}"]
