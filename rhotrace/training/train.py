@@ -301,7 +301,7 @@ class _Run:
             outputs, gradients, buffers = network.gradients(state["weights"], x, y, self.loss, self._buffers)
             batch = Evaluation(outputs, targets, self.loss, partial(self._features, x))
             options = self._options_at(step)
-            recorder.record(step, self._moment(gradients, batch, options["lr"]))
+            recorder.record(step, self._moment(gradients, batch, options))
             optimizer.step(state, gradients, **options)
             if buffers:
                 state["buffers"] = buffers
@@ -369,7 +369,9 @@ class _Run:
         norms = x.square().sum(dim=2, keepdim=True).sqrt()
         return x / torch.where(norms > 0, norms, torch.ones_like(norms))
 
-    def _moment(self, gradients: tuple[torch.Tensor, ...], batch: Evaluation, lr: torch.Tensor) -> Moment:
+    def _moment(
+        self, gradients: tuple[torch.Tensor, ...], batch: Evaluation, options: dict[str, torch.Tensor]
+    ) -> Moment:
         # The outputs on a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
         same = self.minibatches is None and not self.network.buffers
         return Moment(
@@ -379,9 +381,9 @@ class _Run:
             batch=batch,
             evaluate_full=(lambda: batch) if same else self._evaluate_full,
             evaluate_test=self._evaluate_test,
-            evaluate_after=partial(self._evaluate_after, gradients),
+            evaluate_after=partial(self._evaluate_after, gradients, options),
             hessian_product=self._hessian_product,
-            lr=lr,
+            lr=options["lr"],
         )
 
     def _evaluate_full(self) -> Evaluation:
@@ -394,10 +396,10 @@ class _Run:
     def _evaluate_test(self) -> Evaluation:
         return self._evaluate(self.x_test, self.targets_test)
 
-    def _evaluate_after(self, gradients: tuple[torch.Tensor, ...]) -> Evaluation:
+    def _evaluate_after(self, gradients: tuple[torch.Tensor, ...], options: dict[str, torch.Tensor]) -> Evaluation:
         """Takes the step on copies, so that the run itself does not notice."""
         ahead = {key: tuple(tensor.clone() for tensor in tensors) for key, tensors in self.state.items()}
-        self.optimizer.step(ahead, tuple(G.clone() for G in gradients), **self.options)
+        self.optimizer.step(ahead, tuple(G.clone() for G in gradients), **options)
         weights = ahead["weights"]
         outputs = self.network.forward(weights, self.x, self._buffers)
         return Evaluation(outputs, self.targets, self.loss, partial(self._features, self.x, weights))
