@@ -26,6 +26,6 @@ def begin(short: Path, long: Path, steps: int) -> tuple[TraceWriter, dict[str, N
     with open_trace(short) as trace:
         layout = replace(trace.layout, steps=steps, snapshots=(), state={}, strides=dict.fromkeys(trace.strides, 1))
         attributes = {name: value for name, value in trace.attributes.items() if name not in {"layout", "status"}}
-        per_member = {name: trace[name] for name in trace.per_member}
+        per_member = {name: trace[name] for name in (*trace.per_member, *trace.layout.lists)}
         rows = {quantity.name: trace[quantity.name] for quantity in trace.quantities}
     return create(long, layout, attributes, per_member), rows

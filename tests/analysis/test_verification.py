@@ -96,9 +96,9 @@ FAULTS = {
     "digest of the recipe":
         ("live", attribute("recipe_digest", "0" * 64), "recipe", "recipe_digest do not agree", True),
     "seeds":
-        ("sealed", entry("seed", 1, lambda seed: seed + 1), "recipe", "seed: got [0, 2], expected [0, 1]", True),
+        ("sealed", entry("seed", 1, lambda seed: seed + 1), "recipe", "seed: got [0, 2], expected [0, 1]", False),
     "initial norms":
-        ("live", entry("init_rho_k", 0, lambda rho: 2 * rho), "recipe", "dataset init_rho_k: got [2.0, ", True),
+        ("live", entry("init_rho_k", 0, lambda rho: 2 * rho), "recipe", "dataset init_rho_k: got [2.0, ", False),
     "planned steps":
         ("sealed", edit(a_step_more_planned), "commit counter", "expected the 41 planned", True),
     "blocks too many":
@@ -118,7 +118,7 @@ FAULTS = {
     "longer than the steps":
         ("sealed", instead("test_loss", lambda v: np.append(v, v[:1], 0)), "shapes", "expected <f8 of (4, 2)", True),
     "type of the seeds":
-        ("live", instead("seed", np.int32, fletcher32=False), "shapes", "dataset seed: got <i4", True),
+        ("live", instead("seed", np.int32, fletcher32=False), "shapes", "dataset seed: got <i4", False),
     "dimensions":
         ("sealed", edit(unnamed), "shapes", "dataset loss: got dimensions ('full_step', '')", True),
     "units":
@@ -154,7 +154,7 @@ FAULTS = {
     "time axis of a live file":
         ("live", entry("step", 3, lambda step: 2 * step), "axes", "step: row 3 says step 6, expected 3", True),
     "fixed axis":
-        ("sealed", entry("quantile", 2, lambda part: part / 2), "axes", "dataset quantile: its values", True),
+        ("sealed", entry("quantile", 2, lambda part: part / 2), "checksums", "one of the datasets member, ", False),
     "fixed axis of a live file":
         ("live", entry("weights/W1_in", 9, lambda number: number - 1), "axes", "dataset weights/W1_in: ", True),
     "a forgotten snapshot":

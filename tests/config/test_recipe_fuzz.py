@@ -62,6 +62,19 @@ def recipes(draw, *, spelled_out: bool = False):
         return draw(st.none() | st.lists(values, min_size=members, max_size=members))
 
     widths = st.lists(st.integers(1, 9), min_size=depth - 1, max_size=depth - 1) if depth > 1 else st.integers(1, 9)
+    kinds = {
+        "mlp": {"depth": depth, "width": draw(st.integers(1, 512) | widths)},
+        "conv": {
+            "channels": draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)),
+            "stride": draw(st.integers(1, 3)),
+        },
+        "residual": {"depth": depth + 2, "width": draw(st.integers(1, 512))},
+        "residual-conv": {"channels": draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))},
+        "shared": {"depth": depth + 2, "width": draw(st.integers(1, 512))},
+    }
+    assert set(kinds) == set(NETWORKS)
+    kind = draw(st.sampled_from(sorted(kinds)))
+    network = {"kind": kind, **kinds[kind]}
     content = {
         "claim": draw(words),
         "data": {
@@ -76,12 +89,7 @@ def recipes(draw, *, spelled_out: bool = False):
             "noise_seed": draw(seed),
             "root": draw(st.none() | st.sampled_from(["data", "1e3", "/a b/ü", "~", "null", "007"])),
         },
-        "network": {
-            "kind": draw(st.sampled_from(sorted(NETWORKS))),
-            "depth": depth,
-            "width": draw(st.integers(1, 512) | widths),
-            "dtype": draw(st.sampled_from(["float32", "float64"])),
-        },
+        "network": {**network, "dtype": draw(st.sampled_from(["float32", "float64"]))},
         "init": {"kind": init, start: draw(positive)},
         "optimizer": optimizer,
         "members": {
@@ -195,7 +203,8 @@ def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data
         ],
     )
     decides = {}
-    for recipe in (read, scaled, changed):
+    normalised = parse(small, ["network={kind: mlp, depth: 3, width: 8, batch_norm: true}"])
+    for recipe in (read, scaled, changed, normalised):
         for path in (path for path in leaves(recipe.model_dump()) if path[-1] != "kind"):
             found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], [0.1, 0.2, 0.3], {"crop": 1}, "x"))
             decides[path] = decides.get(path, False) or any(other.digest != recipe.digest for other in found)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
 
+import inside
 import numpy as np
 import pytest
 import torchvision
@@ -134,7 +135,7 @@ def test_each_colour_is_standardised_by_itself(monkeypatch, channels_last):
     rows = (images if channels_last else np.moveaxis(images, 3, 1)).reshape(60, -1)
     parts = ((rows[:40], np.arange(40) % 2), (rows[40:], np.arange(20) % 2), {})
     monkeypatch.setattr(torchvision_images.Cifar10, "channels_last", channels_last)
-    monkeypatch.setattr(torchvision_images.Cifar10, "_read", lambda _: parts)
+    inside.pixels_at_hand(monkeypatch.setattr, parts)
     options = {"dataset": "cifar-10", "train": 40, "test": 20, "unit_norm": False}
     plain, standard = load(**options), load(**options, standardise=True)
     assert plain.channels_last == channels_last

@@ -15,6 +15,7 @@ import pytest
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.datasets import Dataset
+from rhotrace.models.datasets.torchvision_images import Cifar10
 from rhotrace.runfile import hdf5_io, sealing, writer
 from rhotrace.training import distributed, recorder
 from rhotrace.training import train as training
@@ -43,6 +44,11 @@ def small_chunks(put: Put, rows: int) -> None:
 def data_at_hand(put: Put, data: Dataset) -> None:
     """Training starts with this data: otherwise hundreds of processes would each unpack all of MNIST for 20 samples."""
     put(Recipe, "load_data", lambda *_: data)
+
+
+def pixels_at_hand(put: Put, parts: Any) -> None:
+    """CIFAR-10 as if its archives held these pixels: real ones are not in the repository."""
+    put(Cifar10, "_read", lambda _: parts)
 
 
 def without_git(patch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ RUNS = {  # overrides of the small recipe
     "sgd": ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "record.full_every=3", "steps=50"),
     "weight-norm": ("optimizer={kind: weight-norm, lr: 0.05}", "network.dtype=float32", "steps=30"),
 }
+STRIDES = {"step": 1, "full": 4, "test": 10}
 STEPS, MEMBERS, SHAPES = 40, 2, ((3, 4), (1, 3))
 PER_MEMBER = {
     **{name: np.arange(MEMBERS) for name in ("seed", "batch_seed")},
@@ -29,9 +30,11 @@ def live_layout() -> Layout:
         members=MEMBERS,
         blocks=tuple(Block(f"W{k}", shape) for k, shape in enumerate(SHAPES, 1)),
         dtype="float64",
-        strides={"step": 1, "full": 4, "test": 10},
+        strides=STRIDES,
         snapshots=[0, 5, STEPS],
-        quantities=tuple(q.describe(Square()) for q in QUANTITIES.values() if q.name != "v_norm"),
+        quantities=tuple(
+            q.describe(Square()) for q in QUANTITIES.values() if q.name != "v_norm" and q.cadence in STRIDES
+        ),
         axes={"quantile": QUANTILES},
         state={"weights": list(SHAPES)},
         per_member={"lr": "lr", "init_rho_k": "rho_k(0)"},

@@ -78,6 +78,7 @@ def planted(template, tmp_path_factory):
             strides={"step": 1, "full": 1, "test": 1},
             snapshots=[],
             state={},
+            lists={},
             facts=replace(own_layout.facts, optimizer=kind, minibatches=bool(batch)),
         )
         block = {n: np.broadcast_to(v[:, :1], (rows, members, *v.shape[2:])).copy() for n, v in first.items()}
@@ -91,7 +92,7 @@ def planted(template, tmp_path_factory):
         resolved["optimizer"] = {"kind": kind, "lr": lr, **minibatch}
         seeds = np.arange(members) if seeds is None else seeds
         rates = np.full(members, lr) if rates is None else rates
-        per_member = {"seed": seeds, "lr": rates, "init_rho_k": np.full(members, starts)}
+        per_member = {"seed": seeds, "batch_seed": seeds, "lr": rates, "init_rho_k": np.full(members, starts)}
         writer = create(path, layout, {**attributes, "recipe_json": json.dumps(resolved), **changed}, per_member)
         writer.append(0, rows, block)
         writer.commit(rows, {})
@@ -700,4 +701,4 @@ def test_another_unit_of_time_is_refused(command):
 def test_one_run_alone_ends_with_one_line(planted, command):
     code, _, err = command("compare", planted(noise(0.01, 2, 67, 300)))
     assert code == 2
-    assert err == "error: got 1 runs, expected 2 to 20 to compare\n"
+    assert err == "error: got 1 run, expected 2 to 20 to compare\n"
