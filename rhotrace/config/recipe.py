@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, create_model, model
 
 from rhotrace.config import faults, strict_yaml
 from rhotrace.errors import RecipeError, nearest_file
-from rhotrace.models.component import Component, Registry, per_member
+from rhotrace.models.component import Component, Registry, fault, per_member
 from rhotrace.models.datasets import DATASETS, Dataset, Samples
 from rhotrace.models.initial_weights import INITIALISERS, Initialiser
 from rhotrace.models.losses import LOSSES, Loss, Square
@@ -203,25 +203,25 @@ class Recipe(Component):
             if name == "seeds" or values is None:
                 continue
             if len(values) != members:
-                raise _fault(
+                raise fault(
                     f"members.{name}",
                     f"got {len(values)} values, expected one for each of the {members} seeds",
                 )
             if name not in chosen:
                 section = "init" if any(name in per_member(c) for c in INITIALISERS.values()) else "optimizer"
                 kind = getattr(self, section).kind
-                raise _fault(
+                raise fault(
                     f"members.{name}",
                     f"{section}.kind {kind} has no {name}; remove the list or change {section}.kind",
                 )
         batch = self.optimizer.minibatches
         if batch is None and self.data.augmentation is not None:
-            raise _fault(
+            raise fault(
                 "data.augment",
                 f"optimizer.kind {self.optimizer.kind} has no minibatches here to augment; remove it, or use minibatches",
             )
         if batch is not None and self.data.train is not None and batch.size > self.data.train:
-            raise _fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
+            raise fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
         return self
 
 
@@ -331,10 +331,6 @@ def _per_member_fields() -> dict[str, tuple[Any, str]]:
                     )
                 found.setdefault(name, (annotation, mark.says))
     return found
-
-
-def _fault(path: str, message: str) -> ValueError:
-    return ValueError(f"{path}: {message}")
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:

@@ -55,7 +55,7 @@ def _layout(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> Layout:
 
     network = recipe.network.build(shape, outputs)
     empty = tuple(torch.empty((1, *block.matrix), device="meta") for block in network.parameters)
-    return plan_layout(recipe, network, outputs, recipe.optimizer.init(empty), {})
+    return plan_layout(recipe, network, outputs, recipe.trained_by.init(empty), {})
 
 
 def free_bytes(device: str) -> float:

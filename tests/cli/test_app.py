@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_inside
 
-from rhotrace.cli import app as cli
 from rhotrace.cli import exit_codes
 from rhotrace.config import recipe
 from rhotrace.models.datasets import data_roots
@@ -33,19 +33,7 @@ def command(monkeypatch, capsys, tmp_path):
     """Runs the command line inside this process from ``tmp_path``; returns (exit code, stdout, stderr)."""
 
     def run(*words: object, columns: int = 100) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setattr(sys, "argv", ["rhotrace", *map(str, words)])
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        else:
-            code = 0
-        out, err = capsys.readouterr()
-        return int(code), out, err
+        return run_inside(monkeypatch, capsys, tmp_path, words, columns)
 
     return run
 

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from command_line import run_inside
 
 from rhotrace.analysis.analyze import analyze
 from rhotrace.errors import TraceError
@@ -102,20 +103,7 @@ def command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(local_processes, "processes", lambda _: here)
 
     def run(*words: object, columns: int = 100) -> tuple[int, str, str]:
-        from rhotrace.cli import app as cli
-
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setattr(sys, "argv", ["rhotrace", *map(str, words)])
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        else:
-            code = 0
-        return code, *capsys.readouterr()
+        return run_inside(monkeypatch, capsys, tmp_path, words, columns)
 
     return run
 

@@ -160,3 +160,11 @@ def test_the_predicted_disk_space_is_what_a_run_takes_while_it_trains(small, tmp
     taken = (tmp_path / "run.h5").stat().st_size
     predicted = len(given.seeds) * (resources.row_bytes(given, (784,), 1) + resources.copies_bytes(given, (784,), 1))
     assert 0.7 < predicted / taken < 1.4
+
+
+def test_the_predicted_disk_space_counts_the_velocity_that_only_members_ask_for(small):
+    plain = recipe.parse(small)
+    members = recipe.parse(small, ["members={seeds: 3, momentum: [0.0, 0.5, 0.9]}"])
+    section = recipe.parse(small, ["optimizer.momentum=0.9"])
+    sizes = [resources.copies_bytes(given, (784,), 1) for given in (plain, members, section)]
+    assert sizes[0] < sizes[1] == sizes[2]
