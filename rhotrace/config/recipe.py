@@ -156,26 +156,17 @@ class Recipe(Component):
     @property
     def per_member(self) -> dict[str, NDArray[Any]]:
         """All that may differ between members, as arrays of length M: seeds, and options of optimizer and initialiser."""
-        found = {name: np.array(values, dtype=np.int64) for name, values in self._seeds.items()}
-        return found | {name: np.array(values) for name, (values, _) in self._options.items()}
+        return per_member_of(self.model_dump(), self.per_member_symbols)
 
     @property
     def per_member_symbols(self) -> dict[str, str]:
         """Symbol of each array of ``per_member``, except the seeds, in tables and figures."""
-        return {name: symbol for name, (_, symbol) in self._options.items()}
-
-    @property
-    def _seeds(self) -> dict[str, list[int]]:
-        return {"seed": self.seeds, "batch_seed": self.batch_seeds}
-
-    @property
-    def _options(self) -> dict[str, tuple[list[Any], str]]:
-        found = {}
-        for section, prefix in ((self.optimizer, ""), (self.init, "init_")):
-            marks = per_member(type(section))
-            for name, values in self.switched_on(section).items():
-                found[f"{prefix}{name}"] = (values, marks[name].symbol or name)
-        return found
+        sections: tuple[tuple[Component, str], ...] = ((self.optimizer, ""), (self.init, "init_"))
+        return {
+            f"{prefix}{name}": per_member(type(section))[name].symbol or name
+            for section, prefix in sections
+            for name in self.switched_on(section)
+        }
 
     def stride(self, cadence: Cadence) -> int | None:
         """Steps between the evaluations of a cadence, from 1 to ``steps``; None where the recipe asks for none."""
