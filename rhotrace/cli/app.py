@@ -21,6 +21,7 @@ from rhotrace.cli.report import report
 from rhotrace.cli.run_files import info, repair, verify
 from rhotrace.cli.scaling import scaling
 from rhotrace.cli.simulate import simulate
+from rhotrace.cli.study import study_app
 from rhotrace.cli.sweep import sweep
 from rhotrace.cli.train import train
 from rhotrace.cli.watch import watch
@@ -53,6 +54,7 @@ for panel, command, example in (
 ):
     app.command(epilog=f"Example: rhotrace {example}", rich_help_panel=panel)(command)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Reference")
+app.add_typer(study_app, name="study", rich_help_panel="Analyze")
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def train(
             "despite_changes": despite_changes,
             "recipe_file": recipe,
         }
-        outcome, transient = _watched(console, content, path, team, device=device, force=force, **how)
+        outcome, transient = watched(console, content, path, team, device=device, force=force, **how)
     if team and team.rank:  # process 0 reports how training ended, and its exit code is that of the run
         return
     page = training_end(outcome, path, transient)
@@ -69,7 +69,7 @@ def train(
         raise typer.Exit(INTERRUPTED if outcome.ended == "interrupted" else DIVERGED)
 
 
-def _watched(
+def watched(
     console: Console,
     recipe: Recipe,
     path: Path,

@@ -14,7 +14,7 @@ from rhotrace.display.printable import escaped_in_json
 
 def to_json(result: Any, *, indent: int | None = 2) -> str:  # noqa: ANN401 - any result dataclass or plain value
     """A result as JSON; a number that is not finite becomes null."""
-    return escaped_in_json(json.dumps(_finite(plain(result)), indent=indent, ensure_ascii=False))
+    return escaped_in_json(json.dumps(_finite(result), indent=indent, ensure_ascii=False))
 
 
 def plain(result: Any) -> Any:  # noqa: ANN401 - as ``to_json``
@@ -23,6 +23,7 @@ def plain(result: Any) -> Any:  # noqa: ANN401 - as ``to_json``
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    value = plain(value)
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):

@@ -158,11 +158,17 @@ def _remove_leftovers(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def changes(trace: Trace, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The keys in which a run's recipe differs from another, with both values; where the data is kept does not count."""
+    changed = differences(trace.validated_recipe().model_dump(), recipe.model_dump())
+    changed.pop("data.root", None)
+    return changed
+
+
 def _refuse_another_run(
     trace: Trace, recipe: Recipe, attributes: Mapping[str, AttributeValue], how: Continuation
 ) -> None:
-    changed = differences(trace.validated_recipe().model_dump(), recipe.model_dump())
-    changed.pop("data.root", None)
+    changed = changes(trace, recipe)
     longer = how.extend_run and recipe.steps > trace.steps and recipe.steps >= trace.layout.steps
     if longer:
         changed.pop("steps", None)

@@ -90,7 +90,7 @@ def write_report(
         command=command,
         citation=paper.CITATION,
     )
-    _write(path, page)
+    write_page(path, page)
     return [block.text for block in blocks if isinstance(block, Heading) and block.anchor]
 
 
@@ -296,7 +296,12 @@ def _results(found: Sequence[Found], together: _Together) -> Data:
 # --- the file ----------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Writes an HTML page; a reader never sees half of it.
+
+    Raises:
+        RhoTraceError: it cannot be written.
+    """
     half = path.with_name(f".{path.name}.half")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

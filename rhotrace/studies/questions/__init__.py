@@ -1,0 +1,1 @@
+"""The studies that come with RhoTrace: one file for each question."""

@@ -1,0 +1,164 @@
+"""From a study to its page: train what has not been trained, read the runs, and write the answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rhotrace.analysis.run_series import RunSeries
+from rhotrace.config import recipe as recipes
+from rhotrace.config.recipe import Recipe
+from rhotrace.display.blocks import Block, Code, Data, Heading, Paragraph
+from rhotrace.display.html.renderer import report_page
+from rhotrace.display.html.report import write_page as write_text
+from rhotrace.errors import RhoTraceError
+from rhotrace.runfile.provenance import now, session, versions
+from rhotrace.runfile.reader import open_trace
+from rhotrace.studies.study import SCALES, Answer, Study, Training, find, recipe_file
+from rhotrace.theory import paper
+from rhotrace.training.resume import changes
+
+Trainer = Callable[[Recipe, Path, Path], bool]  # recipe, run file, recipe's file; whether the run was finished
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A study with its answer, and the commands that train its runs by hand."""
+
+    study: Study
+    scale: str
+    answer: Answer
+    commands: tuple[str, ...]
+
+
+def answered(
+    study: Study, file: Path, *, scale: str, folder: Path, train: Trainer, open_runs: ExitStack
+) -> Answered | None:
+    """Answers a study; runs that are finished are used again, and interrupted ones resumed.
+
+    Args:
+        study: to answer.
+        file: it is in, for the recipes beside it.
+        scale: ``small`` or ``gpu``.
+        folder: of the run files.
+        train: trains one run.
+        open_runs: keeps the run files open, for the figures are drawn later.
+
+    Returns:
+        None if training was interrupted.
+
+    Raises:
+        RhoTraceError: the study has no such scale, or a run file of another recipe is in the way.
+    """
+    if scale not in study.trainings:
+        raise RhoTraceError(
+            f"{study.name}: got scale {scale}, expected {' or '.join(s for s in SCALES if s in study.trainings)}"
+        )
+    paths, commands = {}, []
+    for training in study.trainings[scale]:
+        source, path = recipe_file(training, file), folder / f"{training.name}.h5"
+        content = recipes.load(source, list(training.overrides))
+        if not _finished(path, content) and not train(content, path, source):
+            return None
+        paths[training.name] = path
+        commands.append(_command(training, source, path))
+    runs = {name: RunSeries(open_runs.enter_context(open_trace(path))) for name, path in paths.items()}
+    return Answered(study, scale, study.answer(runs), tuple(commands))
+
+
+def _finished(path: Path, content: Recipe) -> bool:
+    """Whether a file is a finished run of a recipe.
+
+    Raises:
+        RhoTraceError: it is a finished run of another one.
+    """
+    if not path.exists():
+        return False
+    with open_trace(path) as trace:
+        if not trace.complete:
+            return False
+        if changed := changes(trace, content):
+            raise RhoTraceError(
+                f"{path}: a run of another recipe exists already (differs in {', '.join(changed)}); --runs FOLDER trains elsewhere"
+            )
+        return True
+
+
+def _command(training: Training, source: Path, path: Path) -> str:
+    options = "".join(f" --set {override}" for override in training.overrides)
+    return f"rhotrace train {source}{options} -o {path}"
+
+
+def copy(name: str, to: Path) -> list[Path]:
+    """Copies a shipped study and its recipes into a folder; returns what was written.
+
+    Raises:
+        RhoTraceError: there is no such study, or a file of that name with other content exists; then nothing is written.
+    """
+    study, file = find(name)
+    sources = {file} | {recipe_file(each, file) for trainings in study.trainings.values() for each in trainings}
+    missing = []
+    for source in sorted(sources, key=lambda path: path.name):
+        target = to / source.name
+        if not target.exists():
+            missing.append((source, target))
+        elif not (target.is_file() and target.read_bytes() == source.read_bytes()):
+            raise RhoTraceError(f"{target} exists already with other content; choose another folder with -o")
+    to.mkdir(parents=True, exist_ok=True)
+    for source, target in missing:
+        shutil.copyfile(source, target)
+    return [target for _, target in missing]
+
+
+def write_page(found: Sequence[Answered], path: Path) -> None:
+    """Writes the page of studies as one self-contained HTML file.
+
+    Raises:
+        RhoTraceError: it cannot be written.
+    """
+    html = report_page(
+        page(found),
+        title=", ".join(one.study.name for one in found),
+        made=now(),
+        version=versions(),
+        command=session()["command"],
+        citation=paper.CITATION,
+    )
+    write_text(path, html)
+
+
+def page(found: Sequence[Answered]) -> list[Block]:
+    """The blocks of a page on one or several studies."""
+    return [Data([_data(one) for one in found]), *(block for one in found for block in _section(one))]
+
+
+def _data(one: Answered) -> dict[str, Any]:
+    study, answer = one.study, one.answer
+    return {
+        "study": study.name,
+        "question": study.question,
+        "source": study.source,
+        "scale": one.scale,
+        "verdict": answer.verdict,
+        "answer": answer.words,
+        "limits": answer.limits,
+        "would_change": answer.would_change,
+        "values": dict(answer.values),
+        "commands": list(one.commands),
+    }
+
+
+def _section(one: Answered) -> Iterator[Block]:
+    study, answer = one.study, one.answer
+    yield Heading(study.name, 2, study.name)
+    yield Paragraph(f"{study.question} ({study.source})")
+    yield Paragraph(f"{answer.verdict.capitalize()}: {answer.words}", strong=True, apart=True)
+    yield Paragraph(f"Limits: {answer.limits}")
+    yield Paragraph(f"What would change it: {answer.would_change}")
+    yield from answer.details
+    yield Heading("Runs", 3, f"{study.name}-runs", folded=True)
+    yield Code("\n".join(one.commands))
