@@ -49,6 +49,12 @@ def no_equilibrium(trace: Trace) -> str:
     return no_sums(trace) or no_norm(trace)
 
 
+def own_norms(trace: Trace) -> str:
+    """Why a run says nothing of how the norms move by themselves."""
+    controlled = trace.facts.optimizer == "norm-control"
+    return "does not apply: the norms follow a schedule and not the gradient" if controlled else ""
+
+
 def law_of(trace: Trace) -> StepLaw | None:
     """What one step of the optimizer does to the layer norms, exactly; None where no law is known."""
     return LAWS.get(trace.facts.law or "")
@@ -71,6 +77,7 @@ def not_plain(trace: Trace) -> str:
     """Why steps of size lr along the batch's gradient do not describe a run; a formula for such steps does not apply."""
     found = [name for name in ("momentum", "weight_decay") if name in trace.layout.per_member]
     found += ["schedule"] if "lr_step" in trace else []
+    found += ["controlled norms"] if own_norms(trace) else []
     found += ["augmentation"] if trace.recipe["data"].get("augment") else []
     return f"does not apply: the run has {_some([name.replace('_', ' ') for name in found])}" if found else ""
 
@@ -91,6 +98,8 @@ def _of_the_training(trace: Trace) -> Iterator[str]:
             values = sorted(set(trace[name].tolist()))
             words = " to ".join(f"{value:g}" for value in dict.fromkeys((values[0], values[-1])))
             yield f"{name.replace('_', ' ')} {words} ({effect})"
+    if own_norms(trace):
+        yield f"controlled norms, {trace.recipe['optimizer']['norms']['kind']} (equation (3) is set aside; the directions follow (4))"
     if "lr_step" in trace:
         yield "a learning-rate schedule (the traced lr_step is used, and time is its sum)"
     if trace.recipe["data"].get("augment"):

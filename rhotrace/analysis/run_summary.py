@@ -19,8 +19,9 @@ def summary(trace: Trace) -> dict[str, Any]:
     if not trace.complete:
         state = "training now" if is_locked(trace.path) else "interrupted"
     optimizer = {name: value for name, value in recipe["optimizer"].items() if not _is_off(trace, name, value)}
-    if "schedule" in optimizer:
-        optimizer["schedule"] = optimizer["schedule"]["kind"]
+    for name in ("schedule", "norms"):
+        if name in optimizer:
+            optimizer[name] = optimizer[name]["kind"]
     return {
         "state": state,
         "steps": trace.steps,
@@ -47,7 +48,8 @@ def _is_off(trace: Trace, name: str, value: Any) -> bool:  # noqa: ANN401 - of a
     """Whether an option of the optimizer that few runs have does nothing in this one."""
     if name == "schedule":
         return bool(value["kind"] == "constant")
-    return name in ("weight_decay", "momentum") and value == 0 and name not in trace.layout.per_member
+    off = {"weight_decay": 0, "momentum": 0, "v_scale": 1}
+    return name in off and value == off[name] and name not in trace.layout.per_member
 
 
 def comparable_recipes(traces: Sequence[Trace]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -85,11 +86,21 @@ def own_path(error: Any, content: Any) -> tuple[str | int, ...]:  # noqa: ANN401
 def _known_keys(model: Any, path: tuple[str | int, ...], content: Any) -> list[str]:  # noqa: ANN401 - as read
     place = content
     for part in path:
-        field, place = model.model_fields[part], place[part]
-        kinds = [m for m in get_args(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-        kinds, tag = kinds or [field.annotation], field.discriminator
+        place = place[part]
+        if isinstance(part, int):  # the entries of a list are of one type
+            continue
+        field = model.model_fields[part]
+        kinds, tag = list(_models(field.annotation)), field.discriminator
         model = next(
-            (m for m in kinds if len(kinds) == 1 or get_args(m.model_fields[tag].annotation) == (place.get(tag),)),
+            (m for m in kinds if tag is None or get_args(m.model_fields[tag].annotation) == (place.get(tag),)),
             kinds[0],
         )
     return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - a type, or a union or list of some
+    """The sections that a type allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

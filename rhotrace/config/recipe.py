@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
-from pydantic import Field, SerializeAsAny, ValidationError, create_model, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, ValidationError, create_model, model_validator
 
 from rhotrace.config import faults, strict_yaml
 from rhotrace.errors import RecipeError, nearest_file
@@ -29,22 +31,70 @@ from rhotrace.recording.quantity import CADENCES, Cadence
 _REGISTERS = (quantities, curvature)  # imported for what they register
 NEVER = "never"  # of a cadence that costs much: the quantities are not recorded
 
+_MOST_MEMBERS = 100_000
+
 Every = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]
 
 
-class Members(Component):
-    """The networks trained side by side; each list has one entry per member.
+class MemberLists(Component):
+    """Values for members, by key.
 
     ``schema`` adds a list for each option that a component marks as ``PerMember``.
     """
 
-    seeds: Annotated[int, Ge(1), Field(le=100_000)] | Annotated[list[Seed], MinLen(1)] = Field(
+    seeds: Annotated[int, Ge(1), Field(le=_MOST_MEMBERS)] | Annotated[list[Seed], MinLen(1)] = Field(
         default=1, description="seed of each member's weights and batches; a number n means 0 to n-1"
     )
     batch_seeds: list[Seed] | None = Field(
         default=None, description="seed of each member's batches, where it differs from that of the weights"
     )
+
+
+class Members(MemberLists):
+    """The networks trained side by side; each list has one entry per member.
+
+    Attributes:
+        grid: lists whose every combination is a member, the last key varying fastest; or several such grids, one after
+            the other. The resolved recipe has every member written out, and is the recipe that was written so.
+    """
+
+    grid: MemberLists | Annotated[list[MemberLists], MinLen(1)] | None = Field(
+        default=None,
+        exclude_if=lambda grid: grid is None,
+        description="lists whose every combination is a member, or a list of such grids",
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _spelled_out(cls, content: Any, handler: ModelWrapValidatorHandler[Members]) -> Members:  # noqa: ANN401 - as read
+        read = handler(content)
+        if read.grid is None:
+            return read
+        if beside := [name for name in content if name != "grid"]:
+            raise fault(beside[0], "got a key beside members.grid; move it into the grid, or remove the grid")
+        one = isinstance(read.grid, MemberLists)
+        written, grids = ([content["grid"]], [read.grid]) if one else (content["grid"], read.grid)
+        lists: dict[str, list[Any]] = {name: [] for name in ("seeds", *written[0])}
+        for number, (keys, grid) in enumerate(zip(written, grids, strict=True)):
+            place = "grid" if one else f"grid.{number}"
+            if set(keys) != set(written[0]):
+                raise fault(place, f"got the keys {', '.join(keys)}, expected {', '.join(written[0])} in each grid")
+            for name, values in _combinations({name: getattr(grid, name) for name in keys}, place).items():
+                lists[name] += values
+        return handler(lists)
+
+
+def _combinations(axes: Mapping[str, Any], place: str) -> dict[str, list[Any]]:
+    """Every combination of the axes of a grid: a list of equal length for each."""
+    lists = {name: list(range(axis)) if isinstance(axis, int) else axis for name, axis in axes.items()}
+    lists.setdefault("seeds", [0])
+    if empty := next((name for name, values in lists.items() if not values), None):
+        raise fault(f"{place}.{empty}", f"got {lists[empty]}, expected at least one value")
+    members = math.prod(len(values) for values in lists.values())
+    if members > _MOST_MEMBERS:
+        raise fault(place, f"got {members} members, expected at most {_MOST_MEMBERS}")
+    return {name: list(own) for name, own in zip(lists, zip(*product(*lists.values()), strict=True), strict=True)}
 
 
 class Record(Component):
@@ -191,12 +241,13 @@ class Recipe(Component):
         chosen = {*per_member(type(self.init)), *per_member(type(self.optimizer)), "batch_seeds"}
         for name in type(self.members).model_fields:
             values = getattr(self.members, name)
-            if name == "seeds" or values is None:
+            if name in ("seeds", "grid") or values is None:
                 continue
             if len(values) != members:
                 raise fault(
                     f"members.{name}",
-                    f"got {len(values)} values, expected one for each of the {members} seeds",
+                    f"got {len(values)} values, expected one for each of the {members} seeds; "
+                    "for every combination, give the lists in members.grid",
                 )
             if name not in chosen:
                 section = "init" if any(name in per_member(c) for c in INITIALISERS.values()) else "optimizer"
@@ -270,7 +321,9 @@ def _schema(
         for cadence in cadences
         if cadence.name not in {"step", *_OWN_KEYS}
     }
-    members: Any = create_model("members", __base__=Members, **lists)  # type: ignore[call-overload]
+    grid: Any = create_model("grid", __base__=MemberLists, **lists)  # type: ignore[call-overload]
+    crossed = (grid | Annotated[list[grid], MinLen(1)] | None, Members.model_fields["grid"])
+    members: Any = create_model("members", __base__=Members, grid=crossed, **lists)  # type: ignore[call-overload]
     record: Any = Record
     if strides:
         every: Any = create_model("every", __base__=Component, **strides)

@@ -1,4 +1,4 @@
-"""Gradient descent, SGD and weight normalisation: how the parameters move in one step, for all members at once.
+"""Gradient descent, SGD, weight normalisation and controlled norms: how the parameters move in one step, for all members.
 
 An optimizer makes its state from the parameters and updates it in place. ``state["weights"]`` always holds the
 parameters of the next forward pass, in the order of the network's parameter blocks, each (M, out, fan_in). An optimizer
@@ -9,7 +9,7 @@ restored when a run is resumed. A minibatch optimizer defines ``minibatches``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Lt
 from rhotrace.models.component import Component, PerMember, Registry
 from rhotrace.models.minibatches import Minibatches, Sampling
 from rhotrace.models.network import Block
+from rhotrace.models.norm_schedules import ConstantNorms, Norms
 from rhotrace.models.schedules import Constant, Schedule
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Optimizer(Component):
     def init(self, parameters: Tensors) -> State:
         """The state before the first step; ``parameters`` may be kept and changed in place."""
         return {"weights": parameters}
+
+    def begin(self, parameters: Tensors, options: Mapping[str, torch.Tensor]) -> State:
+        """As ``init``, for options that make the start of each member another; they are those of ``step``."""
+        del options
+        return self.init(parameters)
 
     def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
         """One step, in place.
@@ -161,23 +167,16 @@ class SGD(Descent):
         return Minibatches(self.batch_size, self.sampling)
 
 
-@OPTIMIZERS.register
-class WeightNorm(Optimizer):
-    """Gradient descent on ``(gamma_k, v_k)`` with ``W_k = gamma_k v_k / ||v_k||``, one norm for each weight tensor.
-
-    Salimans and Kingma (arXiv:1602.07868), equation (3); CBMM Memo 112, remark 4. Starts at
-    ``v_k = W_k``, ``gamma_k = ||W_k||``.
+class NormsApart(Optimizer):
+    """What optimizers share that split each weight tensor into norm and direction.
 
     Attributes:
         batch_size: samples per step; None for the full training set.
         sampling: see ``Minibatches``.
     """
 
-    kind: Literal["weight-norm"] = "weight-norm"
     batch_size: BatchSize | None = None
     sampling: Sampling = "shuffled"
-    law: ClassVar[str | None] = "weight-norm"
-    copies: ClassVar[int] = 6
 
     @property
     def minibatches(self) -> Minibatches | None:
@@ -193,6 +192,25 @@ class WeightNorm(Optimizer):
             else ""
         )
 
+
+@OPTIMIZERS.register
+class WeightNorm(NormsApart):
+    """Gradient descent on ``(gamma_k, v_k)`` with ``W_k = gamma_k v_k / ||v_k||``, one norm for each weight tensor.
+
+    Salimans and Kingma (arXiv:1602.07868), equation (3); CBMM Memo 112, remark 4. Starts at
+    ``v_k = v_scale W_k``, ``gamma_k = ||W_k||``. The length of v_k is a learning rate of the directions, for
+    ``d V_k = -lr (gamma_k/||v_k||^2) (G - V <V, G>)``: that of gradient descent where ||v_k|| = gamma_k. The law of gamma_k
+    does not know it.
+
+    Attributes:
+        v_scale: ||v_k|| over ||W_k|| at the start.
+    """
+
+    kind: Literal["weight-norm"] = "weight-norm"
+    v_scale: Annotated[float, Gt(0), PerMember("||v_k|| over ||W_k|| at the start", "v(0)/W", off=1.0)] = 1.0
+    law: ClassVar[str | None] = "weight-norm"
+    copies: ClassVar[int] = 6
+
     def init(self, parameters: Tensors) -> State:
         """See ``Optimizer.init``."""
         return {
@@ -201,8 +219,17 @@ class WeightNorm(Optimizer):
             "gamma": tuple(_frobenius(W) for W in parameters),
         }
 
-    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+    def begin(self, parameters: Tensors, options: Mapping[str, torch.Tensor]) -> State:
+        """See ``Optimizer.begin``."""
+        state = self.init(parameters)
+        if "v_scale" in options:
+            for v in state["v"]:
+                v.mul_(options["v_scale"])
+        return state
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor, v_scale: torch.Tensor | None = None) -> None:
         """With V = v/||v||: ``d gamma = <V, G>`` and ``d v = (gamma/||v||)(G - V <V, G>)``."""
+        del v_scale  # it is in ||v|| from the start on
         for W, v, gamma, G in zip(state["weights"], state["v"], state["gamma"], gradients, strict=True):
             norm = _frobenius(v)
             V = v / norm
@@ -210,6 +237,44 @@ class WeightNorm(Optimizer):
             v.addcmul_(G.addcmul(V, along, value=-1), lr * gamma / norm, value=-1)
             gamma.addcmul_(along, lr, value=-1)
             W.copy_(v * (gamma / _frobenius(v)))
+
+
+@OPTIMIZERS.register
+class NormControl(NormsApart):
+    """Gradient descent whose norms follow a schedule of their own: rho as a control (CBMM Memo 112, open question 5).
+
+    Takes the step ``W_k - lr dL/dW_k`` and scales each layer to the norm that ``norms`` gives. For small steps the
+    directions follow equation (4), ``dV_k/dt = -(dL/dW_k - V_k <V_k, dL/dW_k>)/rho_k``, at these norms.
+
+    Attributes:
+        norms: see ``models.norm_schedules``.
+    """
+
+    kind: Literal["norm-control"] = "norm-control"
+    norms: Norms = ConstantNorms()
+    copies: ClassVar[int] = 4
+
+    @property
+    def step_law(self) -> str | None:
+        """See ``Optimizer.step_law``."""
+        return self.norms.law
+
+    def init(self, parameters: Tensors) -> State:
+        """See ``Optimizer.init``."""
+        start = tuple(_frobenius(W) for W in parameters)
+        return {"weights": parameters, "start": start, "taken": (start[0].new_zeros(start[0].shape),)}
+
+    def step(self, state: State, gradients: Tensors, *, lr: torch.Tensor) -> None:
+        """See ``Optimizer.step``."""
+        import torch
+
+        weights, (taken,) = state["weights"], state["taken"]
+        taken.add_(1)
+        _descend(weights, gradients, lr)
+        free = torch.cat([_frobenius(W) for W in weights], dim=2)  # (M, 1, L)
+        wanted = self.norms.norms(torch.cat(state["start"], dim=2), free, taken)
+        for k, W in enumerate(weights):
+            W.mul_((wanted / free)[:, :, k : k + 1])
 
 
 def _descend(parameters: Tensors, directions: Tensors, lr: torch.Tensor) -> None:

@@ -169,6 +169,12 @@ def _weight_norm(run: Recorded) -> Step:
     return Step(grown, flow, np.zeros_like(square[1:]), np.maximum(square[:-1], square[1:]))
 
 
+def _held(run: Recorded) -> Step:
+    square = run.rho_k**2
+    nothing = np.zeros_like(square[1:])
+    return Step(square[:-1], nothing, nothing, np.maximum(square[:-1], square[1:]))
+
+
 def _largest(*terms: Floats) -> Floats:
     return np.asarray(reduce(np.maximum, (np.abs(term) for term in terms)))
 
@@ -179,6 +185,7 @@ _HEAVY_BALL = (
     "rho_k^2(t+1) = rho_k^2(t) + 4 eta d_k (a_b - q_b) - 2 eta (beta <W_k, u_k> + lambda rho_k^2(t)) "
     "+ eta^2 ||u_k(t+1)||^2"
 )
+_HELD = "rho_k(t+1) = rho_k(t)"
 _WEIGHT_NORM = "gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)"
 
 LAWS: dict[str, StepLaw] = {
@@ -195,6 +202,7 @@ LAWS: dict[str, StepLaw] = {
             options=("momentum", "weight_decay"),
         ),
         StepLaw("weight-norm", _WEIGHT_NORM, "", _weight_norm),
+        StepLaw("held", _HELD, "", _held),
     )
 }
 

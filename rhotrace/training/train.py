@@ -218,7 +218,8 @@ class _Run:
             name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.switched_on(recipe.optimizer).items()
         }
         self._rates = torch.as_tensor(np.array(recipe.lr), device=device).view(-1, 1, 1)  # float64
-        self.state: State = self.optimizer.init(tuple(send(W) for W in initial_parameters(recipe, network)))
+        start = tuple(send(W) for W in initial_parameters(recipe, network))
+        self.state: State = self.optimizer.begin(start, self._options)
         if network.buffers:
             members = len(recipe.seeds)
             self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)

@@ -52,6 +52,37 @@ def test_defaults_are_spelled_out(small):
     assert resolved["claim"] == ""
 
 
+def test_a_grid_of_members_is_the_recipe_with_every_member_written_out(small):
+    spelled = "members={seeds: [0, 1, 0, 1, 7], rho_k: [1, 1, 2, 2, 3], lr: [0.1, 0.1, 0.1, 0.1, 0.2]}"
+    grid = "members={grid: [{rho_k: [1, 2], lr: [0.1], seeds: 2}, {lr: [0.2], rho_k: [3], seeds: [7]}]}"
+    one, other = parse(small, [grid]), parse(small, [spelled])
+    assert one.digest == other.digest
+    assert one.to_yaml() == other.to_yaml()
+    assert parse(one.to_yaml(), []).digest == one.digest
+    slowest_first = parse(small, ["members={grid: {seeds: 2, rho_k: [1, 2]}}"])
+    assert slowest_first.seeds == [0, 0, 1, 1]
+    assert parse(small, ["members={grid: {rho_k: [1, 2]}}"]).seeds == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ("{grid: {rho_k: [1, -2], seeds: 2}}", "members.grid.rho_k.1: got -2"),
+        ("{grid: {rho: [1]}}", "members.grid.rho: unknown key; did you mean 'rho_k'?"),
+        ("{grid: [{rho: [1]}]}", "members.grid.0.rho: unknown key; did you mean 'rho_k'?"),
+        ("{grid: [{lr: [1]}, {lr: []}]}", "members.grid.1.lr: got [], expected at least one value"),
+        ("{grid: [{lr: [1]}, {seeds: 2}]}", "members.grid.1: got the keys seeds, expected lr in each grid"),
+        ("{seeds: 3, grid: {lr: [1]}}", "members.seeds: got a key beside members.grid; move it into the grid"),
+        ("{grid: {seeds: 100000, lr: [1, 2]}}", "members.grid: got 200000 members, expected at most 100000"),
+        ("{seeds: 3, lr: [1, 2]}", "for every combination, give the lists in members.grid"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused_with_its_place(small, members, says):
+    with pytest.raises(RecipeError) as refused:
+        parse(small, [f"members={members}"])
+    assert says in str(refused.value)
+
+
 def test_members_expand_to_one_value_each(small):
     read = parse(small, ["members.seeds=[5, 7]", "members.lr=[0.1, 1]", "members.rho_k=[2, 3.5]"])
     assert read.seeds == read.batch_seeds == [5, 7]

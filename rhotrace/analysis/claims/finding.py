@@ -40,11 +40,20 @@ def untestable(why: str) -> Finding:
     return Finding("not testable here", why)
 
 
-def of_sound(claim: Callable[[Evidence], Finding], unless: Reason = lambda _: "") -> Callable[[Evidence], Finding]:
+def unless(why: Reason, claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
+    """A claim that is judged where it applies."""
+
+    def conditional(evidence: Evidence) -> Finding:
+        return untestable(reason) if (reason := why(evidence.trace)) else claim(evidence)
+
+    return conditional
+
+
+def of_sound(claim: Callable[[Evidence], Finding], except_for: Reason = lambda _: "") -> Callable[[Evidence], Finding]:
     """A claim about training; judged on the members that neither diverged nor died, and where it applies."""
 
     def conditional(evidence: Evidence) -> Finding:
-        if why := unless(evidence.trace):
+        if why := except_for(evidence.trace):
             return untestable(why)
         if not evidence.sound:
             return untestable(which_broke(evidence))
@@ -58,12 +67,12 @@ def of_sound(claim: Callable[[Evidence], Finding], unless: Reason = lambda _: ""
 
 
 def at_end(
-    claim: Callable[[Evidence, FinalNetwork], Finding], unless: Reason = lambda _: ""
+    claim: Callable[[Evidence, FinalNetwork], Finding], except_for: Reason = lambda _: ""
 ) -> Callable[[Evidence], Finding]:
     """A claim about the network at its last snapshot; not testable without its weights and data, or does not apply."""
 
     def conditional(evidence: Evidence) -> Finding:
-        if why := unless(evidence.trace):
+        if why := except_for(evidence.trace):
             return untestable(why)
         end = evidence.end
         return untestable(end) if isinstance(end, str) else claim(evidence, end)

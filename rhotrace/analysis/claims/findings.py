@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rhotrace.analysis.applicability import broken_assumptions, no_equilibrium, no_norm
+from rhotrace.analysis.applicability import broken_assumptions, no_equilibrium, no_norm, own_norms
 from rhotrace.analysis.claims import flow, remarks, transient
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, which_broke
+from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, unless, which_broke
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory import paper
@@ -54,28 +54,33 @@ def cautions(evidence: Evidence) -> tuple[str, ...]:
     )
 
 
+def _no_free_rho(trace: Trace) -> str:
+    """Why a run says nothing of how rho moves towards rho_eq by itself."""
+    return no_equilibrium(trace) or own_norms(trace)
+
+
 CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
     "unit_inputs": at_end(flow.unit_inputs),
     "bounded": at_end(flow.bounded, no_norm),
     "equal_norms": flow.equal_norms,
-    "eq1": of_sound(flow.flow),
+    "eq1": of_sound(flow.flow, own_norms),
     "eq2": at_end(flow.homogeneity, no_equilibrium),
-    "eq3": flow.layer_growth,
+    "eq3": unless(own_norms, flow.layer_growth),
     "eq4": at_end(flow.directions, no_equilibrium),
-    "lemma1": of_sound(flow.balance, no_norm),
-    "eq5": of_sound(flow.product_growth, no_equilibrium),
-    "eq6": after_T(flow.equilibrium),
+    "lemma1": of_sound(flow.balance, lambda trace: no_norm(trace) or own_norms(trace)),
+    "eq5": of_sound(flow.product_growth, _no_free_rho),
+    "eq6": unless(own_norms, after_T(flow.equilibrium)),
     "eq7": of_sound(flow.equal_throughout),
     "eq8": after_T(flow.stationary),
-    "transient": after_T(transient.transient_first),
+    "transient": unless(own_norms, after_T(transient.transient_first)),
     "longer": after_T(transient.longer),
     "eq9": transient.ivanov,
     "fig1": after_T(transient.constant_sums),
-    "fig2": after_T(transient.vanishing_lambda),
+    "fig2": unless(own_norms, after_T(transient.vanishing_lambda)),
     "interpolation": after_T(transient.interpolation),
     "linear": transient.linear,
     "minimum_norm": transient.minimum_norm,
-    "growing": of_sound(remarks.growing, no_equilibrium),
+    "growing": of_sound(remarks.growing, _no_free_rho),
     "at_least_one": after_T(remarks.at_least_one),
     "unit_margins": at_end(remarks.unit_margins, no_norm),
     "weightnorm": remarks.weight_normalisation,

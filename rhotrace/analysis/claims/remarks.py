@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
 from rhotrace.analysis.claims.flow import layer_growth
+
+Floats = NDArray[np.float64]
+
+_SAME_SPEED = 0.05
 
 
 def growing(evidence: Evidence) -> Finding:
@@ -52,10 +57,30 @@ def unit_margins(_: Evidence, end: FinalNetwork) -> Finding:
 
 
 def weight_normalisation(evidence: Evidence) -> Finding:
-    """Remark 4: gamma_k follows equation (3) exactly, under weight normalisation."""
+    """Remark 4: gamma_k follows equation (3), and the dynamics is that of gradient descent where V_k turns as fast too."""
     if evidence.trace.facts.law != "weight-norm":
         return untestable("another optimizer; compare with a weight-norm run of the same recipe")
-    return layer_growth(evidence)
+    growth = layer_growth(evidence)
+    if growth.outcome != "holds" or not evidence.left:
+        return growth
+    first, last = (_speeds(evidence, at_T=at_T) for at_T in (False, True))
+    return judged(
+        bool(np.abs(first - 1).max() < _SAME_SPEED),
+        f"{growth.measured}; V_k turns at (gamma_k/||v_k||)^2 times the speed of gradient descent, {_span(first)} at the "
+        f"start and {_span(last)} at T (1 at the start for optimizer.v_scale 1 alone)",
+        f"{growth.tolerance}, and {_SAME_SPEED:g} of the speed at the start",
+    )
+
+
+def _speeds(evidence: Evidence, *, at_T: bool) -> Floats:
+    """(gamma_k/||v_k||)^2, by which V_k turns faster than under gradient descent, (members with a T, L)."""
+    norms, lengths = evidence.run.every_step("rho_k"), evidence.run.every_step("v_norm")
+    rows = [int(evidence.run.passages[m].T) if at_T else 0 for m in evidence.left]
+    return np.stack([(norms[row, m] / lengths[row, m]) ** 2 for row, m in zip(rows, evidence.left, strict=True)])
+
+
+def _span(values: Floats) -> str:
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (values.min(), values.max())))
 
 
 def fluctuating(evidence: Evidence) -> Finding:
@@ -87,4 +112,4 @@ def small_rho(_: Evidence) -> Finding:
 
 def controlled(_: Evidence) -> Finding:
     """Open question 5."""
-    return untestable("needs rho_k set apart from V_k, which no optimizer here does")
+    return untestable("needs runs with and without `optimizer: {kind: norm-control}` to compare")

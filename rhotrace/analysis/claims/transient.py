@@ -49,7 +49,9 @@ def longer(evidence: Evidence) -> Finding:
 
 def ivanov(_: Evidence) -> Finding:
     """Equation (9)."""
-    return untestable("needs runs under the constraint rho <= C to compare with")
+    return untestable(
+        "needs runs under rho <= C, `optimizer: {kind: norm-control, norms: {kind: ivanov, C: …}}`, to compare with"
+    )
 
 
 def constant_sums(evidence: Evidence) -> Finding:

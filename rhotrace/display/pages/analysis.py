@@ -37,7 +37,8 @@ def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
     yield _end(result)
     if fits and applies:
         yield from _fits(result.transient)
-    yield from _driven(result.transient)
+    if result.summary["optimizer"] != "norm-control":
+        yield from _driven(result.transient)
     if said := in_words(result.stability):
         yield Paragraph(f"At the end, {said}.")
     yield from _audit(result)
@@ -232,9 +233,11 @@ def _audit(result: Analysis) -> Iterator[Block]:
         yield Paragraph(f"not checked: {result.no_audit}")
         return
     step, member, layer = audit.where
+    held = result.summary["optimizer"] == "norm-control"
+    identity = "the norms are held" if held else f"{paper.cite('eq3')}, with its finite-step term"
     verdict = "holds to rounding" if audit.holds else "does NOT hold"
     yield Paragraph(
-        f"discrete step identity ({paper.cite('eq3')}, with its finite-step term): {verdict} in {audit.checked} checks; "
+        f"discrete step identity ({identity}): {verdict} in {audit.checked} checks; "
         f"largest residual {number(audit.residual, 2)} of its largest term (step {step}, member {member}, layer {layer}; "
         f"rounding explains up to {audit.rounding:g})"
     )
