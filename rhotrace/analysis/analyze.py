@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rhotrace.analysis.applicability import inertia_and_decay
 from rhotrace.analysis.plateaus import Plateau
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import summary
@@ -43,6 +44,7 @@ class Analysis:
         stability: sharpness and flips of each member; empty where the run recorded neither.
         audit: of the steps; None where ``no_audit`` says why.
         no_audit: why the steps were not audited.
+        left_out: what the run has and equation (5) has not: momentum, weight decay.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Analysis:
     stability: tuple[Stability, ...]
     audit: Audit | None
     no_audit: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = None) -> Analysis:
@@ -78,6 +81,7 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
         stability=stability(run),
         audit=run.audit,
         no_audit=run.no_audit,
+        left_out=inertia_and_decay(run.trace),
     )
 
 

@@ -75,11 +75,15 @@ def no_step_law(trace: Trace) -> str:
 
 def not_plain(trace: Trace) -> str:
     """Why steps of size lr along the batch's gradient do not describe a run; a formula for such steps does not apply."""
-    found = [name for name in ("momentum", "weight_decay") if name in trace.layout.per_member]
-    found += ["schedule"] if "lr_step" in trace else []
+    found = [*inertia_and_decay(trace), *(["schedule"] if "lr_step" in trace else [])]
     found += ["controlled norms"] if own_norms(trace) else []
     found += ["augmentation"] if trace.recipe["data"].get("augment") else []
-    return f"does not apply: the run has {_some([name.replace('_', ' ') for name in found])}" if found else ""
+    return f"does not apply: the run has {_some(found)}" if found else ""
+
+
+def inertia_and_decay(trace: Trace) -> tuple[str, ...]:
+    """What a run has that equation (5), driven or closed, leaves out of the motion of rho."""
+    return tuple(name.replace("_", " ") for name in ("momentum", "weight_decay") if name in trace.layout.per_member)
 
 
 def broken_assumptions(trace: Trace) -> tuple[str, ...]:

@@ -30,7 +30,16 @@ TARGET = 0.1
 _NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
 _MOST_SEEDS = 100_000
 _MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
-_MAY_DIFFER = ("network.depth", "init.rho_k", "optimizer.lr", "members.", "steps", "record.", "data.root")
+_MAY_DIFFER = (
+    "network.depth",
+    "network.channels",
+    "init.rho_k",
+    "optimizer.lr",
+    "members.",
+    "steps",
+    "record.",
+    "data.root",
+)
 
 
 @dataclass(frozen=True)

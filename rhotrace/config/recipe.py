@@ -25,10 +25,10 @@ from rhotrace.models.losses import LOSSES, Loss, Square
 from rhotrace.models.network import NetworkOptions
 from rhotrace.models.networks import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
-from rhotrace.recording import curvature, quantities
+from rhotrace.recording import curvature, normalisation, quantities, spectra
 from rhotrace.recording.quantity import CADENCES, Cadence
 
-_REGISTERS = (quantities, curvature)  # imported for what they register
+_REGISTERS = (quantities, curvature, spectra, normalisation)  # imported for what they register
 NEVER = "never"  # of a cadence that costs much: the quantities are not recorded
 
 _MOST_MEMBERS = 100_000
@@ -262,6 +262,10 @@ class Recipe(Component):
                 "data.augment",
                 f"optimizer.kind {self.optimizer.kind} has no minibatches here to augment; remove it, or use minibatches",
             )
+        size, least = batch.size if batch else self.data.train, self.network.smallest_batch
+        if size is not None and size < least:
+            where = "optimizer.batch_size" if batch else "data.train"
+            raise fault(where, f"got {size}, expected at least {least}: network.batch_norm normalises over the batch")
         if batch is not None and self.data.train is not None and batch.size > self.data.train:
             raise fault("optimizer.batch_size", f"got {batch.size}, expected at most data.train = {self.data.train}")
         return self

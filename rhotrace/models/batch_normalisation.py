@@ -14,20 +14,23 @@ the scale, and then no degree is claimed. With ||x|| = 1 and small initial weigh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from annotated_types import Ge
 from pydantic import model_validator
 
 from rhotrace.models.component import fault
-from rhotrace.models.network import Block, Mode, NetworkOptions
+from rhotrace.models.network import Block, Mode, Network, NetworkOptions
 
 if TYPE_CHECKING:
     import torch
 
 MOMENTUM = 0.1  # share of a batch in the running statistics
+_VARIANCE = "variance"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class BatchNorm:
         """The running statistics behind a layer."""
         return (
             Block(f"mean{layer}", (units,), role="buffer", degree=None),
-            Block(f"variance{layer}", (units,), role="buffer", degree=None, start=1.0),
+            Block(f"{_VARIANCE}{layer}", (units,), role="buffer", degree=None, start=1.0),
         )
 
     def __call__(
@@ -66,7 +69,7 @@ class BatchNorm:
         Returns:
             Normalised units; one that is constant over the batch becomes 0. New buffers, in mode ``train`` alone.
         """
-        names = f"mean{layer}", f"variance{layer}"
+        names = f"mean{layer}", f"{_VARIANCE}{layer}"
         column = (1, -1, *[1] * (z.dim() - 2))
         if mode == "eval":
             mean, variance = (buffers[name].view(column) for name in names)
@@ -90,6 +93,12 @@ class BatchNorm:
         return safe.where(varies, 1.0).rsqrt().where(varies, 0.0)
 
 
+def of_variances(network: Network, tensors: Sequence[T]) -> list[T]:
+    """The running variances among one tensor for each buffer of a network; none without batch normalisation."""
+    pairs = zip(network.buffers, tensors, strict=True)
+    return [tensor for block, tensor in pairs if block.name.startswith(_VARIANCE)]
+
+
 class BatchNormOptions(NetworkOptions):
     """A network that may have batch normalisation behind each layer but the last.
 
@@ -108,6 +117,11 @@ class BatchNormOptions(NetworkOptions):
                 "batch_norm_epsilon", f"got {self.batch_norm_epsilon:g}, expected it with batch_norm: true alone"
             )
         return self
+
+    @property
+    def smallest_batch(self) -> int:
+        """A normalised sample alone is its own mean, and becomes 0 whatever the weights are."""
+        return 2 if self.batch_norm else 1
 
     @property
     def normalisation(self) -> BatchNorm | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Tensors = tuple[torch.Tensor, ...]
 
+TOGETHER = 2048  # samples in one forward pass of an evaluation; a change may change the last bits of larger sets
+
 T = TypeVar("T")
 Role = Literal["weight", "scale", "shift", "buffer"]
 Mode = Literal["train", "eval"]
@@ -177,8 +179,16 @@ class Network(ABC):
         return self._members(parameters, buffers, x, "eval")
 
     def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
-        """Outputs of all members, (M, C, N), in mode ``eval``."""
-        return self.evaluate(parameters, x, buffers).outputs
+        """Outputs of all members, (M, C, N), in mode ``eval``.
+
+        Of a large set, ``TOGETHER`` samples at a time: memory does not grow with the set, and the outputs stand in its
+        order, so that whatever is summed over them is summed as for a small one.
+        """
+        import torch
+
+        parts = torch.split(x, TOGETHER, dim=-2)
+        each = [self._members(parameters, buffers, part, "eval", keep=False).outputs for part in parts]
+        return torch.cat(each, dim=2) if len(each) > 1 else each[0]
 
     def gradients(
         self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
@@ -190,7 +200,7 @@ class Network(ABC):
         from torch.func import vjp
 
         def outputs_of(own: Tensors) -> tuple[torch.Tensor, Tensors]:
-            applied = self._members(own, buffers, x, "train")
+            applied = self._members(own, buffers, x, "train", keep=False)
             return applied.outputs, self._after(buffers, applied)
 
         # Members do not interact, so pulling back every member's slope gives each its own gradient.
@@ -215,7 +225,7 @@ class Network(ABC):
         from torch.func import vjp
 
         def gradient_of(own: Tensors) -> Tensors:
-            pulled: Any = vjp(lambda W: self._members(W, buffers, x, "eval").outputs, own)
+            pulled: Any = vjp(lambda W: self._members(W, buffers, x, "eval", keep=False).outputs, own)
             outputs, pull = pulled
             found: Tensors = pull(loss.slope(outputs, y.mT))[0]
             return found
@@ -270,30 +280,34 @@ class Network(ABC):
             own, constants = (tuple(tensor[m : m + 1] for tensor in tensors) for tensors in (parameters, buffers))
             yield own, constants, x if x.dim() == 2 else x[m : m + 1], y if y.dim() == 2 else y[m : m + 1]
 
-    def _members(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+    def _members(
+        self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode, *, keep: bool = True
+    ) -> Applied:
+        """``apply`` on all members; without ``keep`` the features, most of the memory, are not returned."""
         if self.one_by_one and x.device.type == "cpu":
-            return self._stacked(parameters, buffers, x, mode)
+            return self._stacked(parameters, buffers, x, mode, keep=keep)
         from torch.func import vmap
 
         def one(own: Tensors, constants: Tensors, samples: torch.Tensor) -> tuple[Any, Any, Any]:
             applied = self._one(own, constants, samples, mode)
-            return applied.outputs, dict(applied.features), dict(applied.buffers)
+            return applied.outputs, dict(applied.features) if keep else {}, dict(applied.buffers)
 
         mapped = vmap(one, in_dims=(0, 0 if buffers else None, None if x.dim() == 2 else 0))
         outputs, features, after = mapped(parameters, buffers, x)
         return Applied(outputs.mT, features, after)
 
-    def _stacked(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode) -> Applied:
+    def _stacked(self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode, *, keep: bool) -> Applied:
         """As ``_members``, one after another; ``unbind``, since indexing would pull back a whole stack each time."""
         import torch
 
         own, constants = (zip(*(t.unbind() for t in tensors), strict=True) for tensors in (parameters, buffers))
         members = len(parameters[0])
         samples = [x] * members if x.dim() == 2 else x.unbind()
-        each = [
-            self._one(W, b, xs, mode)
-            for W, b, xs in zip(own, constants if buffers else [()] * members, samples, strict=True)
-        ]
+        each = []
+        for W, b, xs in zip(own, constants if buffers else [()] * members, samples, strict=True):
+            one = self._one(W, b, xs, mode)
+            each.append(one if keep else Applied(one.outputs, buffers=one.buffers))
+            del one  # a member's features go before the next member's come
         features, after = (
             {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}
             for found in ([one.features for one in each], [one.buffers for one in each])
@@ -334,6 +348,11 @@ class NetworkOptions(Component):
     kind: str
     dtype: Literal["float32", "float64"] = "float32"
     reads_images: ClassVar[bool] = False
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples that a step needs at least."""
+        return 1
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> Network:
         """The network for data of one shape.

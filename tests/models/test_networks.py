@@ -14,7 +14,7 @@ from torch import nn
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError
 from rhotrace.models.losses import Square
-from rhotrace.models.network import Network
+from rhotrace.models.network import TOGETHER, Network
 from rhotrace.models.networks import NETWORKS
 
 IMAGE, MEMBERS, SAMPLES, OUTPUTS = (2, 9, 8), 3, 6, 2
@@ -260,6 +260,28 @@ def test_a_unit_that_is_constant_over_the_batch_becomes_0_with_gradient_0():
 # --- memory ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["conv, batch norm", "mlp, batch norm", "shared"])
+def test_a_large_set_is_evaluated_a_part_at_a_time_and_a_small_one_at_once(kind, monkeypatch):
+    network, parameters, buffers, _, _ = problem(kind)
+    seen, honest = [], type(network).apply
+
+    def counting(self, parameters, buffers, x, mode):
+        seen.append(len(x))
+        return honest(self, parameters, buffers, x, mode)
+
+    monkeypatch.setattr(type(network), "apply", counting)
+    x = torch.as_tensor(np.random.default_rng(4).standard_normal((TOGETHER + 3, int(np.prod(IMAGE)))))
+    large = network.forward(parameters, x, buffers)
+    assert set(seen) == {TOGETHER, 3}
+    together = network.evaluate(parameters, x, buffers).outputs
+    torch.testing.assert_close(large, together, rtol=1e-12, atol=1e-14)
+    seen.clear()
+    small = network.forward(parameters, x[:TOGETHER], buffers)
+    assert set(seen) == {TOGETHER}
+    assert torch.equal(small, network.evaluate(parameters, x[:TOGETHER], buffers).outputs)
+    assert torch.equal(small, large[..., :TOGETHER])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -312,6 +334,17 @@ def test_impossible_options_are_refused_in_the_recipe(text, says):
     with pytest.raises(RecipeError) as refused:
         options(text)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("network", ["{kind: mlp, depth: 2, batch_norm: true}", "{kind: conv, batch_norm: true}"])
+def test_a_normalisation_needs_two_samples(network):
+    alone = "optimizer={kind: sgd, lr: 0.1, batch_size: 1}"
+    with pytest.raises(RecipeError, match=r"optimizer.batch_size: got 1, expected at least 2: network.batch_norm"):
+        options(network, alone)
+    with pytest.raises(RecipeError, match=r"data.train: got 1, expected at least 2: network.batch_norm"):
+        options(network, "data.train=1")
+    options(network, alone, "optimizer.batch_size=2")
+    options(network, alone, "network.batch_norm=false")
 
 
 def test_every_file_of_the_folder_is_registered():

@@ -137,6 +137,29 @@ def test_a_shared_matrix_of_another_degree_is_found(tmp_path, command, monkeypat
     assert "layer 2" in out
 
 
+def test_T_of_convolutional_networks_of_two_depths_is_compared_in_one_command(tmp_path, command):
+    optimizer = "{kind: gd, lr: 0.2}"
+    for depth, channels in {3: [3, 4], 4: [3, 4, 4]}.items():
+        members = "members={seeds: [0, 0], rho_k: [1.5, 2]}"
+        network = f"{{kind: conv, channels: {channels}}}"
+        more = ("init={kind: equal-norms, rho_k: 2}", members, "steps=150")
+        train_recipe(given(network, optimizer, *more), tmp_path / f"L{depth}.h5", device="cpu")
+    code, out, err = command("scaling", tmp_path / "L3.h5", tmp_path / "L4.h5", "--json")
+    assert code == 0, err
+    assert [each["depth"] for each in json.loads(out)["each"]] == [3, 4]
+    code, _, err = command("scaling", tmp_path / "L3.h5", train_other_kernel(tmp_path))
+    assert code == 2
+    assert "network.kernel" in err
+
+
+def train_other_kernel(folder):
+    """A run that differs from L3.h5 in its kernels, which no law of T against rho_k(0) allows for."""
+    network = "{kind: conv, channels: [3, 4], kernel: 5}"
+    more = ("init={kind: equal-norms, rho_k: 3}", "members={seeds: [0]}", "steps=5")
+    train_recipe(given(network, "{kind: gd, lr: 0.2}", *more), folder / "other.h5", device="cpu")
+    return folder / "other.h5"
+
+
 def test_a_network_of_images_refuses_data_without_them(tmp_path, command):
     rng = np.random.default_rng(0)
     arrays = {"x": rng.standard_normal((30, 12)), "y": np.arange(30) % 2}

@@ -39,6 +39,11 @@ def findings(result: Analysis, *, fits: bool) -> Iterator[Block]:
         yield from _fits(result.transient)
     if result.summary["optimizer"] != "norm-control":
         yield from _driven(result.transient)
+    if result.left_out and any(each.driven for each in result.transient.each):
+        yield Paragraph(
+            f"{paper.cite('eq5')} has no {' and no '.join(result.left_out)}, which this run has: its solutions, driven or "
+            "with constant A and B, need not follow the run."
+        )
     if said := in_words(result.stability):
         yield Paragraph(f"At the end, {said}.")
     yield from _audit(result)

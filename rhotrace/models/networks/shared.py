@@ -9,9 +9,10 @@ times: scaling it by c scales g by c^(L - 2). So
 L - 2 times the rate of the other two layers. ``rho_shared^2/(L - 2) - rho_in^2`` is what gradient flow conserves here,
 and one step of descent obeys the step identity with that degree.
 
-What rho means then: ``rho_in rho_shared^(L - 2) rho_out`` is the scale of the outputs. The traced rho is the product of
-the three norms, which is that scale only at L = 3; for deeper networks rho_eq, T and the fluctuation around rho_eq do
-not apply. All norms are stationary where a = q, as in the memo.
+What rho means then: ``rho_in rho_shared^(L - 2) rho_out`` is the scale of the outputs. The traced ``log_rho`` is the plain
+product of the three norms in every run file, so that one name has one meaning, and is that scale only at L = 3. For
+deeper networks rho_eq, T and the fluctuation around rho_eq are therefore not given. The scale itself follows from the
+traced rho_k, and its equilibrium is the scale times a/q. All norms are stationary where a = q, as in the memo.
 """
 
 from __future__ import annotations

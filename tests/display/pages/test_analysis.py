@@ -62,3 +62,20 @@ def test_a_member_without_a_T_is_noted_before_the_tables(train):
     first = next(place for place, block in enumerate(blocks) if isinstance(block, Table))
     noted = [block.text for block in blocks[:first] if isinstance(block, Paragraph) and block.text.startswith("Note: ")]
     assert noted == ["Note: 3 of 3 members without a T (3: never left the transient)."]
+
+
+@pytest.mark.parametrize(
+    ("options", "lacks"),
+    [
+        ("", None),
+        ("weight_decay: 0.01", "no weight decay,"),
+        ("momentum: 0.5, weight_decay: 0.01", "no momentum and no weight decay,"),
+    ],
+)
+def test_what_equation_5_leaves_out_of_a_run_is_said(train, options, lacks):
+    path = train("steps=100", f"optimizer={{kind: gd, lr: 0.1, {options}}}", "record.snapshots=0")
+    with open_trace(path) as trace:
+        result = analyze(trace)
+        words = [b.text for b in findings(result, fits=False) if isinstance(b, Paragraph)]
+    said = [text for text in words if text.startswith("Memo 112, equation (5) has no")]
+    assert [lacks in text for text in said] == ([True] if lacks else [])
