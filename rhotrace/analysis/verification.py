@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis import applicability
 from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.errors import TraceError
@@ -15,6 +16,7 @@ from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
+from rhotrace.theory.step_identity import lost_directions
 
 # Relative differences that other machines' summation orders explain.
 _NORMS = 1e-12
@@ -73,7 +75,10 @@ def _audit(trace: Trace) -> str:
             f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
             f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
         )
-    finite = np.isfinite(run.every_step("rho_k")).min(axis=2)
+    rho_k, law = run.every_step("rho_k"), applicability.law_of(trace)
+    finite = np.isfinite(rho_k).min(axis=2)
+    if law and "v_norm" in law.quantities:
+        finite &= ~lost_directions(rho_k, run.every_step("v_norm"), trace.attributes["dtype"]).any(axis=2)
     sums = trace["batch_a"] + trace["batch_q"] if trace.facts.equilibrium else trace["batch_c"]
     given = np.isfinite(trace["grad_norm"]).min(axis=2) & np.isfinite(sums)
     lost = np.argwhere(finite[:-1] & finite[1:] & ~given[:-1])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rhotrace.cli.analyze import analyze
 from rhotrace.cli.audit import audit
@@ -27,7 +30,33 @@ from rhotrace.cli.train import train
 from rhotrace.cli.watch import watch
 from rhotrace.errors import AlreadySaid, RhoTraceError, out_of_memory
 
+
+class _Commands(TyperGroup):
+    """The commands; what a message about their arguments repeats of them is printable."""
+
+    def make_context(self, *words: Any, **options: Any) -> Any:  # noqa: ANN401 - as the base class has it
+        with _printable_messages():
+            return super().make_context(*words, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as the base class has it
+        with _printable_messages():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_messages() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # typer does not export the class of its messages
+        if isinstance(said := getattr(error, "message", None), str):
+            from rhotrace.display.printable import printable
+
+            error.message = printable(said)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -145,8 +145,13 @@ def _key_lines(node: yaml.Node, path: tuple[str | int, ...], where: str) -> Iter
 
 
 def write(content: Any) -> str:  # noqa: ANN401 - anything YAML holds
-    """YAML that ``read`` reads back unchanged."""
-    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    """YAML that ``read`` reads back unchanged. It is printable: other characters are escaped."""
+
+    def dumped(*, unicode: bool) -> str:
+        return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, width=100))
+
+    text = dumped(unicode=True)
+    return text if text.replace("\n", "").isprintable() else dumped(unicode=False)
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

@@ -66,6 +66,7 @@ class Recorded:
         drive: d_k (a_b - q_b), or -d_k c_b/2, of every step but the last, (n - 1, M, 1 or L).
         eta: learning rate of every step but the last, broadcastable to that shape.
         read: what else the law reads, by name: quantities (n, M, L), and options as ``eta``, zero where the run has none.
+        dtype: of the weights.
     """
 
     rho_k: Floats
@@ -73,6 +74,7 @@ class Recorded:
     drive: Floats
     eta: Floats
     read: Mapping[str, Floats]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,19 @@ def _heavy_ball(run: Recorded) -> Step:
 def _weight_norm(run: Recorded) -> Step:
     square = run.rho_k**2
     grown = (run.rho_k[:-1] + 2 * run.eta / run.rho_k[:-1] * run.drive) ** 2
+    grown = np.where(lost_directions(run.rho_k, run.read["v_norm"], run.dtype)[1:], np.nan, grown)
     flow = np.broadcast_to(4 * run.eta * run.drive, square[1:].shape)
-    return Step(grown, flow, np.zeros_like(square[1:]), np.maximum(square[:-1], square[1:]))
+    # <V, G> is rounded relative to ||G||, which a diverging network makes far larger than the norms.
+    scale = _largest(square[:-1], square[1:], run.eta * run.grad_norm[:-1] * run.rho_k[1:])
+    return Step(grown, flow, np.zeros_like(square[1:]), scale)
+
+
+def lost_directions(rho_k: Floats, v_norm: Floats, dtype: str) -> NDArray[np.bool_]:
+    """Where a diverging network has lost a layer's direction under weight normalisation, (n, M, L).
+
+    ||v||^2 is beyond the largest number of the weights' type there, so that W = gamma v/||v|| = 0, and rho_k is not |gamma|.
+    """
+    return np.asarray((rho_k == 0) & ~(v_norm < np.sqrt(np.finfo(dtype).max)))
 
 
 def _held(run: Recorded) -> Step:
@@ -201,7 +214,7 @@ LAWS: dict[str, StepLaw] = {
             quantities=("velocity_norm", "velocity_along"),
             options=("momentum", "weight_decay"),
         ),
-        StepLaw("weight-norm", _WEIGHT_NORM, "", _weight_norm),
+        StepLaw("weight-norm", _WEIGHT_NORM, "", _weight_norm, quantities=("v_norm",)),
         StepLaw("held", _HELD, "", _held),
     )
 }
@@ -291,7 +304,7 @@ def identity(
     others |= {name: option(given.get(name, none)) for name in law.options}
     with np.errstate(all="ignore"):
         drive = _drive(batch_a, batch_q, degree)
-        step = law.predict(Recorded(rho_k, grad_norm, drive, option(lr), others))
+        step = law.predict(Recorded(rho_k, grad_norm, drive, option(lr), others, dtype))
         return np.abs(rho_k[1:] ** 2 - step.square) / step.scale, step.flow, step.finite
 
 

@@ -291,3 +291,29 @@ def test_a_run_whose_optimizer_has_no_known_law_is_not_checked_and_not_wrong(tra
     assert "the optimizer gd has no known step law" in out
     assert "not checked: the optimizer gd has no known step law" in command("analyze", path)[1]
     assert command("audit", path, "--plot", "audit.svg")[0] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_norm_run_in_which_members_diverge_is_sound(train, dtype):
+    """||v||^2 overflows before rho_k does: W = gamma v/||v|| is then zero, and <V, G> is rounded relative to ||G||."""
+    rates = [0.05, *np.geomspace(0.5, 1000, 11).tolist()]
+    path = train(
+        "optimizer={kind: weight-norm, lr: 1}",
+        f"members={{seeds: {list(range(12))}, lr: {rates}}}",
+        f"network.dtype={dtype}",
+    )
+    with open_trace(path) as trace:
+        v_norm, rho_k = trace["v_norm"], trace["rho_k"]
+        found = {check.name: check for check in verify(trace).checks}
+    overflown = ~(v_norm < np.sqrt(np.finfo(dtype).max))
+    assert (overflown & (rho_k == 0)).any()
+    assert {name: check.outcome for name, check in found.items() if check.outcome == "wrong"} == {}
+
+
+def test_rho_k_of_zero_without_an_overflow_is_wrong(train):
+    path = train("optimizer={kind: weight-norm, lr: 0.05}", "steps=20")
+    with h5py.File(path, "r+") as file:
+        file["rho_k"][11:] = 0.0
+    with open_trace(path) as trace:
+        found = {check.name: check for check in verify(trace).checks}
+    assert "at step 10, " in found["audit of the steps"].says

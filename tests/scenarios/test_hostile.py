@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from damaging import SECONDS, attribute, edit, entry, measured, refusal, restamp
 
+from rhotrace.config import recipe
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.reader import open_trace
 
@@ -367,6 +368,35 @@ def test_control_characters_of_a_file_and_its_name_are_not_sent_to_the_terminal(
         assert ("\\u001b" if options else "\\x1b]0;x\\x07\\x1b[2J\\x9b31m\\x7f") in out
     if options and out:
         assert json.loads(out)
+
+
+def test_control_characters_of_a_recipe_are_escaped_where_it_is_printed(tmp_path, small, command):
+    file = tmp_path / f"r{HOSTILE}.yaml"
+    file.write_text(f"{small}claim: {json.dumps(HOSTILE)}\n", encoding="utf-8")
+    code, out, err = command("recipe", "check", file)
+    assert code == 0
+    assert not OBEYED.findall(out + err)
+    assert recipe.parse(out).claim == HOSTILE  # it is still the same recipe
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("analyze", f"--{HOSTILE}"),
+        ("analyze", "a.h5", HOSTILE),
+        (HOSTILE,),
+        ("recipe", HOSTILE),
+        ("compare", "a.h5", "b.h5", "--align", HOSTILE),
+        ("simulate", "--depth", HOSTILE),
+        ("train", HOSTILE),
+    ],
+    ids=lambda words: words[0] if words[0].isprintable() else "command",
+)
+def test_control_characters_of_an_argument_are_not_repeated(command, words):
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "9b31m" in err  # it is named
+    assert not OBEYED.findall(err)
 
 
 def test_control_characters_of_a_file_are_not_in_reports_and_figures(copies, command):

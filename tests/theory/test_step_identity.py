@@ -24,7 +24,10 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("optimizer", "law"), OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_true_run_passes(train, optimizer, law, dtype):
-    result = audit(*arrays(train(optimizer, f"network.dtype={dtype}")), dtype=dtype, law=LAWS[law])
+    path = train(optimizer, f"network.dtype={dtype}")
+    with open_trace(path) as trace:
+        read = {name: trace[name] for name in LAWS[law].quantities}
+    result = audit(*arrays(path), dtype=dtype, law=LAWS[law], read=read)
     assert result.holds
     assert result.checked == 59 * 3 * 3
 
@@ -94,9 +97,10 @@ def homogeneous(lr: float, steps: int, *, weight_norm: bool):
 @pytest.mark.parametrize("law", ["descent", "weight-norm"])
 def test_a_network_of_other_degrees_obeys_the_law_with_its_degrees_and_no_other(law):
     values = homogeneous(0.05, 40, weight_norm=law == "weight-norm")
-    assert audit(*values, dtype="float64", law=LAWS[law], degree=DEGREE).holds
-    assert not audit(*values, dtype="float64", law=LAWS[law]).holds
-    assert not audit(*values, dtype="float64", law=LAWS[law], degree=DEGREE[::-1]).holds
+    more = {"dtype": "float64", "law": LAWS[law], "read": {"v_norm": values[0]}}
+    assert audit(*values, degree=DEGREE, **more).holds
+    assert not audit(*values, **more).holds
+    assert not audit(*values, degree=DEGREE[::-1], **more).holds
 
 
 def test_ones_for_degrees_change_no_bit(train):

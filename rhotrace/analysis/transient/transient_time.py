@@ -226,12 +226,14 @@ def _driven(series: Series, theta: float) -> Driven | None:
     if not np.isfinite(solved).all():
         return None
     off = solved - series.log_rho
-    with np.errstate(over="ignore"):
-        ratio = series.rho_eq_over_rho * np.exp(-off)
-    row, _ = first_lasting((ratio > 0) & (ratio <= 1 / theta), series.steps)
+    largest = float(np.abs(off).max())
+    if not np.isfinite(largest):
+        return None
     with np.errstate(invalid="ignore", divide="ignore"):
-        T = _interpolated(series.steps, np.log(ratio), row, -np.log(theta)) if row > 0 else np.nan
-    rms, largest = float(np.sqrt(np.mean(off**2))), float(np.abs(off).max())
+        distance = np.log(series.rho_eq_over_rho) - off + np.log(theta)  # zero at T; rho itself may overflow
+    row, _ = first_lasting((series.rho_eq_over_rho > 0) & (distance <= 0), series.steps)
+    T = _interpolated(series.steps, distance, row, 0.0) if row > 0 else np.nan
+    rms = largest * float(np.sqrt(np.mean((off / largest) ** 2))) if largest else 0.0
     return Driven(rms, largest, float(np.ptp(series.log_rho)), T)
 
 

@@ -156,6 +156,20 @@ def test_constants_beside_a_run_are_refused(command, train, words):
     assert f"got constants beside --from {run}" in error
 
 
+def test_a_step_without_an_equilibrium_is_refused_with_the_nearest_that_has_one(command, train):
+    run = train("members.seeds=8", "steps=60")
+    with open_trace(run) as trace:
+        a = trace["a"]
+    member = int(np.flatnonzero((a[0] < 0) & (a[-1] > 0))[0])
+    first = int(np.flatnonzero(a[:, member] > 0)[0])
+    where = ("simulate", "--from", run, "--member", str(member))
+    code, out, error = command(*where, "--step", "0")
+    assert (code, out) == (2, "")
+    assert f"a = {a[0, member]:.3g} and q = " in error
+    assert error.endswith(f" at step 0: no equilibrium there; --step {first} has one\n")
+    assert command(*where, "--step", str(first))[0] == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -205,3 +205,15 @@ def test_members_pool_by_label_and_those_without_T_are_counted():
     assert (first.members, first.left, second.members, second.left) == (3, 2, 1, 0)
     assert first.T.value == pytest.approx(200)
     assert np.isnan(second.T.value)
+
+
+def test_equation_5_of_a_run_that_diverges_is_integrated_without_overflow():
+    """The last finite sums of a float64 run may be beyond 1e154, where their square is infinite."""
+    rows = 40
+    q = np.ones(rows)
+    q[-1] = 1e200
+    series = ratio_series(np.full(rows, 0.5), q=q, a=0.5 * q)
+    driven = transient.measure(0, series).driven
+    assert driven is not None
+    assert 1e190 < driven.largest < np.inf
+    assert driven.rms == pytest.approx(driven.largest / rows**0.5, rel=1e-6)
