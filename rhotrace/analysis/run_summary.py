@@ -14,7 +14,7 @@ from rhotrace.runfile.run_lock import is_locked
 def summary(trace: Trace) -> dict[str, Any]:
     """What was run, in the words of ``rhotrace info``."""
     recipe, attributes = trace.recipe, trace.attributes
-    planned = int(recipe["steps"])
+    planned = recipe["steps"]  # None of a recording, whose end is not planned
     state = str(attributes.get("ended", "finished"))
     if not trace.complete:
         state = "training now" if is_locked(trace.path) else "interrupted"
@@ -25,7 +25,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     return {
         "state": state,
         "steps": trace.steps,
-        "planned_steps": planned,
+        "planned_steps": None if planned is None else int(planned),
         "members": trace.members,
         "depth": trace.depth,
         "width": recipe["network"].get("width"),

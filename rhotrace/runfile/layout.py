@@ -73,6 +73,7 @@ class Layout:
         per_member: symbol in tables of each array of length M except the seeds, by name.
         facts: see ``Facts``.
         lists: the lists of whole numbers, such as the indices of the samples, by name.
+        open_ended: the number of steps is not planned; ``steps`` is how many the file has room for.
         version: format version of the file.
     """
 
@@ -88,6 +89,7 @@ class Layout:
     per_member: Mapping[str, str]
     facts: Facts
     lists: Mapping[str, IndexList] = field(default_factory=dict)
+    open_ended: bool = False
     version: int = FORMAT_VERSION
 
     @property
@@ -153,6 +155,8 @@ class Layout:
                 state=self.state,
             )
         content = {name: value for name, value in asdict(self).items() if name not in ("members", "version", "dtype")}
+        if not self.open_ended:  # what a recipe's file does not say, as in the versions before
+            del content["open_ended"]
         return {"dtype": self.dtype, "layout": json.dumps(content)}
 
     @staticmethod
@@ -194,6 +198,7 @@ class Layout:
             per_member=stored.per_member,
             facts=Facts(**stored.facts.model_dump()),
             lists={name: IndexList(**stated.model_dump()) for name, stated in stored.lists.items()},
+            open_ended=stored.open_ended,
             version=version,
         )
 

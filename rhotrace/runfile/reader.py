@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from rhotrace.config.recipe import Recipe
 
 Array = NDArray[Any]
+NO_RECIPE = (
+    "recorded in a training loop of your own, so there is no recipe to build its network or its data from; that loop "
+    "resumes it, with rhotrace.record(..., resume=STEP)"
+)
 
 
 class Attributes(dict[str, Any]):
@@ -131,14 +135,33 @@ class Trace:
             raise TraceError(f"{self.path}: a damaged run file: the attribute recipe_json is not a valid recipe")
         return content
 
+    @cached_property
+    def own_loop(self) -> dict[str, Any]:
+        """What ``rhotrace.record`` found out about a training loop of the user's own; empty for a run of a recipe.
+
+        Such a file has a description of the training in place of a recipe, in the same sections.
+
+        Raises:
+            TraceError: the attribute is damaged.
+        """
+        try:
+            content = json.loads(self.attributes.get("own_loop", "{}"))
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise TraceError(f"{self.path}: a damaged run file: the attribute own_loop is not a description")
+        return content
+
     def validated_recipe(self) -> Recipe:
         """The recipe with its components, validated by this version.
 
         Raises:
-            TraceError: it names a component or an option that is not registered here.
+            TraceError: it names a component or an option that is not registered here, or the run has no recipe.
         """
         from rhotrace.config.recipe import Recipe, parse
 
+        if self.own_loop:
+            raise TraceError(f"{self.path}: {NO_RECIPE}")
         try:
             return Recipe.model_validate(self.recipe)
         except ValueError:

@@ -45,6 +45,9 @@ def seal(path: Path, attributes: Mapping[str, AttributeValue], *, keep_state: bo
             refuse_damaged_description(live)
             refuse_damaged_steps(live)
             described = {**live.attributes, "status": "complete", **attributes}
+            if live.layout.open_ended:  # the steps that were taken are now the run's
+                taken = live.snapshot_steps()
+                described |= dataclasses.replace(live.layout, steps=live.steps, snapshots=taken).attributes()
             if live.sessions:
                 described["sessions"] = "\n".join(json.dumps(session) for session in live.sessions)
             with new_hdf5(scratch) as sealed:

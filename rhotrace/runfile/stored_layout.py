@@ -81,6 +81,7 @@ class StoredLayout(_Strict):
     per_member: dict[Name, Words]
     facts: _StoredFacts
     lists: Annotated[dict[Name, _StoredList], MaxLen(100)] = {}
+    open_ended: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredLayout:

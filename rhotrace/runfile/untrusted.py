@@ -37,7 +37,7 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("format_version", "samples", "samples_test", "outputs"), int),
     **dict.fromkeys(("status", "ended", "sessions", "recipe", "recipe_json", "recipe_digest", "dtype", "device"), str),
     **dict.fromkeys(("data_classes", "data_digest", "planned_steps", "planned_snapshots", "strides"), str),
-    **dict.fromkeys(("layer_shapes", "state_shapes", "layout"), str),
+    **dict.fromkeys(("layer_shapes", "state_shapes", "layout", "own_loop"), str),
     "wall_seconds": float,
 }
 _SEEDS = ("seed", "batch_seed")

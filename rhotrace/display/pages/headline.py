@@ -23,10 +23,11 @@ def headline(summary: dict[str, Any]) -> str:
         if value is not None and (name != "sampling" or optimizer["batch_size"])
     )
     noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
-    width = "" if summary["depth"] == 1 else f", width {summary['width']}"
+    width = "" if summary["depth"] == 1 or summary["width"] is None else f", width {summary['width']}"
     loss = "" if summary["loss"] == "square" else f"{summary['loss']} loss, "
+    planned = "" if summary["planned_steps"] is None else f" of {summary['planned_steps']}"
     return (
-        f"{summary['state']}: {summary['steps']} of {summary['planned_steps']} steps, "
+        f"{summary['state']}: {summary['steps']}{planned} steps, "
         f"{count(summary['members'], 'member')}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
         f"L = {summary['depth']}{width}, {summary['dtype']}; {loss}{summary['optimizer']}, {options}; "
         f"{summary['dataset']} {summary['classes']}, N = {summary['samples']}{noise}"

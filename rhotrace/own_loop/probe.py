@@ -1,0 +1,185 @@
+"""What one step of a training is measured by: its weights before and after, its gradients and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhotrace.errors import RhoTraceError
+from rhotrace.own_loop.homogeneity import outputs_of
+from rhotrace.own_loop.measures import BATCH, FULL, TEST, LayerNorms, Seen, Sums, evaluation
+from rhotrace.own_loop.module_blocks import ModuleBlock, tensors_of
+from rhotrace.own_loop.optimizers import groups_of
+from rhotrace.own_loop.samples import Samples, as_targets
+from rhotrace.own_loop.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    Pieces = dict[str, torch.Tensor]
+
+
+class Probe:
+    """Measures the steps of a module; all results are (width,) tensors in float64 on its device.
+
+    Args:
+        model: a plain module.
+        blocks: of it.
+        settings: what is recorded.
+    """
+
+    def __init__(self, model: torch.nn.Module, blocks: tuple[ModuleBlock, ...], settings: Settings) -> None:
+        self._model, self._blocks, self._settings = model, blocks, settings
+        pairs = zip(blocks, tensors_of(model, blocks), strict=True)
+        self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
+        self._norms = LayerNorms(self.layers)
+        self._weights = self._norms.tensors
+        self.device = self._weights[0].device
+        self._before: list[torch.Tensor] = []
+        self._zeros: dict[int, torch.Tensor] = {}
+        loss = settings.loss
+        self._of_batch = Sums(BATCH, loss) if loss else None
+        self._of_full = Sums(FULL, loss) if loss else None
+        self._of_test = Sums(TEST, loss) if loss else None
+        modes = any(b.block.role == "buffer" for b in blocks) or any(_has_modes(m) for m in model.modules())
+        # Outputs of a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
+        self._same = settings.full_batch and not modes
+        self.evaluates = settings.data is not None and loss is not None and not self._same
+        self.heavy_ball = False  # the velocity is measured too
+        self.outputs, self.output_dtype = 0, ""
+
+    # --- before the update --------------------------------------------------------------------------------------
+
+    def before(self, optimizers: Sequence[torch.optim.Optimizer]) -> Pieces:
+        """Norms of weights and gradients, and of the velocity where that is measured."""
+        import torch
+
+        with torch.no_grad():
+            weights = self._weights
+            found = {"rho_k": self._norms(weights)}
+            if self._settings.gradients:
+                found["grad_norm"] = self._gradient_norms(optimizers)
+            if self.heavy_ball:
+                velocity = self._velocity(optimizers[0])
+                found["velocity_norm"] = self._norms(velocity)
+                found["velocity_along"] = self._along(velocity)
+            if self._settings.updates:
+                if not self._before:
+                    self._before = [W.detach().clone() for W in weights]
+                else:
+                    torch._foreach_copy_(self._before, weights)
+            return found
+
+    def _gradient_norms(self, optimizers: Sequence[torch.optim.Optimizer]) -> torch.Tensor:
+        gradients = [W.grad for W in self._weights]
+        if any(G is None or G.is_sparse for G in gradients):
+            gradients = [self._dense(k, G) for k, G in enumerate(gradients)]
+        norms = self._norms([G for G in gradients if G is not None])
+        for one in optimizers:  # a fused optimizer unscales in its own kernel
+            if getattr(one, "grad_scale", None) is not None:
+                scale: torch.Tensor = one.grad_scale  # type: ignore[attr-defined]
+                return norms / scale.double()
+        return norms
+
+    def _dense(self, number: int, gradient: torch.Tensor | None) -> torch.Tensor:
+        if gradient is not None:
+            return gradient.to_dense() if gradient.is_sparse else gradient
+        if number not in self._zeros:
+            self._zeros[number] = self._weights[number].detach().new_zeros(self._weights[number].shape)
+        return self._zeros[number]
+
+    def _velocity(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+        found = [optimizer.state.get(W, {}).get("momentum_buffer") for W in self._weights]
+        return [self._dense(k, u) for k, u in enumerate(found)]
+
+    def _along(self, velocity: Sequence[torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        each = iter([(W.double() * u.double()).sum() for W, u in zip(self._weights, velocity, strict=True)])
+        return torch.stack([sum(next(each) for _ in layer) for layer in self.layers])  # type: ignore[misc]
+
+    def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
+        """Learning rate of each layer; 0 of one that is not trained."""
+        homes = groups_of(optimizers, self.layers)
+        return [float(home[1]["lr"]) if home else 0.0 for home in homes]
+
+    def blocks(self) -> list[NDArray[Any]]:
+        """The blocks as a snapshot contains them, (1, out, fan_in) each."""
+        kind = "f8" if next(self._model.parameters()).dtype.itemsize == 8 else "f4"
+        found = []
+        for each, tensors in zip(self._blocks, tensors_of(self._model, self._blocks), strict=True):
+            flat = np.concatenate([t.detach().cpu().double().numpy().reshape(-1) for t in tensors])
+            found.append(flat.astype(kind).reshape(1, *each.block.matrix))
+        return found
+
+    # --- on sets of samples -------------------------------------------------------------------------------------
+
+    def full(self) -> Pieces:
+        """The sums over the training set."""
+        return self._evaluated(self._settings.data, self._of_full, "full")
+
+    def test(self) -> Pieces:
+        """The sums over the test set."""
+        return self._evaluated(self._settings.test, self._of_test, "test")
+
+    def _evaluated(self, samples: Samples | None, sums: Sums | None, name: str) -> Pieces:
+        if samples is None or sums is None or self._settings.loss is None:
+            return {}
+        outputs, targets = samples.evaluate(self._model, self._settings.loss, self.device)
+        seen = evaluation(outputs, targets, self._settings.loss)
+        self.outputs = outputs.shape[1]
+        return sums.named(Seen(full=seen) if name == "full" else Seen(test=seen))
+
+    # --- after the update ---------------------------------------------------------------------------------------
+
+    def after(self, batch: Sequence[tuple[Any, torch.Tensor]]) -> Pieces:
+        """The norm of the update, and the sums over the outputs of the step's batch.
+
+        Args:
+            batch: outputs and targets of each part of the batch; empty where they were not given.
+        """
+        import torch
+
+        with torch.no_grad():
+            found: Pieces = {}
+            if self._settings.updates:
+                found["update_norm"] = self._norms(list(torch._foreach_sub(self._weights, self._before)))
+            if batch and self._settings.loss:
+                found |= self._of_outputs(batch)
+            return found
+
+    def _of_outputs(self, batch: Sequence[tuple[Any, torch.Tensor]]) -> Pieces:
+        import torch
+
+        loss, data = self._settings.loss, self._settings.data
+        assert loss is not None  # noqa: S101 - ``after`` asks
+        assert self._of_batch is not None  # noqa: S101
+        each = [outputs_of(outputs).detach() for outputs, _ in batch]
+        targets = [as_targets(y, g.shape[1], loss) for g, (_, y) in zip(each, batch, strict=True)]
+        if not self.output_dtype:
+            self.outputs, self.output_dtype = each[0].shape[1], str(each[0].dtype).removeprefix("torch.")
+        outputs, wanted = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (each, targets))
+        if outputs.shape[0] != wanted.shape[0]:
+            raise RhoTraceError(
+                f"trace.step: got outputs of {outputs.shape[0]} samples and targets of {wanted.shape[0]}, expected as many"
+            )
+        seen = evaluation(outputs, wanted, loss)
+        found = self._of_batch.named(Seen(batch=seen))
+        if self._settings.full_batch and data is not None and data.size not in (None, outputs.shape[0]):
+            raise RhoTraceError(
+                f"trace.step: got outputs of {outputs.shape[0]} samples, expected the {data.size} of data=..., since "
+                "full_batch is set; leave full_batch out for minibatches"
+            )
+        if not self._same:
+            return {**found, "batch_loss": seen.loss}
+        assert self._of_full is not None  # noqa: S101
+        return {**found, **self._of_full.named(Seen(full=seen))}
+
+
+def _has_modes(module: torch.nn.Module) -> bool:
+    from torch.nn.modules.dropout import _DropoutNd
+
+    return isinstance(module, _DropoutNd) and module.p > 0
