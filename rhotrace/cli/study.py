@@ -36,7 +36,7 @@ study_app = typer.Typer(
 def study_list(as_json: AsJson = False) -> None:
     """List the studies that come with RhoTrace."""
     from rhotrace.display.blocks import Data, table
-    from rhotrace.studies.study import shipped
+    from rhotrace.studies.catalogue import shipped
 
     found = shipped().values()
     data = [{"name": s.name, "question": s.question, "source": s.source, "scales": list(s.trainings)} for s in found]
@@ -84,7 +84,7 @@ def study_run(
 
     from rhotrace.display.html.report import refuse_to_replace
     from rhotrace.studies import run as studies
-    from rhotrace.studies.study import find
+    from rhotrace.studies.catalogue import find
 
     page = output or Path("studies.html")
     refuse_to_replace(page, force=force)

@@ -18,7 +18,8 @@ from rhotrace.display.html.report import write_page as write_text
 from rhotrace.errors import RhoTraceError
 from rhotrace.runfile.provenance import now, session, versions
 from rhotrace.runfile.reader import open_trace
-from rhotrace.studies.study import SCALES, Answer, Study, Training, find, recipe_file
+from rhotrace.studies.catalogue import find, recipe_file
+from rhotrace.studies.study import Answer, Study, Training
 from rhotrace.theory import paper
 from rhotrace.training.resume import changes
 
@@ -55,9 +56,7 @@ def answered(
         RhoTraceError: the study has no such scale, or a run file of another recipe is in the way.
     """
     if scale not in study.trainings:
-        raise RhoTraceError(
-            f"{study.name}: got scale {scale}, expected {' or '.join(s for s in SCALES if s in study.trainings)}"
-        )
+        raise RhoTraceError(f"{study.name}: got scale {scale}, expected {' or '.join(study.trainings)}")
     paths, commands = {}, []
     for training in study.trainings[scale]:
         source, path = recipe_file(training, file), folder / f"{training.name}.h5"
