@@ -27,6 +27,7 @@ from rhotrace.runfile.layout import (
     list_columns,
     time_axis,
 )
+from rhotrace.runfile.live_checksums import damaged_block, damaged_snapshots, sessions_are_whole, written_blocks
 from rhotrace.runfile.reader import Trace, whole_commits
 from rhotrace.runfile.untrusted import DAMAGE, first_line
 
@@ -135,7 +136,7 @@ def _commit(trace: Trace) -> str:
         raise Wrong(
             f"one of the two commit records is damaged; according to the other, {trace.steps} steps are committed"
         )
-    ends = {0: 0, **{block.last: number for number, block in enumerate(trace.blocks(), 1)}}
+    ends = {0: 0, **{block.last: number for number, block in enumerate(written_blocks(trace), 1)}}
     for commit in commits:
         if ends.get(commit.steps) != commit.blocks:
             raise Wrong(
@@ -209,13 +210,13 @@ def _checksums(trace: Trace) -> str:
 
 
 def _live_checksums(trace: Trace) -> str:
-    block = trace.damaged_block()
+    block = damaged_block(trace)
     if block:
         raise Wrong(f"steps {block.first} to {block.last - 1} are not as they were written: their CRC-32 differs")
-    damaged = trace.damaged_snapshots()
+    damaged = damaged_snapshots(trace)
     if damaged:
         raise Wrong(f"the weights at step {damaged[0]} are not as they were written: their CRC-32 differs")
-    if not trace.sessions_are_whole:
+    if not sessions_are_whole(trace):
         raise Wrong("the list of sessions is not as it was written")
     if not any(_newest_state_is_whole(trace) for _ in range(_TRIES)):
         raise Wrong("the optimizer's state after the newest commit is not as it was written: its CRC-32 differs")

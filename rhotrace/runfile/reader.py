@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rhotrace.errors import RecipeError, TraceError, nearest_file
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import begins_as_hdf5, open_cut_short, open_hdf5
-from rhotrace.runfile.layout import Commit, Layout, WrittenBlock, checksum, dimension_sizes, time_axis
+from rhotrace.runfile.layout import Commit, Layout, dimension_sizes, time_axis
 from rhotrace.runfile.untrusted import (
     DAMAGE,
     check,
@@ -339,7 +339,7 @@ class Trace:
         if step not in (there := self.snapshot_steps()):
             steps = ", ".join(map(str, there)) or "none"
             raise TraceError(f"{self.path}: no snapshot at step {step}; there are snapshots at steps {steps}")
-        number = self._slot(step)
+        number = self.snapshot_slot(step)
         with self._guard(f"weights at step {step}"):
             return [self._tensor(f"weights/{block.name}", number, block.matrix) for block in self.layout.blocks]
 
@@ -349,7 +349,8 @@ class Trace:
             raise ValueError(f"{name} is {dataset.dtype} of shape {dataset.shape}, expected {expected} in each row")
         return np.asarray(dataset[number])
 
-    def _slot(self, step: int) -> int:
+    def snapshot_slot(self, step: int) -> int:
+        """Row of a snapshot in the datasets of the weights."""
         with self._guard("weights/snapshot_step"):
             return list(self.rows("weights/snapshot_step", slice(None))).index(step)
 
@@ -413,53 +414,6 @@ class Trace:
                 if isinstance(session, dict) and {"from_step", "started", "host"} <= set(session):
                     found.append(session)
         return found
-
-    @property
-    def sessions_are_whole(self) -> bool:
-        """Whether the list of sessions in a live file is that of the newest commit, perhaps with more lines."""
-        content = bytes(self.checkpoint("sessions"))
-        known = next((commit.sessions for commit in whole_commits(self)), None)
-        if known and zlib.crc32(content[: known[0]]) != known[1]:
-            return False
-        text = content.rstrip(b"\0").decode("latin-1")
-        return all(line.startswith("{") and line.isascii() and line.isprintable() for line in text.split("\n") if line)
-
-    def blocks(self) -> list[WrittenBlock]:
-        """The blocks of a live file in order, committed or not, as far as the list makes sense."""
-        found: list[WrittenBlock] = []
-        first = 0
-        for last, crc in self.checkpoint("blocks"):
-            if not first < last <= self.layout.steps:
-                break
-            found.append(WrittenBlock(first, int(last), int(crc)))
-            first = int(last)
-        return found
-
-    def block_is_whole(self, block: WrittenBlock) -> bool:
-        """Whether the rows of a live file's block match the checksum they were written with."""
-        layout = self.layout
-        rows = (self.rows(q.name, layout.span(q.cadence, block.first, block.last)) for q in layout.quantities)
-        return checksum(rows) == block.crc
-
-    @property
-    def blocks_are_whole(self) -> bool:
-        """Whether the list of blocks of a live file ends where its newest commit says."""
-        newest = next(iter(whole_commits(self)), None)
-        ends = {0: 0, **{block.last: number for number, block in enumerate(self.blocks(), 1)}}
-        return newest is None or ends.get(newest.steps) == newest.blocks
-
-    def damaged_block(self) -> WrittenBlock | None:
-        """The first committed block of a live file that is not as it was written."""
-        return next((b for b in self.blocks() if b.last <= self.steps and not self.block_is_whole(b)), None)
-
-    def snapshot_is_whole(self, step: int) -> bool:
-        """Whether a snapshot in a live file matches the checksum it was written with."""
-        slot, crc = self._slot(step), self.checkpoint("snapshot_crc")
-        return slot < len(crc) and bool(checksum(self.snapshot(step)) == crc[slot])
-
-    def damaged_snapshots(self) -> list[int]:
-        """Steps of the snapshots of a live file that are not as they were written."""
-        return [step for step in self.snapshot_steps() if not self.snapshot_is_whole(step)]
 
     def __enter__(self) -> Trace:
         return self

@@ -19,6 +19,7 @@ from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.integrity import is_whole
 from rhotrace.runfile.layout import SLAB_BYTES, attributes_digest, checksum, fixed_axes, fixed_digest
+from rhotrace.runfile.live_checksums import block_is_whole, snapshot_is_whole, written_blocks
 from rhotrace.runfile.reader import Trace, open_trace, whole_commits
 from rhotrace.runfile.sealing import seal
 from rhotrace.runfile.untrusted import DAMAGE
@@ -73,7 +74,7 @@ def repair(path: Path, target: Path) -> Repair:
         if not steps:
             raise TraceError(f"{path}: nothing can be saved: not even its first steps are intact")
         planned = trace.layout.snapshots
-        whole = trace.snapshot if trace.complete else trace.snapshot_is_whole
+        whole = trace.snapshot if trace.complete else partial(snapshot_is_whole, trace)
         snapshots = [s for s in planned if s <= steps and _readable(partial(whole, s))]
         lost = sum(s not in snapshots for s in trace.due_snapshots)
         state = _sound_state(trace, steps)
@@ -152,8 +153,8 @@ def _sound_steps(trace: Trace) -> int:
     """Length of the longest beginning of the run in which every quantity reads as it was written."""
     if not trace.complete:
         sound = 0
-        for block in trace.blocks():
-            if not _readable(partial(trace.block_is_whole, block)):
+        for block in written_blocks(trace):
+            if not _readable(partial(block_is_whole, trace, block)):
                 break
             sound = block.last
         return sound

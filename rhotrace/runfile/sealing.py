@@ -21,6 +21,7 @@ from rhotrace.errors import TraceError
 from rhotrace.runfile.hdf5_io import new_hdf5, sync_folder
 from rhotrace.runfile.integrity import TAKEN_OVER, examine
 from rhotrace.runfile.layout import SLAB_BYTES, Column, Layout, attributes_digest, columns, dimension_sizes, time_axis
+from rhotrace.runfile.live_checksums import blocks_are_whole, damaged_block, damaged_snapshots, sessions_are_whole
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.writer import AttributeValue, add, add_fixed, attach_scales, reason
 
@@ -79,13 +80,13 @@ def refuse_damaged_steps(live: Trace) -> None:
     """Raises TraceError where steps, weights or sessions of a live file are not as they were written."""
     if live.complete:  # HDF5 checks them as it reads them
         return
-    if not live.sessions_are_whole:
+    if not sessions_are_whole(live):
         what = "the list of its sessions is"
-    elif not live.blocks_are_whole:
+    elif not blocks_are_whole(live):
         what = "the list of its blocks is"
-    elif block := live.damaged_block():
+    elif block := damaged_block(live):
         what = f"steps {block.first} to {block.last - 1} are"
-    elif damaged := live.damaged_snapshots():
+    elif damaged := damaged_snapshots(live):
         what = f"the weights at step {damaged[0]} are"
     else:
         return

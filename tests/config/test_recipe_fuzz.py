@@ -204,7 +204,8 @@ def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data
     )
     decides = {}
     normalised = parse(small, ["network={kind: mlp, depth: 3, width: 8, batch_norm: true}"])
-    for recipe in (read, scaled, changed, normalised):
+    slower = parse(small, ["optimizer={kind: weight-norm, lr: 0.05}", "members={seeds: 3, v_scale: [1.0, 2.0, 3.0]}"])
+    for recipe in (read, scaled, changed, normalised, slower):
         for path in (path for path in leaves(recipe.model_dump()) if path[-1] != "kind"):
             found = neighbours(recipe, path, ([5, 6, 7], [1.5, 2.5, 3.5], [0.1, 0.2, 0.3], {"crop": 1}, "x"))
             decides[path] = decides.get(path, False) or any(other.digest != recipe.digest for other in found)

@@ -14,6 +14,7 @@ from run_files import MEMBERS, PER_MEMBER, STEPS, flip, live_layout, values, wei
 from rhotrace.errors import TraceError
 from rhotrace.runfile import writer as trace_writer
 from rhotrace.runfile.layout import columns
+from rhotrace.runfile.live_checksums import damaged_block
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.sealing import seal
 
@@ -212,7 +213,7 @@ def test_values_that_do_not_fit_are_refused_and_change_no_byte_but_their_own(liv
     assert within[changed].all()  # HDF5's own bytes are as they were
     with open_trace(writer.path) as trace:
         assert trace.steps == 7
-        assert trace.damaged_block() is None
+        assert damaged_block(trace) is None
 
 
 def test_weights_of_another_network_are_refused(live):

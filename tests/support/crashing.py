@@ -29,6 +29,7 @@ import pytest
 from rhotrace.config import recipe
 from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.models.datasets import Dataset
+from rhotrace.runfile.live_checksums import damaged_block, written_blocks
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.theory.step_identity import LAWS, audit
 from rhotrace.training import train as training
@@ -453,8 +454,8 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
         if not checked or not checked.holds:
             found.append(f"the step identity is violated: {checked}")
     if not trace.complete:
-        found += [f"{block}" for block in [trace.damaged_block()] if block]
-        if trace.steps not in {0, *(block.last for block in trace.blocks())}:
+        found += [f"{block}" for block in [damaged_block(trace)] if block]
+        if trace.steps not in {0, *(block.last for block in written_blocks(trace))}:
             found.append(f"no block ends at step {trace.steps}")
         found += [f"the weights at step {step}" for step in trace.damaged_snapshots()]
     return found
