@@ -49,7 +49,8 @@ def test_h5py_alone_reads_plain_arrays(runs, kind):
 @pytest.mark.parametrize("kind", ["gd", "sgd", "weight-norm"])
 def test_the_file_holds_the_quantities_table_and_nothing_else(runs, kind):
     others = {"batch_c", "log_margin", "velocity_norm", "velocity_along", "lr_step"}  # of other losses and options
-    others |= {"sharpness", "activation_flips"}  # only where a recipe asks
+    others |= {"log_rho_bn"}  # of batch-normalised networks
+    others |= {q.name for q in QUANTITIES.values() if q.cadence not in ("step", "full", "test")}  # where a recipe asks
     expected = set(QUANTITIES) - others - ({"v_norm"} if kind != "weight-norm" else set())
     axes = {"step", "member", "layer", "quantile", "test_step"} | ({"full_step"} if kind == "sgd" else set())
     with h5py.File(runs[kind]) as file:
