@@ -23,7 +23,9 @@ def compare(
     window: Annotated[
         str | None,
         typer.Option(
-            help="First and last step (or time) of the window; found by default.", metavar="A:B", show_default=False
+            help="First and last step (or time) of the window, the same for all runs; found by default.",
+            metavar="A:B",
+            show_default=False,
         ),
     ] = None,
     theta: Theta = 0.5,
@@ -31,7 +33,9 @@ def compare(
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the fluctuation of rho around rho_eq in runs on the same data.
+    """Compare the fluctuation of rho around rho_eq in runs on the same data, in one window.
+
+    The window is the earliest that all runs have and in which no member of any run has a trend; --window chooses another.
 
     First table, of delta = log(rho/rho_eq) after the transient; brackets are 95 % intervals over members (of one member, over time).
     T: first step from which rho stays at or above theta rho_eq.
@@ -40,14 +44,17 @@ def compare(
     tau: integrated autocorrelation time, the median over members.
     independent: effective sample size, the median over members.
 
-    Second table.
+    Second table: the ratio by other choices, of the window (the last part of the steps that all runs have after T) and of
+    what is taken from delta (its mean, a line, a cubic, or its running mean over a tenth of the window).
+
+    Third table.
     log rho, log rho_eq: their fluctuations.
     corr.: correlation between them at the same step.
     lag: delay of log rho behind log rho_eq at which they agree most.
     jump: standard deviation of the change of delta from one evaluation to the next.
     over V at rest: fluctuation over that of the memo's equation with the directions frozen.
 
-    With --predict, the network linearised at its snapshots.
+    With --predict, the network linearised at its snapshots. The prediction starts anew at each snapshot.
     linearised: fluctuation predicted under freshly drawn batches, over that measured on the same stretches.
     follows: correlation of the prediction with the run, step by step, under the run's own batches.
     sharpness: lr times the largest curvature of the linearised loss at the last snapshot, unstable from near 2.

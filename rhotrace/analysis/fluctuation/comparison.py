@@ -6,15 +6,17 @@ CBMM Memo 112, remark 5: equation (6) is a critical point under GD but not under
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
 
 from rhotrace.analysis.fluctuation.noise_scale_exponent import Exponent, Point, exponents
-from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine
+from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine, transient_of, unit_of
+from rhotrace.analysis.fluctuation.one_series import FEWEST, SHARES, TRENDS, settled_from
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import comparable_recipes
 from rhotrace.config.recipe import differences
@@ -28,6 +30,21 @@ Sides = dict[tuple[str, str], Side]  # of one run, by start, and by all that its
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The ratio of two runs' fluctuations by one choice of window, and of the trend that is taken from delta.
+
+    Attributes:
+        share: of the steps that both have after T, where the window starts.
+        trend: what is taken from delta: its mean, a line, a cubic, or its running mean over a tenth of the window.
+        ratio: over members, as in ``Contrast``.
+    """
+
+    share: float
+    trend: str
+    ratio: Interval
+
+
+@dataclass(frozen=True)
 class Contrast:
     """One run over another, by their letters.
 
@@ -37,9 +54,11 @@ class Contrast:
         ratio: of their fluctuations, ``run`` over ``base``.
         paired: number of seeds over which the ratio is paired; 0 where it is not.
         rho: ratio of the fluctuations of log rho alone, over the seeds that they share; as are the two that follow.
+        distance: ratio of the root mean squares of delta, in which offset and drift count too.
         tau: ratio of their autocorrelation times.
         transients: ratio of their transient times.
         only_sampling: whether they differ in nothing but that ``base`` draws with replacement and ``run`` shuffles.
+        choices: the ratio by each choice of window and trend; empty where the runs have no steps in common after T.
     """
 
     base: str
@@ -47,9 +66,17 @@ class Contrast:
     ratio: Interval
     paired: int
     rho: Interval
+    distance: Interval
     tau: Interval
     transients: Interval
     only_sampling: bool
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def robust(self) -> bool:
+        """Whether every choice's interval is on the same side of 1 as that of ``ratio``, or contains 1 as it does."""
+        sides = {_side(choice.ratio) for choice in self.choices}
+        return sides <= {_side(self.ratio)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,7 @@ class Comparison:
 
     Attributes:
         align: whether windows, T and tau are in steps or in time, lr x steps.
+        window: that all runs share, in steps or in time; None where each member has its own.
         sides: the runs, or the groups of their members.
         differs: keys at which their recipes differ, with each side's value; ``members`` where a run has several groups.
         contrasts: every other side against the first run's: the group of the same start and learning rate where
@@ -66,6 +94,7 @@ class Comparison:
     """
 
     align: Align
+    window: tuple[float, float] | None
     sides: tuple[Side, ...]
     differs: dict[str, tuple[Any, ...]]
     contrasts: tuple[Contrast, ...]
@@ -80,7 +109,9 @@ def compare(
     theta: float | None = None,
     predicting: bool = False,
 ) -> Comparison:
-    """Compares the fluctuation of rho around rho_eq in runs on the same data.
+    """Compares the fluctuation of rho around rho_eq in runs on the same data, in one window.
+
+    By default the window is the earliest that every run has and in which no member of any run has a trend.
 
     Members of a run that differ in their start or learning rate are not pooled: each group of them is a side of its own.
 
@@ -97,15 +128,16 @@ def compare(
     """
     traces = [run.trace if isinstance(run, RunSeries) else run for run in runs]
     _refuse(traces)
+    shared, common = (window, window) if window else _common(runs, theta, align)
     grouped = [  # run by run, so that the series of many runs are not kept
-        _sides(RunSeries.of(run, theta), letter, align=align, window=window, predicting=predicting)
+        _sides(RunSeries.of(run, theta), letter, align=align, window=shared, common=common, predicting=predicting)
         for letter, run in zip(ascii_uppercase, runs, strict=False)
     ]
     sides = [side for own in grouped for side in own.values()]
     if window and not any(side.each for side in sides):
         why = next(reason for side in sides for reason in side.left_out.values())
         raise AnalysisError(f"--window: it leaves no member of any run ({why}); choose a window after T")
-    return _compared(traces, grouped, align)
+    return _compared(traces, grouped, align, shared)
 
 
 def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
@@ -116,7 +148,7 @@ def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
     """
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
-    return _compared([run.trace], [_sides(run, "A")], "step")
+    return _compared([run.trace], [_sides(run, "A")], "step", None)
 
 
 def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - keywords of ``examine``
@@ -130,7 +162,35 @@ def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - 
     }
 
 
-def _compared(traces: Sequence[Trace], grouped: Sequence[Sides], align: Align) -> Comparison:
+def _common(
+    runs: Sequence[Trace | RunSeries], theta: float | None, align: Align
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """The window in which no member of any run has a trend, and all that the runs share after T; None where they do not overlap."""
+    series = [RunSeries.of(run, theta) for run in runs]
+    members = [
+        (run, m, after, unit_of(run, m, align))
+        for run in series
+        for m in range(run.trace.members)
+        if not run.no_equilibrium and (after := transient_of(run, m)) is not None
+    ]
+    if not members:
+        return None, None
+    last = min(float(run.steps[-1]) * unit for run, _, _, unit in members)
+    settled: list[float] = []
+    for run, m, after, unit in members:
+        rows = (run.steps >= after) & (run.steps <= round(last / unit, 6))
+        if rows.sum() >= FEWEST and np.isfinite(run.delta[rows, m]).all():
+            start, _ = settled_from(run.delta[rows, m])
+            settled.append(float(run.steps[rows][start]) * unit)
+    latest_T = max(after * unit for _, _, after, unit in members)
+    if not settled or latest_T >= last:
+        return None, None
+    return (max(settled), last), (max(latest_T, 0.0), last)
+
+
+def _compared(
+    traces: Sequence[Trace], grouped: Sequence[Sides], align: Align, window: tuple[float, float] | None
+) -> Comparison:
     """All sides against those of the first run."""
     first = grouped[0]
     pairs: dict[tuple[str, str], tuple[Side, Side, bool]] = {}
@@ -144,7 +204,7 @@ def _compared(traces: Sequence[Trace], grouped: Sequence[Sides], align: Align) -
             pairs[base.letter, side.letter] = base, side, True
     contrasts = tuple(_contrast(base, side, only_sampling=sampling) for base, side, sampling in pairs.values())
     sides = tuple(side for own in grouped for side in own.values())
-    return Comparison(align, sides, _differences(traces, grouped), contrasts, exponents(_points(sides)))
+    return Comparison(align, window, sides, _differences(traces, grouped), contrasts, exponents(_points(sides)))
 
 
 def _nearest(kind: tuple[str, str], sides: Sides) -> Side:
@@ -230,10 +290,29 @@ def _contrast(base: Side, run: Side, *, only_sampling: bool) -> Contrast:
         run.letter,
         *_ratio(base, run),
         rho=_paired(base, run, lambda m: m.fluctuation.std_rho.value),
+        distance=_paired(base, run, lambda m: m.fluctuation.distance),
         tau=_paired(base, run, lambda m: m.fluctuation.tau.value * m.unit),
         transients=_paired(base, run, lambda m: m.T * m.unit),
         only_sampling=only_sampling,
+        choices=tuple(_choices(base, run)),
     )
+
+
+def _choices(base: Side, run: Side) -> Iterator[Choice]:
+    """The ratio by each choice of window and trend."""
+    if not base.choices or not run.choices:
+        return
+    for at, (share, trend) in enumerate(product(SHARES, TRENDS)):
+        ratio = _paired(base, run, lambda m, at=at: m.choices[at])  # type: ignore[misc]
+        if not np.isfinite(ratio.value):
+            value = run.choices[at] / base.choices[at]
+            ratio = Interval(value, np.nan, np.nan)
+        yield Choice(share, trend, ratio)
+
+
+def _side(ratio: Interval) -> int:
+    """1 where a ratio is above 1, -1 where it is below, 0 where its interval contains 1 or there is none."""
+    return int(ratio.low > 1) - int(ratio.high < 1)
 
 
 def _points(sides: Sequence[Side]) -> list[Point]:

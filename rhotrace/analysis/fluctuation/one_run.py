@@ -43,6 +43,7 @@ class Member:
             0 for a full batch.
         prediction: by the linearised network, where it was asked for and is available.
         stability: sharpness and flips; None where the run recorded neither.
+        choices: the fluctuation by each choice of window and trend (``one_series.choices``); empty outside a comparison.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class Member:
     frozen: float
     prediction: Prediction | None = None
     stability: Stability | None = None
+    choices: tuple[float, ...] = ()
 
     @property
     def decay(self) -> Decay | None:
@@ -90,6 +92,9 @@ class Side:
         no_prediction: why a member has no prediction, by its number.
         T: geometric mean over members of the transient time, in steps or in time.
         offset: mean of delta.
+        distance: geometric mean of the root mean square of delta.
+        drift: change of delta along its line in the window.
+        rise: the same of log rho.
         std: geometric mean of the fluctuation of delta.
         std_rho: the same of log rho alone.
         std_rho_eq: the same of log rho_eq.
@@ -97,6 +102,7 @@ class Side:
         predicted_over: predicted by the linearised network over measured, on the same stretches.
         decay: how the fluctuation changes after T, per step or per unit of time.
         spectrum: None where no member is long enough.
+        choices: geometric mean over members of their choices; empty outside a comparison.
     """
 
     letter: str
@@ -109,6 +115,9 @@ class Side:
     no_prediction: dict[int, str]
     T: Interval
     offset: Interval
+    distance: Interval
+    drift: Interval
+    rise: Interval
     std: Interval
     std_rho: Interval
     std_rho_eq: Interval
@@ -116,6 +125,12 @@ class Side:
     predicted_over: Interval
     decay: Decay | None
     spectrum: Spectrum | None
+    choices: tuple[float, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every member is at rest at rho_eq in its window, apart from fluctuation."""
+        return bool(self.each) and all(m.fluctuation.settled for m in self.each)
 
 
 def examine(
@@ -126,6 +141,7 @@ def examine(
     members: Sequence[int] | None = None,
     align: Align = "step",
     window: tuple[float, float] | None = None,
+    common: tuple[float, float] | None = None,
     predicting: bool = False,
 ) -> Side:
     """Everything about the fluctuation of one run, or of a group of its members.
@@ -137,6 +153,7 @@ def examine(
         members: which; all of them by default.
         align: as for ``comparison.compare``.
         window: as for ``comparison.compare``.
+        common: first and last step (or time) that all runs have after T, for the choices; none without.
         predicting: also predict each fluctuation from the snapshots.
 
     Raises:
@@ -146,9 +163,10 @@ def examine(
     T, found, left_out = _measure(run, members, align, window)
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
-    each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align) for m, f in found.items())
+    each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align, common) for m, f in found.items())
     seeds = [m.seed for m in each]
     offsets = [m.fluctuation.offset for m in each]
+    chosen = list(zip(*(m.choices for m in each), strict=True))
     predicted = [(m.prediction, m.seed) for m in each if m.prediction]
     decays = [(decay, m.seed) for m in each if (decay := m.decay)]
     return Side(
@@ -161,9 +179,10 @@ def examine(
         left_out=left_out,
         no_prediction={m: p for m, p in predictions.items() if isinstance(p, str)},
         T=_geometric([(m.T * m.unit, m.seed) for m in each if m.T > 0]),
-        offset=offsets[0]
-        if len(offsets) == 1
-        else mean(by_unit(np.array([o.value for o in offsets]), seeds, lambda same: float(same.mean()))),
+        offset=offsets[0] if len(offsets) == 1 else _arithmetic([o.value for o in offsets], seeds),
+        distance=_geometric([(max(m.fluctuation.distance, STILL), m.seed) for m in each]),
+        drift=_arithmetic([m.fluctuation.drift for m in each], seeds),
+        rise=_arithmetic([m.fluctuation.rise for m in each], seeds),
         std=_over_seeds([m.fluctuation.std for m in each], seeds),
         std_rho=_over_seeds([m.fluctuation.std_rho for m in each], seeds),
         std_rho_eq=_over_seeds([m.fluctuation.std_rho_eq for m in each], seeds),
@@ -171,23 +190,53 @@ def examine(
         predicted_over=_ratios([(p.predicted, p.measured, seed) for p, seed in predicted]),
         decay=pooled_decay([d for d, _ in decays], [seed for _, seed in decays]) if decays else None,
         spectrum=_spectrum(run, each),
+        choices=tuple(
+            _geometric([(max(std, STILL), seed) for std, seed in zip(one, seeds, strict=True)]).value for one in chosen
+        ),
     )
 
 
+def unit_of(run: RunSeries, member: int, align: Align) -> float:
+    """By what a member's steps are multiplied: 1, or its learning rate where runs are aligned in time."""
+    if align == "time" and run.elapsed is not None:
+        raise AnalysisError(f"{run.trace.path}: --align time does not apply: its learning rate follows a schedule")
+    return float(run.lr[member]) if align == "time" else 1.0
+
+
+def transient_of(run: RunSeries, member: int) -> float | None:
+    """T in steps, 0 where there was no transient; None where the member has not left it."""
+    passed = run.passages[member]
+    if passed.outcome is Outcome.NONE:
+        return 0.0
+    return passed.T if passed.outcome is Outcome.LEFT else None
+
+
 def _member(
-    run: RunSeries, found: Fluctuation, T: float, frozen: float, prediction: Prediction | str | None, align: Align
+    run: RunSeries,
+    found: Fluctuation,
+    T: float,
+    frozen: float,
+    prediction: Prediction | str | None,
+    align: Align,
+    common: tuple[float, float] | None,
 ) -> Member:
-    m, lr = found.member, float(run.lr[found.member])
+    m, lr, unit = found.member, float(run.lr[found.member]), unit_of(run, found.member, align)
+    chosen: tuple[float, ...] = ()
+    if common:
+        first, last = (round(edge / unit, 6) for edge in common)
+        rows = (run.steps >= first) & (run.steps <= last)
+        chosen = one_series.choices(run.delta[rows, m])
     return Member(
         seed=run.seeds[m],
         start=run.starts[m],
         lr=lr,
-        unit=lr if align == "time" else 1.0,
+        unit=unit,
         T=T,
         fluctuation=found,
         frozen=frozen,
         prediction=prediction if isinstance(prediction, Prediction) else None,
         stability=next(iter(stability(run, [m])), None),
+        choices=chosen,
     )
 
 
@@ -195,22 +244,22 @@ def _measure(
     run: RunSeries, members: Sequence[int], align: Align, window: tuple[float, float] | None
 ) -> tuple[dict[int, float], dict[int, Fluctuation], dict[int, str]]:
     """By member: T in steps (0 where there was no transient), the fluctuation, or why there is none."""
-    if align == "time" and run.elapsed is not None:
-        raise AnalysisError(f"{run.trace.path}: --align time does not apply: its learning rate follows a schedule")
-    steps, deltas, log_rho, loss, lr = run.steps, run.delta, run.log_rho, run.loss, run.lr
+    units = {m: unit_of(run, m, align) for m in members}
+    steps, deltas, log_rho, loss = run.steps, run.delta, run.log_rho, run.loss
     T: dict[int, float] = {}
     found: dict[int, Fluctuation] = {}
     left_out: dict[int, str] = {}
     if run.no_equilibrium:
         return T, found, dict.fromkeys(members, run.no_equilibrium)
     for m in members:
-        passed = run.passages[m]
-        if passed.outcome not in {Outcome.LEFT, Outcome.NONE}:
-            left_out[m] = str(passed.outcome)
+        own_T = transient_of(run, m)
+        if own_T is None:
+            left_out[m] = str(run.passages[m].outcome)
             continue
-        T[m] = passed.T if passed.outcome is Outcome.LEFT else 0.0
-        unit = lr[m] if align == "time" else 1.0
-        first, last = (max(T[m], window[0] / unit), window[1] / unit) if window else (T[m], np.inf)
+        T[m], unit = own_T, units[m]
+        first, last = T[m], np.inf
+        if window:  # rounded, since a time is a step times its learning rate
+            first, last = max(T[m], round(window[0] / unit, 6)), round(window[1] / unit, 6)
         measured = one_series.measure(
             m,
             steps,
@@ -233,6 +282,11 @@ def _geometric(values: Sequence[tuple[float, int]]) -> Interval:
     if not values:
         return NONE
     return geometric_mean(by_unit(np.array([v for v, _ in values]), [seed for _, seed in values], geometric_centre))
+
+
+def _arithmetic(values: Sequence[float], seeds: Sequence[int]) -> Interval:
+    """Mean over distinct seeds; NaN where there is none."""
+    return mean(by_unit(np.array(values), seeds, lambda same: float(same.mean())))
 
 
 def _over_seeds(values: Sequence[Interval], seeds: Sequence[int]) -> Interval:

@@ -17,14 +17,20 @@ from rhotrace.statistics.intervals import NONE, Interval, by_unit, mean
 
 Floats = NDArray[np.float64]
 
+FEWEST = 50  # evaluations in a window
 LONG_ENOUGH = 50  # autocorrelation times, below which the estimate of tau is itself doubtful
 LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
 FASTEST = 0.8  # of the Nyquist frequency: periods under 2.5 evaluations
 
+SETTLED = 0.01  # |mean delta| and its drift below which rho is at rest at rho_eq, as in the claim of equation (6)
+MOVING = 0.05  # change of log rho in the window above which it is not
+SHARES = (0.0, 0.25, 0.5, 0.75)  # of a window, where the shorter windows of ``choices`` start
+TRENDS = ("mean", "line", "cubic", "running mean")  # which may be taken from delta
+
 _STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-_MIN_POINTS = 50
 _RESAMPLES = 1000
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 2000
+_RUNNING = 10  # running means are over this part of a window
 _PIECES = 12  # of the window, to see whether the fluctuation dies
 
 
@@ -64,6 +70,9 @@ class Fluctuation:
         window: first and last step.
         stationary: whether a linear trend in the window is insignificant.
         offset: mean of delta; 0 is rho = rho_eq.
+        distance: root mean square of delta, its distance from 0 by offset, drift and fluctuation together.
+        drift: change of delta along its line, from the first to the last step of the window.
+        rise: the same of log rho; NaN where log rho was not given.
         std: standard deviation of delta.
         std_rho: of log rho; NaN, with the three that follow, where log rho was not given.
         std_rho_eq: of log rho_eq.
@@ -87,6 +96,9 @@ class Fluctuation:
     window: tuple[int, int]
     stationary: bool
     offset: Interval
+    distance: float
+    drift: float
+    rise: float
     std: Interval
     std_rho: Interval
     std_rho_eq: Interval
@@ -102,6 +114,12 @@ class Fluctuation:
     period_two: float
     swell: float
     decay: Decay | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether rho is at rest at rho_eq in the window, apart from fluctuation."""
+        at_rest = abs(self.offset.value) < SETTLED and abs(self.drift) < SETTLED
+        return at_rest and not abs(self.rise) >= MOVING  # the rise is NaN where log rho was not given
 
 
 def measure(
@@ -133,10 +151,10 @@ def measure(
     rows = np.flatnonzero((steps >= after) & (steps <= until))
     if not np.isfinite(delta[rows]).all():
         return "delta is not finite everywhere after T (a <= 0 or divergence)"
-    if len(rows) < _MIN_POINTS:
-        return f"only {len(rows)} evaluations after T and in the window, expected at least {_MIN_POINTS}"
+    if len(rows) < FEWEST:
+        return f"only {len(rows)} evaluations after T and in the window, expected at least {FEWEST}"
     decay = _decay(steps[rows], delta[rows], None if loss is None else loss[rows])
-    start, stationary = _window(delta[rows], _STARTS if find_window else _STARTS[:1])
+    start, stationary = settled_from(delta[rows], _STARTS if find_window else _STARTS[:1])
     rows, series = rows[start:], delta[rows[start:]]
     detrended = detrend(series)
     per_row = float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
@@ -150,6 +168,9 @@ def measure(
         window=(int(steps[rows[0]]), int(steps[rows[-1]])),
         stationary=stationary,
         offset=_blocked_mean(series, tau),
+        distance=float(np.sqrt(np.mean(series**2))),
+        drift=_climb(series),
+        rise=_climb(own),
         std=_blocked_std(detrended, tau),
         std_rho=_blocked_std(rho, tau),
         std_rho_eq=_blocked_std(rho_eq, tau),
@@ -166,6 +187,30 @@ def measure(
         swell=_swell(series),
         decay=decay,
     )
+
+
+def choices(delta: Floats) -> tuple[float, ...]:
+    """The fluctuation by each choice of window and trend: for each of ``SHARES``, by each of ``TRENDS``.
+
+    The part of delta that is noise has one size by all of them. That of a drift depends on them.
+    """
+    windows = (delta[int(share * len(delta)) :] for share in SHARES)
+    return tuple(float(_without(trend, window).std()) for window in windows for trend in TRENDS)
+
+
+def _without(trend: str, x: Floats) -> Floats:
+    if trend == "running mean":
+        width = max(2, len(x) // _RUNNING)
+        means = np.convolve(x, np.full(width, 1 / width), mode="valid")
+        return np.asarray(x[width // 2 :][: len(means)] - means)
+    degree = {"mean": 0, "line": 1, "cubic": 3}[trend]
+    time = np.linspace(-1, 1, len(x))
+    return np.asarray(x - np.polynomial.Polynomial.fit(time, x, degree)(time))
+
+
+def _climb(x: Floats) -> float:
+    """Change of a series along its line, from its first value to its last."""
+    return float(_line(x)[1] * 2 * np.sqrt(3))
 
 
 def detrend(x: Floats) -> Floats:
@@ -192,18 +237,18 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else np.nan
 
 
-def _window(delta: Floats, starts: tuple[float, ...]) -> tuple[int, bool]:
-    """Earliest start after which a linear trend is not significant at 1 %; else the last half, not stationary.
+def settled_from(delta: Floats, starts: tuple[float, ...] = _STARTS) -> tuple[int, bool]:
+    """Earliest row after which a linear trend is not significant at 1 %; else the last half, not stationary.
 
     Noise and memory are those of the last third: a relaxation in the series would pass for noise with
     a long memory if they were taken from the candidate window itself. A window that was given is kept.
     """
-    late, _ = _line(delta[-max(_MIN_POINTS, len(delta) // 3) :])
+    late, _ = _line(delta[-max(FEWEST, len(delta) // 3) :])
     tau, spread = max(integrated_time(late), 1.0), float(late.std())
     for share in starts:
         start = int(share * len(delta))
         effective = (len(delta) - start) / tau
-        if len(delta) - start < _MIN_POINTS or effective < 5:
+        if len(delta) - start < FEWEST or effective < 5:
             break
         _, slope = _line(delta[start:])
         if abs(slope) <= stats.t.ppf(0.995, max(effective - 2, 1)) * spread / np.sqrt(effective):
@@ -282,7 +327,7 @@ def _fast_share(x: Floats) -> float:
 def _decay(steps: NDArray[np.int64], delta: Floats, loss: Floats | None) -> Decay | None:
     """The fluctuation's size in pieces of the window, against step, its logarithm, and the loss."""
     pieces = np.array_split(np.arange(len(delta)), _PIECES)
-    if len(pieces[-1]) < _MIN_POINTS // 2:
+    if len(pieces[-1]) < FEWEST // 2:
         return None
     size = np.array([np.diff(delta[piece]).std() for piece in pieces])
     if not (size > 0).all():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.analysis.fluctuation.comparison import Comparison, Contrast
+from rhotrace.analysis.fluctuation.linearised_prediction import REACH
 from rhotrace.analysis.fluctuation.noise_scale_exponent import LAW, Exponent
 from rhotrace.analysis.fluctuation.one_run import Side
-from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH
+from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH, SHARES, TRENDS
 from rhotrace.analysis.member_bands import run_names
 from rhotrace.analysis.stability import in_words
 from rhotrace.statistics.intervals import Interval
@@ -19,13 +21,28 @@ from rhotrace.statistics.intervals import Interval
 Floats = NDArray[np.float64]
 
 _DIES = 0.5  # last piece of the window over the first, below which a fluctuation is said to die
+_DRIFTS = 3.0  # size about the mean over that about a running mean, beyond which delta drifts
 _ALTERNATES = 0.5  # share of the variance at periods under 2.5 evaluations
 
 
 def cautions(result: Comparison) -> list[str]:
-    """What weakens the comparison, a line for each kind and run."""
+    """What weakens the comparison, a line for each kind and run; first what was asked for and is not there."""
     names = called(result.sides)
-    return [*_about_recipes(result), *(line for side in result.sides for line in _about_run(side, names[side.letter]))]
+    return [
+        *unpredicted(result),
+        *_about_recipes(result),
+        *(line for side in result.sides for line in _about_run(side, names[side.letter])),
+    ]
+
+
+def unpredicted(result: Comparison) -> list[str]:
+    """Which members have no prediction although it was asked for, and why."""
+    names = called(result.sides)
+    return [
+        f"{names[side.letter]}: no prediction for member {', '.join(str(m) for m, why in side.no_prediction.items() if why == reason)}: {reason}"
+        for side in result.sides
+        for reason in sorted(set(side.no_prediction.values()))
+    ]
 
 
 def verdicts(result: Comparison) -> list[str]:
@@ -95,6 +112,7 @@ def _contrasts(result: Comparison, names: dict[str, str]) -> Iterator[str]:
             yield f"No verdict on {names[side.letter]}: {why}."
     for base in (side for side in result.sides if side.path == result.sides[0].path):
         yield from _against(base, result, names)
+    yield from settling(result, names)
     own = called(result.sides)
     yield from (_sampling(c, own) for c in result.contrasts if c.only_sampling and np.isfinite(c.ratio.value))
 
@@ -125,27 +143,103 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
         yield f"No difference is shown from {base}: the ratio's interval contains 1 ({which})."
 
 
+def _spread(contrast: Contrast) -> str:
+    """The ratio by every choice of window and trend, such as ``; 1.5 to 135 by 16 choices of window and trend``."""
+    ratios = [choice.ratio.value for choice in contrast.choices]
+    return f"; {min(ratios):.3g} to {max(ratios):.3g} by {len(ratios)} choices of window and trend" if ratios else ""
+
+
 def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
     if len(group) > 1:
         which = "; ".join(f"{_with(c.ratio)} under {names[c.run]}" for c in group)
         how = "more" if group[0].ratio.low > 1 else "less"
         return f"log(rho/rho_eq) fluctuates {how} than under {base}, by factors of {which} (95 % intervals)"
-    ratio, high, low = group[0].ratio, names[group[0].run], base
+    ratio, high, low, spread = group[0].ratio, names[group[0].run], base, _spread(group[0])
     if ratio.high < 1:
-        ratio, high, low = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), low, high
+        ratio, high, low = _over(ratio), low, high
+        spread = _spread(_inverse(group[0]))
     return (
         f"log(rho/rho_eq) fluctuates {ratio.value:.3g} times as much under {high} as under {low} "
-        f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g})"
+        f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g}{spread})"
     )
 
 
+def _inverse(contrast: Contrast) -> Contrast:
+    return replace(contrast, choices=tuple(replace(c, ratio=_over(c.ratio)) for c in contrast.choices))
+
+
 def _remark(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
-    """Whether remark 5 is borne out, where GD and SGD are what is compared."""
+    """Whether remark 5 is borne out, where a GD that has settled and SGD are what is compared."""
     pairs = [(_optimizer(sides[c.base]), _optimizer(sides[c.run])) for c in group]
     livelier = {run if group[0].ratio.low > 1 else base for base, run in pairs if {base, run} == {"GD", "SGD"}}
+    full = [side for c in group for side in (sides[c.base], sides[c.run]) if _optimizer(side) == "GD"]
     if not livelier or any(not sides[c.base].batch and not sides[c.run].batch for c in group):
         return ""
-    return ", as the memo's remark 5 says" if livelier == {"SGD"} else ", against the memo's remark 5"
+    if not all(side.settled for side in full):
+        return ""
+    said = ", as the memo's remark 5 says" if livelier == {"SGD"} else ", against the memo's remark 5"
+    return said if all(c.robust for c in group) else f"{said}, but not by every choice of window and trend"
+
+
+def settling(result: Comparison, names: dict[str, str]) -> Iterator[str]:
+    """Whether each GD run that is compared with SGD has settled; if not, its drift apart from its fluctuation."""
+    sides = {side.letter: side for side in result.sides}
+    for side in result.sides:
+        against = [
+            (c, sides[c.run if c.base == side.letter else c.base])
+            for c in result.contrasts
+            if side.letter in (c.base, c.run) and np.isfinite(c.ratio.value)
+        ]
+        noisy = [(c, other) for c, other in against if _optimizer(other) == "SGD"]
+        if _optimizer(side) == "GD" and noisy:
+            yield _settled(side, noisy, names)
+
+
+def _settled(side: Side, noisy: Sequence[tuple[Contrast, Side]], names: dict[str, str]) -> str:
+    name = names[side.letter]
+    if side.settled:
+        rest, largest = (
+            max(abs(m.fluctuation.offset.value) for m in side.each),
+            max(m.fluctuation.distance for m in side.each),
+        )
+        return (
+            f"{name} has settled: log(rho/rho_eq) is at most {rest:.2g} in size on average, "
+            f"and at most {largest:.2g} as a root mean square."
+        )
+    said = (
+        f"Remark 5 is not decided in this window, because {name} has not settled at rho_eq: log(rho/rho_eq) is "
+        f"{side.offset.value:.2g} on average and drifts by {side.drift.value:.2g}, while log rho moves by {side.rise.value:.2g}."
+    )
+    if side.choices:
+        others = [size for _, other in noisy for size in other.choices]
+        said += (
+            f" What is left about a trend is {min(side.choices):.2g} to {max(side.choices):.2g} by {len(side.choices)} "
+            f"choices of window and trend, against {min(others):.2g} to {max(others):.2g} under SGD"
+        )
+        said += f": {_nature(side)}." if _nature(side) else "."
+    distances = [
+        (c.distance if c.base == side.letter else _over(c.distance)) for c, _ in noisy if np.isfinite(c.distance.value)
+    ]
+    if len(distances) == 1:
+        said += f" With offset and drift, log(rho/rho_eq) is {_with(distances[0])} times as large under SGD (root mean square)."
+    elif distances:
+        said += f" With offset and drift, log(rho/rho_eq) is {_span([d.value for d in distances])} times as large under SGD (root mean square)."
+    return said
+
+
+def _nature(side: Side) -> str:
+    """What the fluctuation of a full batch is, for it is not noise."""
+    alternating = sum(m.fluctuation.period_two > _ALTERNATES for m in side.each)
+    if 2 * alternating > len(side.each):
+        return "under GD it is an alternation from step to step and not noise"
+    about = np.reshape(side.choices, (len(SHARES), len(TRENDS)))  # the mean comes first, the running mean last
+    if (about[:, 0] > _DRIFTS * about[:, -1]).all():
+        return "under GD it is drift and not fluctuation, since little of it is left about a running mean"
+    return ""
+
+
+def _over(ratio: Interval) -> Interval:
+    return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
 
 
 def _which_moves(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
@@ -237,7 +331,8 @@ def _theory(sides: Sequence[Side]) -> Iterator[str]:
         yield (
             f"The network linearised at its snapshots, in which V moves, predicts {_span(ratios)} times the "
             f"measured fluctuation ({how} a factor 2); under the run's own batches it follows the run step by step with a correlation "
-            f"of {np.median(correlations):.2f} (median over members)."
+            f"of {np.median(correlations):.2f} (median over members). It starts anew from the run's weights at each snapshot, so it "
+            f"is tested over stretches of at most {REACH} evaluations."
         )
 
 
@@ -300,9 +395,6 @@ def _about_run(side: Side, name: str) -> Iterator[str]:
             f"{name}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
             f"in {swelling} of {n} members: its size depends on when the run ends"
         )
-    for reason in sorted(set(side.no_prediction.values())):
-        members = [str(m) for m, why in side.no_prediction.items() if why == reason]
-        yield f"{name}: no prediction for member {', '.join(members)}: {reason}"
     lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
     if lost:
         yield (

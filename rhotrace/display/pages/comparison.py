@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhotrace.analysis.fluctuation.verdict import called, cautions, labels, verdicts
+from rhotrace.analysis.fluctuation.one_series import TRENDS
+from rhotrace.analysis.fluctuation.verdict import called, cautions, labels, unpredicted, verdicts
 from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Data, Paragraph, Table, table
 from rhotrace.display.numbers import number, ranged, span
@@ -29,8 +30,10 @@ def comparison_page(result: Comparison, *, members: bool = False) -> list[Block]
 
 
 def answers(result: Comparison) -> Iterator[Block]:
-    """The verdicts, the ratios that they rest on, and what weakens them."""
-    names = called(result.sides)
+    """What was asked for and is not there, the verdicts, the ratios that they rest on, and what weakens them."""
+    names, missing = called(result.sides), unpredicted(result)
+    for line in missing:
+        yield Paragraph(line, strong=True, apart=line == missing[0])
     for verdict in verdicts(result):
         yield Paragraph(verdict, strong=True, apart=True)
     first = True
@@ -41,7 +44,7 @@ def answers(result: Comparison) -> Iterator[Block]:
             over = f"{names[contrast.run]} over {names[contrast.base]}"
             yield Paragraph(f"{over}: fluctuation {ranged(contrast.ratio)} times{paired}{times}", apart=first)
             first = False
-    for caution in cautions(result):
+    for caution in cautions(result)[len(missing) :]:
         yield Paragraph(f"caution: {caution}", apart=first)
         first = False
 
@@ -51,6 +54,7 @@ def measured(result: Comparison, *, members: bool = False) -> Iterator[Block]:
     if len(result.sides) > 1:
         yield from _differences(result)
     yield from _runs(result)
+    yield from _choices(result)
     yield from _theory(result)
     if members:
         yield _members(result)
@@ -92,10 +96,26 @@ def _runs(result: Comparison) -> Iterator[Block]:
             )
         )
     columns = "<run | T | window | offset | fluctuation | tau | independent"
-    yield table(columns, rows, f"delta = log(rho/rho_eq) after the transient, over members (in {unit})")
+    where = "in the same window" if result.window else "after the transient"
+    yield table(columns, rows, f"delta = log(rho/rho_eq) {where}, over members (in {unit})")
     yield Paragraph(
         "fluctuation: standard deviation of delta about a line; brackets: 95 % over members. Columns: compare --help."
     )
+
+
+def _choices(result: Comparison) -> Iterator[Block]:
+    """The ratio by each choice of window and trend, a row for each window of each contrast."""
+    names, rows = called(result.sides), []
+    for contrast in result.contrasts:
+        shares = dict.fromkeys(choice.share for choice in contrast.choices)
+        for share in shares:
+            cells = [ranged(choice.ratio, 2) for choice in contrast.choices if choice.share == share]
+            rows.append(
+                [f"{names[contrast.run]} over {names[contrast.base]}", f"last {100 * (1 - share):.0f} %", *cells]
+            )
+    if rows:
+        columns = f"<ratio | of the steps after T | {' | '.join(TRENDS)}"
+        yield table(columns, rows, "The ratio by window, and by the trend that is taken from delta")
 
 
 def _theory(result: Comparison) -> Iterator[Block]:

@@ -15,6 +15,8 @@ from rhotrace.analysis.fluctuation.comparison import Comparison, alone, chosen_w
 from rhotrace.analysis.fluctuation.one_run import examine
 from rhotrace.analysis.fluctuation.verdict import cautions, dies, labels, verdicts
 from rhotrace.analysis.run_series import RunSeries
+from rhotrace.display.blocks import Paragraph
+from rhotrace.display.pages.comparison import answers
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.sealing import seal
@@ -557,6 +559,62 @@ def test_a_fluctuation_that_grows_does_not_die(planted):
     assert not dies(side)
 
 
+def test_runs_are_compared_in_one_window_although_one_is_far_longer(planted):
+    """The longer run's own window would start after the end of the shorter one."""
+    long, short = noise(0.02, 3, 71), noise(0.05, 3, 72)[:1200]
+    long[: len(long) // 2] += np.linspace(0.5, 0.0, len(long) // 2)[:, None]
+    result = compared(planted(long), planted(short, batch=10))
+    assert result.window is not None
+    assert result.window[1] == 1199
+    windows = {m.fluctuation.window for side in result.sides for m in side.each}
+    assert windows == {tuple(map(int, result.window))}
+    assert not any("the windows do not overlap" in caution for caution in cautions(result))
+
+
+def test_drift_is_told_from_fluctuation_by_the_choice_of_window_and_trend(planted):
+    """GD drifts along a curve with a hundredth of SGD's noise: the ratio about a line is that of the curve's bend."""
+    rows = len(noise(0.05, 4, 73))
+    time = np.linspace(0, 1, rows)[:, None]
+    drift = -0.03 - 0.06 * time + 0.03 * time**4
+    gd, sgd = drift + noise(0.0005, 4, 74), drift + noise(0.05, 4, 75)
+    result = compared(planted(gd), planted(sgd, batch=10))
+    contrast, (first, second) = result.contrasts[0], result.sides
+    by = {(c.share, c.trend): c.ratio.value for c in contrast.choices}
+    assert len(by) == 16
+    assert by[0.75, "running mean"] == pytest.approx(100, rel=0.15)
+    assert by[0.0, "mean"] < 10
+    assert max(second.choices) < 1.2 * min(second.choices)
+    assert max(first.choices) > 10 * min(first.choices)
+    said = " ".join(verdicts(result))
+    assert not first.settled
+    assert "as the memo's remark 5 says" not in said
+    assert "Remark 5 is not decided in this window, because GD has not settled at rho_eq" in said
+    assert "under GD it is drift and not fluctuation" in said
+    about_zero = np.sqrt(np.mean(sgd[-1000:] ** 2) / np.mean(gd[-1000:] ** 2))
+    assert contrast.distance.value == pytest.approx(about_zero, rel=0.2)
+
+
+def test_choices_are_those_of_a_polynomial_fit(planted):
+    found = compared(planted(noise(0.01, 3, 76)), planted(noise(0.05, 3, 77), batch=10))
+    run, member = found.sides[1], found.sides[1].each[2]
+    with open_trace(Path(run.path)) as trace:
+        delta = -np.log(trace["rho_eq_over_rho"][:, 2])[CROSSING:]
+    late = delta[len(delta) // 2 :]
+    fitted = np.polyval(np.polyfit(np.arange(len(late)), late, 3), np.arange(len(late)))
+    assert member.choices[2 * 4 + 2] == pytest.approx((late - fitted).std(), rel=0.02)
+
+
+def test_what_was_asked_for_and_is_not_there_comes_first(planted):
+    result = compared(planted(noise(0.01, 3, 78)), planted(noise(0.05, 3, 79), batch=10))
+    without = replace(result.sides[1], no_prediction={0: "no snapshot", 2: "no snapshot"})
+    result = replace(result, sides=(result.sides[0], without))
+    name = files(result)[1]
+    assert cautions(result)[0] == f"{name}: no prediction for member 0, 2: no snapshot"
+    blocks = [block for block in answers(result) if isinstance(block, Paragraph)]
+    assert blocks[0].text == cautions(result)[0]
+    assert sum(name in block.text and "no prediction" in block.text for block in blocks) == 1
+
+
 # --- real runs ---------------------------------------------------------------------------------------------
 
 HARD = (
@@ -583,7 +641,9 @@ def test_sgd_fluctuates_more_than_gd_on_real_noisy_labels(train, sgd):
     result = compared(train(*HARD, "optimizer={kind: gd, lr: 0.01}"), sgd)
     assert result.differs["optimizer.kind"] == ("gd", "sgd")
     assert result.contrasts[0].ratio.low > 1, result
-    assert "as the memo's remark 5 says" in verdicts(result)[0]
+    assert not result.sides[0].settled
+    assert "as the memo's remark 5 says" not in " ".join(verdicts(result))
+    assert verdicts(result)[1].startswith("Remark 5 is not decided in this window, because GD has not settled")
     assert {m.frozen for m in result.sides[0].each} == {0.0}
 
 
