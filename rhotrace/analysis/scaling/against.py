@@ -68,7 +68,7 @@ def compared(run: RunSeries, other: Members, members: Members | None) -> list[Ag
                 continue
             T, partners = np.array([pair for pair in both if min(pair) > 0]).reshape(-1, 2).T
             means = (geometric_mean(T), geometric_mean(partners), geometric_mean(T / partners))
-            counts = (len(T), sum(partner > 0 for _, partner in both))
+            counts = (len(T), sum(bool(partner > 0) for _, partner in both))
             kind = run.trace.facts.optimizer
             found.append(Against(str(run.trace.path), kind, run.trace.depth, label, start, *means, *counts))
     return found

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 TARGET = 0.1
 _NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
-_NO_TRANSIENT = 10.0  # |rho_eq/rho| before the first step: below this, hardly any transient is there to last longer
+_NO_TRANSIENT = 2.0  # |rho_eq/rho| before the first step: below this, rho is not below rho_eq/2 to begin with
 _MOST_SEEDS = 100_000
 _MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
 _MAY_DIFFER = (

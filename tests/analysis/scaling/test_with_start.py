@@ -113,11 +113,11 @@ def test_depths_are_compared_at_the_starts_that_both_have():
 
 def test_no_effect_of_depth_is_claimed_where_there_is_hardly_a_transient():
     deep = planted(-2.0, wobble=0, starts=(1.0, 0.5))
-    near = replace(deep, distance=np.where(deep.start == 0.5, 2.0, 1e3))
+    near = replace(deep, distance=np.where(deep.start == 0.5, 1.5, 1e3))
     large, small = module._deeper((3, 4), planted(-1.0, wobble=0), near)
     assert large.distance == 1e3
     assert small.ratio.low > 1
-    assert small.verdict.startswith("hardly a transient: |rho_eq/rho| is 2")
+    assert small.verdict.startswith("hardly a transient: |rho_eq/rho| is 1.5")
 
 
 def test_the_phases_of_growth_are_counted_and_half_of_the_rise_has_an_exponent_of_its_own():
@@ -234,6 +234,9 @@ def test_t_with_held_norms_is_compared_with_t_of_free_ones_seed_by_seed(train, c
     assert code == 0
     assert "T of other runs over T of the same seeds and starts here" in out
     assert "norm-control" in out
+    content = json.loads(command("scaling", free, "--against", held, "--json")[1])["against"]
+    assert [each["of"] for each in content] == [2, 2, 2]
+    assert content[2]["ratio"]["value"] is None
     code, _, err = command("scaling", free, "--against", other)
     assert code == 2
     assert "none of its members has a partner of the same depth" in err
