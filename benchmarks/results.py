@@ -141,14 +141,30 @@ def fitted(content: Any) -> Figures:  # noqa: ANN401 - JSON
 
 
 def exponents(content: Any) -> Figures:  # noqa: ANN401 - JSON
-    """``rhotrace scaling``: the exponent between the two smallest starts of each depth, and T of depth over depth."""
+    """``rhotrace scaling``: the exponent of each depth with its errors, the clock, the phases, and T of depth over depth."""
     return {
-        "exponent": {str(d["depth"]): d["local"] for d in content["each"] if d["depth"] > 2},
+        "exponent": {str(d["depth"]): d["exponent"] for d in content["each"] if d["depth"] > 2},
+        "systematic": {str(d["depth"]): d["systematic"] for d in content["each"] if d["depth"] > 2},
+        "clock": {str(d["depth"]): d["clock"] for d in content["each"]},
+        "phases": {str(d["depth"]): d["phases"] for d in content["each"]},
         "law": {str(d["depth"]): d["law"] for d in content["each"]},
         "per_efold": next(d["per_efold"] for d in content["each"] if d["depth"] == 2),
         "verdict": dict(zip((str(d["depth"]) for d in content["each"]), content["verdicts"], strict=True)),
         "deeper": content["deeper"],
     }
+
+
+def deeper(content: Any) -> Figures:  # noqa: ANN401 - JSON
+    """``rhotrace scaling``: T of each depth over that of the next, at each start."""
+    return {"deeper": content["deeper"]}
+
+
+def against(content: Any) -> Figures:  # noqa: ANN401 - JSON
+    """``rhotrace scaling --against``: T of other runs over T of the same seeds and starts."""
+    kept = ("depth", "label", "start", "ratio", "seeds", "of")
+    partners = content["each"][0]["points"]
+    steps = {str(p["start"]): p["T"]["value"] for p in partners}
+    return {"against": [{key: each[key] for key in kept} for each in content["against"]], "T": steps}
 
 
 def fluctuation(content: Any) -> Figures:  # noqa: ANN401 - JSON
@@ -185,6 +201,30 @@ def series(path: str) -> Figures:
     return {"grows": ends(np.exp(log_rho[-1] - log_rho[0]).tolist()), "still_turning": sorted(left.tolist())}
 
 
+def alternation(path: str) -> Figures:
+    """Learning rate times sharpness, flips, and the alternating part of log(rho/rho_eq), before and after lr/10.
+
+    Of each network, over the last 1,000 steps on each side.
+    """
+    import rhotrace
+
+    with rhotrace.open(path) as run:
+        rates, ratio = run["lr_step"], run["rho_eq_over_rho"]
+        found = {name: (run.step_of(name), run[name]) for name in ("sharpness", "activation_flips")}
+    turn, delta = int(np.argmax(rates[:, 0] < rates[0, 0])), -np.log(np.where(ratio > 0, ratio, np.nan))
+    swing = np.abs(delta[2:] - 2 * delta[1:-1] + delta[:-2]) / 4
+    sides = {"before": (turn - 1000, turn), "after": (len(rates) - 1000, len(rates))}
+    result: Figures = {"lr": rates[0, 0], "tenth": rates[-1, 0]}
+    for side, (first, last) in sides.items():
+        rows = {name: values[(steps >= first) & (steps < last)] for name, (steps, values) in found.items()}
+        result[side] = {
+            "lr_sharpness": (np.median(rows["sharpness"], axis=0) * rates[last - 1]).tolist(),
+            "flips": np.median(rows["activation_flips"], axis=0).tolist(),
+            "alternates": np.sqrt(np.mean(swing[first : last - 2] ** 2, axis=0)).tolist(),
+        }
+    return result
+
+
 SOURCES = {
     "audit": Source("rhotrace audit runs/deep8.h5", turns),
     "deep8": Source("rhotrace analyze runs/deep8.h5 --fit-transient", transient),
@@ -194,6 +234,14 @@ SOURCES = {
     "quick": Source("rhotrace analyze runs/quick.h5", times),
     "series": Source("rhotrace.open runs/deep8.h5", series),
     "scaling": Source("rhotrace scaling runs/scaling-L*.h5", exponents),
+    "deeper": Source("rhotrace scaling runs/deeper-L*.h5", deeper),
+    "held": Source(
+        "rhotrace scaling runs/scaling-L3.h5 runs/scaling-L4.h5 runs/scaling-L8.h5 --against runs/held-L3.h5 "
+        "--against runs/held-L4.h5 --against runs/held-L8.h5",
+        against,
+    ),
+    "start_of_v": Source("rhotrace scaling runs/scaling-L4.h5 --against runs/weightnorm-start.h5", against),
+    "sharpness": Source("rhotrace.open runs/deep8-sharpness.h5", alternation),
     "scaling_L8": Source("rhotrace audit runs/scaling-L8.h5", fitted),
     "eight_layers": Source("rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5 --predict", fluctuation),
     "clean": Source("rhotrace compare runs/clean49-*.h5 --predict", fluctuation),
@@ -206,10 +254,12 @@ def measure(source: Source, folder: Path) -> Figures | None:
     runs = source.runs(folder)
     if not runs:
         return None
-    if source.figures is series:
-        return series(str(runs[0]))
-    words = [word for word in source.command.split()[1:] if not word.startswith("runs/")]
-    command = [sys.executable, "-m", "rhotrace", words[0], *map(str, runs), *words[1:], "--json"]
+    if source.command.startswith("rhotrace.open"):
+        return source.figures(str(runs[0]))
+    words: list[str] = []
+    for word in source.command.split()[1:]:
+        words += map(str, sorted(folder.glob(word.removeprefix("runs/")))) if word.startswith("runs/") else [word]
+    command = [sys.executable, "-m", "rhotrace", *words, "--json"]
     print(" ".join(command[2:]), file=sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -289,7 +339,13 @@ def interval(measured: dict[str, float], kind: str = "significant", digits: int 
     return f"{value} [{low}, {high}]"
 
 
+def shift(value: float) -> str:
+    """A shift of an exponent, with its sign."""
+    return f"{value:+.3f}" if abs(value) < 0.1 else f"{value:+.2f}"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
+    "shift": shift,
     "scientific": scientific,
     "power": power,
     "fixed": fixed,
@@ -320,12 +376,26 @@ def render(content: dict[str, Any]) -> str:
 def ranges(figures: dict[str, Figures]) -> Figures:
     """What the page says of several runs or members together."""
     pairs = zip(figures["weightnorm"]["each"], figures["deep8_each"]["each"], strict=True)
+    shallow = [d for d in figures["scaling"]["deeper"] if d["depths"][0] < 4]
+    depths = shallow + figures["deeper"]["deeper"]
     noisy = [run for run in figures["noisy"]["runs"].values() if run["predicted_over"]["value"]]
     return {
         "law_off": {
-            depth: abs(exponent["value"] / figures["scaling"]["law"][depth] - 1)
-            for depth, exponent in figures["scaling"]["exponent"].items()
+            depth: abs(found["extrapolated"]["value"] / figures["scaling"]["law"][depth] - 1)
+            for depth, found in figures["scaling"]["systematic"].items()
         },
+        "late": [found["late"]["value"] for found in figures["scaling"]["systematic"].values()],
+        "phases": {
+            key: sum(each[key] for each in figures["scaling"]["phases"].values()) for key in ("several", "members")
+        },
+        "depths": depths,
+        "shown_up_to": max(d["start"] for d in depths if d["ratio"]["low"] > 1),
+        "alternation_falls": sorted(
+            before / after
+            for before, after in zip(
+                *(figures["sharpness"][side]["alternates"] for side in ("before", "after")), strict=True
+            )
+        ),
         "weightnorm_off": max(abs(one / other - 1) for one, other in pairs),
         "at_rest": ends([1 / run["over_frozen"]["value"] for run in noisy]),
         "linearised": ends([run["predicted_over"]["value"] for run in noisy]),

@@ -53,7 +53,8 @@ def stability(run: RunSeries, members: Sequence[int] | None = None) -> tuple[Sta
     if not recorded:
         return ()
     missing = np.full((1, trace.members), np.nan)
-    sharp = recorded.get("sharpness", missing) * run.lr
+    rates = run.lr if run.rates.ndim == 1 else run.rates[trace.step_of("sharpness")] if "sharpness" in recorded else 1.0
+    sharp = recorded.get("sharpness", missing) * rates
     flips = recorded.get("activation_flips", missing)
     return tuple(
         Stability(m, _median(sharp[-_last(sharp) :, m]), _largest(sharp[:, m]), _median(flips[-_last(flips) :, m]))

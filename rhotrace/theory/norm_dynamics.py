@@ -150,7 +150,7 @@ def _inverted(t: Floats, u_start: Floats, depth: int) -> Floats:
 
 
 def integrate(t: ArrayLike, r_start: ArrayLike, *, A: float, B: float, depth: int) -> Floats:
-    """As ``norm_trajectory``, by a general integrator, for any sign of A and B: the closed form's check and deputy.
+    """As ``norm_trajectory``, by a general integrator, for any sign of A and B; it checks the closed form, and replaces it.
 
     Raises:
         ValueError: a start that is not positive, or a norm that leaves the range of floating point.

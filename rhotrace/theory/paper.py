@@ -97,7 +97,7 @@ STATEMENTS: dict[str, Statement] = {
         "section 3",
         "T is longer for smaller starts and deeper nets",
         "T ~ rho_k(0)^-(L-2)",
-        "analysis.scaling_with_start.scaling",
+        "analysis.scaling.with_start.scaling",
     ),
     "eq9": Statement(
         "equation (9)",

@@ -33,7 +33,7 @@ class Audit:
 
     Attributes:
         residual: largest |left - right| of the identity over all steps, relative to its largest term, which is
-            rho_k^2 but for the wildest steps.
+            rho_k^2 except in very large steps.
         where: (step, member, layer) of it, layers counted from 1.
         rounding: what rounding explains in this floating-point type.
         holds: residual within rounding.

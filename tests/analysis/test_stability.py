@@ -27,6 +27,14 @@ def test_what_was_recorded_is_taken_from_the_end_of_the_run(train):
         assert one.flips == np.median(flips[-4:, m])
 
 
+def test_under_a_schedule_the_learning_rate_is_that_of_the_step(train):
+    schedule = "optimizer.schedule={kind: step, milestones: [100], factor: 0.1}"
+    with open_trace(train("steps=200", "optimizer.lr=0.05", schedule, ASKED)) as trace:
+        (one, *_), sharp = stability(RunSeries(trace)), trace["sharpness"][:, 0]
+    assert one.lr_sharpness == pytest.approx(0.005 * np.median(sharp[-2:]))
+    assert one.largest == pytest.approx(max(0.05 * sharp[:10].max(), 0.005 * sharp[10:].max()))
+
+
 @pytest.mark.parametrize(("value", "near"), [(1.94, True), (2.1, True), (1.24, False), (0.2, False), (np.nan, False)])
 def test_the_edge_is_near_2(value, near):
     assert Stability(0, value, value, np.nan).at_edge is near

@@ -1,4 +1,4 @@
-"""The network at the last snapshot of its weights, on the training set: what several claims are judged by."""
+"""The network at the last snapshot of its weights, on the training set, by which several claims are judged."""
 
 from __future__ import annotations
 

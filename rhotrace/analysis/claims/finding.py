@@ -1,4 +1,4 @@
-"""What a run says of one statement, and the conditions under which it says anything."""
+"""The finding of a run on one statement, and the conditions under which a run can be judged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMED = 5  # members that are named one by one
 
 @dataclass(frozen=True)
 class Finding:
-    """What a run says of one statement: outcome, measured figure in words, and the tolerance."""
+    """What a run shows about one statement: the outcome, what was measured in words, and the tolerance."""
 
     outcome: Outcome
     measured: str
@@ -36,7 +36,7 @@ def judged(good: bool, measured: str, tolerance: str) -> Finding:
 
 
 def untestable(why: str) -> Finding:
-    """The run does not decide it, and why."""
+    """Why the run does not decide the statement."""
     return Finding("not testable here", why)
 
 
@@ -50,7 +50,7 @@ def unless(why: Reason, claim: Callable[[Evidence], Finding]) -> Callable[[Evide
 
 
 def of_sound(claim: Callable[[Evidence], Finding], except_for: Reason = lambda _: "") -> Callable[[Evidence], Finding]:
-    """A claim about training; judged on the members that neither diverged nor died, and where it applies."""
+    """A claim about training, judged on the members that neither diverged nor died, where it applies."""
 
     def conditional(evidence: Evidence) -> Finding:
         if why := except_for(evidence.trace):
@@ -69,7 +69,7 @@ def of_sound(claim: Callable[[Evidence], Finding], except_for: Reason = lambda _
 def at_end(
     claim: Callable[[Evidence, FinalNetwork], Finding], except_for: Reason = lambda _: ""
 ) -> Callable[[Evidence], Finding]:
-    """A claim about the network at its last snapshot; not testable without its weights and data, or does not apply."""
+    """A claim about the network at its last snapshot; it is not testable without weights and data, or where it does not apply."""
 
     def conditional(evidence: Evidence) -> Finding:
         if why := except_for(evidence.trace):
@@ -81,7 +81,7 @@ def at_end(
 
 
 def after_T(claim: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
-    """A claim about the members that left the transient: a run that ends within it says nothing of what comes after."""
+    """A claim about the members that left the transient: a run that ends within it shows nothing of what comes after."""
 
     def conditional(evidence: Evidence) -> Finding:
         members = evidence.trace.members

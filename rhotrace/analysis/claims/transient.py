@@ -1,4 +1,4 @@
-"""Claims of section 3: the transient, Figures 1 and 2, and what the run ends at."""
+"""Claims of section 3: the transient, Figures 1 and 2, and where the run ends."""
 
 from __future__ import annotations
 

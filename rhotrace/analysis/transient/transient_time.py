@@ -162,14 +162,12 @@ def measure(
     """
     if passed is None:
         passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
-    loss_row, _ = first_lasting(series.loss < 0.5, series.steps)
-    T_loss = _interpolated(series.steps, series.loss, loss_row, 0.5) if loss_row >= 0 else np.nan
     found = MemberTransient(
         member=member,
         outcome=passed.outcome,
         T=passed.T,
         dwell=passed.dwell,
-        T_loss=float(T_loss),
+        T_loss=loss_time(series.steps, series.loss),
         T_inflection=_inflection(series),
         crossing=passed.crossing,
         T_constant=constant_T(series, theta),
@@ -178,6 +176,33 @@ def measure(
         caution=passed.caution,
     )
     return with_fit(found, series, theta=theta) if fit else found
+
+
+def same_rise(steps: Steps, rho_eq_over_rho: Floats, thetas: Sequence[float]) -> list[float]:
+    """Where the rise that takes rho past rho_eq/2 for good crosses other thresholds, in steps; NaN where it does not.
+
+    A threshold above 1/2 is crossed for the first time after T, one below for the last time before it. A dwell of its own
+    would choose another rise where rho falls back a little.
+    """
+    row, _ = first_lasting((rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / THETA), steps)
+    found = []
+    for theta in thetas:
+        reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / theta)
+        own = -1
+        if row > 0 and theta >= THETA and reached[row:].any():
+            own = row + int(np.argmax(reached[row:]))
+        elif row > 0 and theta < THETA:
+            own = int(np.flatnonzero(np.append(True, ~reached[:row]))[-1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            distance = np.log(rho_eq_over_rho) + np.log(theta)
+        found.append(_interpolated(steps, distance, own, 0.0) if own > 0 else np.nan)
+    return found
+
+
+def loss_time(steps: Steps, loss: Floats) -> float:
+    """First step from which the loss is below half its value for g = 0, for the dwell; NaN where there is none."""
+    row, _ = first_lasting(loss < 0.5, steps)
+    return float(_interpolated(steps, loss, row, 0.5)) if row >= 0 else np.nan
 
 
 def with_fit(found: MemberTransient, series: Series, *, theta: float = THETA) -> MemberTransient:

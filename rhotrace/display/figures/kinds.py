@@ -9,7 +9,7 @@ from pathlib import Path
 from rhotrace.analysis.fluctuation import comparison
 from rhotrace.analysis.member_bands import WHOLE, View, require_shown, run_names
 from rhotrace.analysis.run_series import RunSeries, require_steps
-from rhotrace.analysis.scaling_with_start import scaling
+from rhotrace.analysis.scaling.with_start import scaling
 from rhotrace.analysis.transient.transient_time import pool
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.comparison import comparison_figure

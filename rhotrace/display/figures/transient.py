@@ -33,7 +33,7 @@ from rhotrace.theory import norm_dynamics, paper
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rhotrace.analysis.scaling_with_start import DepthScaling, Point, Scaling
+    from rhotrace.analysis.scaling.with_start import DepthScaling, Point, Scaling
     from rhotrace.analysis.transient.simulation import Simulation
     from rhotrace.analysis.transient.transient_time import TransientFit
 

@@ -19,7 +19,7 @@ from rhotrace.analysis.fluctuation.comparison import MOST_RUNS, Comparison, alon
 from rhotrace.analysis.fluctuation.verdict import verdicts
 from rhotrace.analysis.member_bands import run_names
 from rhotrace.analysis.run_series import RunSeries, require_steps
-from rhotrace.analysis.scaling_with_start import Scaling, scaling
+from rhotrace.analysis.scaling.with_start import Scaling, scaling
 from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Code, Data, Figure, Heading, Paragraph, Table, table
 from rhotrace.display.figures import transient as plots

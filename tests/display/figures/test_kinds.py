@@ -11,7 +11,7 @@ import pytest
 from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.fluctuation.comparison import alone, compare
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.analysis.scaling_with_start import scaling
+from rhotrace.analysis.scaling.with_start import scaling
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.analysis.transient.simulation import Constants, simulate
 from rhotrace.analysis.transient.transient_time import MemberTransient, TransientFit, measure, pool

@@ -4,12 +4,13 @@ With constant A, equation (5) gives ``T ~ rho_k(0)^-(L-2) / (2 A (L-2))`` for sm
 ``T ~ log(1/rho_k(0)) / (2 A)``. Whether it holds in trained networks, whose A grows, is what is measured.
 
 The seed is the unit of chance: members of one seed start in the same directions at every rho_k(0), so a
-slope is fitted to each seed, and the interval is Student's t over the seeds' slopes.
+slope is fitted to each seed, and the interval is Student's t over the seeds' slopes. What moves the exponent beside chance is
+in ``systematic``, and what the transient's clock is, in ``clock``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,10 @@ from scipy import stats
 
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import comparable_recipes
+from rhotrace.analysis.scaling.against import Against, compared
+from rhotrace.analysis.scaling.clock import Clocks, clocks
+from rhotrace.analysis.scaling.members import Members, pooled, read, slopes
+from rhotrace.analysis.scaling.systematic import Systematic, systematic
 from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
@@ -28,6 +33,7 @@ Floats = NDArray[np.float64]
 
 TARGET = 0.1
 _NEAR = 0.1  # of the law: the exponent of equation (5) itself reaches it only as the start goes to zero
+_NO_TRANSIENT = 2.0  # |rho_eq/rho| before the first step: below this, rho is not below rho_eq/2 to begin with
 _MOST_SEEDS = 100_000
 _MEMBER = ("seed", "batch_seed", "init_rho_k", "lr")  # what makes a member one of its own
 _MAY_DIFFER = (
@@ -51,17 +57,36 @@ class Point:
         members: how many.
         left: how many left the transient.
         T: geometric mean over their seeds, learning rate x steps.
+        distance: median of |rho_eq/rho| before the first step.
     """
 
     start: float
     members: int
     left: int
     T: Interval
+    distance: float
+
+
+@dataclass(frozen=True)
+class Phases:
+    """In how many steps the loss comes down, and where rho has made half of its way.
+
+    Attributes:
+        members: how many.
+        several: in how many the loss comes down in two steps or more, with a plateau between.
+        exponent: d log t / d log rho_k(0) of the time t at which half of the final rise of rho is reached.
+    """
+
+    members: int
+    several: int
+    exponent: Interval
 
 
 @dataclass(frozen=True)
 class DepthScaling:
     """T against rho_k(0) at one depth.
+
+    Where a seed was trained from one start at several learning rates, all but ``points`` and ``systematic`` are of the largest.
 
     Attributes:
         depth: L.
@@ -71,12 +96,14 @@ class DepthScaling:
             where T does not depend on them.
         exponent: d log T / d log rho_k(0) over all starts.
         local: the same between the two smallest starts, where the law should be nearest.
-        at_zero: the exponent extrapolated to rho_k(0) -> 0 by its change over the starts; NaN below three starts or L = 3.
+        systematic: what finite steps, finite starts and theta make of it, and the exponent without them.
         per_efold: at L = 2, growth of T for each e-fold by which rho_k(0) is smaller, learning rate x steps.
         local_per_efold: the same between the two smallest starts: equal where T is a logarithm.
         residual: root mean square of log T about each seed's line.
         raw_factor: largest over smallest T of the points.
         collapsed_factor: the same of T rho_k(0)^(L-2): 1 where the law holds.
+        phases: T belongs to the first of them.
+        clock: how well the integral of rho_k^(L-2) dt keeps time over starts; None below two starts of a seed.
         seeds_needed: for an interval of the exponent of plus or minus ``target``, at this scatter.
         cautions: what the numbers do not say.
     """
@@ -87,18 +114,20 @@ class DepthScaling:
     law: float
     exponent: Interval
     local: Interval
-    at_zero: Interval
+    systematic: Systematic
     per_efold: Interval
     local_per_efold: Interval
     residual: float
     raw_factor: float
     collapsed_factor: float
+    phases: Phases
+    clock: Clocks | None
     seeds_needed: int
     cautions: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
-        """Whether the law is inside the intervals, or how near it the smallest starts come, in words."""
+        """Whether the law is within all the errors, or how near the exponent comes to it, in words."""
         if not np.isfinite(self.exponent.low):
             return "no interval: fewer than two seeds with two starts"
         return self._logarithm() if self.depth == 2 else self._power()
@@ -111,19 +140,24 @@ class DepthScaling:
 
     def _power(self) -> str:
         near = _NEAR * max(abs(self.law), 1)
-        among = ((self.exponent, "over all starts"), (self.local, "between the two smallest starts"))
-        inside = [(e, where) for e, where in among if e.low <= self.law <= e.high]
-        for found, where in inside:
-            if (found.high - found.low) / 2 <= near:
-                return f"the law holds {where}, to ± {(found.high - found.low) / 2:.2g}"
-        off = abs(self.local.value - self.law)
-        if off <= near and not inside:
-            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{off:.2g}"
-            return f"the law is met to {how} between the two smallest starts, though it is outside the interval"
+        found, whole = self.systematic.extrapolated, self.systematic.whole
+        half = (whole.high - whole.low) / 2
+        inside = whole.low <= self.law <= whole.high
+        where = f"extrapolated to {self._limits()}"
+        if inside and half <= near:
+            return f"the law holds, {where}, to ± {half:.2g}"
         if inside:
-            found, where = inside[0]
-            return f"too few seeds to tell: {where} the interval contains the law but is ± {(found.high - found.low) / 2:.2g}"
-        return f"the law is not met: {'steeper' if self.local.value < self.law else 'shallower'}"
+            return f"too uncertain to tell: {where} the interval contains the law but is ± {half:.2g}"
+        off = abs(found.value - self.law)
+        if off <= near:
+            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{off:.2g}"
+            return f"the law is met to {how}, {where}, though it is outside the interval with all errors"
+        return f"the law is not met: {'steeper' if found.value < self.law else 'shallower'}"
+
+    def _limits(self) -> str:
+        steps = "lr -> 0" if self.systematic.step_from != "not tested" else ""
+        starts = "rho_k(0) -> 0" if np.isfinite(self.systematic.start) else ""
+        return " and ".join(limit for limit in (steps, starts) if limit) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -132,13 +166,24 @@ class Deeper:
 
     Attributes:
         depths: the shallower and the deeper one.
-        start: rho_k(0), the middle of the starts that both have; T is interpolated in logarithms.
+        start: rho_k(0), one that both have, or else the middle of the starts that both span; T is interpolated in logarithms.
         ratio: T of the deeper over T of the shallower, geometric mean over the seeds that both have.
+        seeds: how many these are.
+        distance: |rho_eq/rho| before the first step, the smaller of the two depths' medians.
     """
 
     depths: tuple[int, int]
     start: float
     ratio: Interval
+    seeds: int
+    distance: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the deeper network's T is longer at this start, in words."""
+        if self.distance < _NO_TRANSIENT:
+            return f"hardly a transient: |rho_eq/rho| is {self.distance:.2g} before the first step"
+        return "longer" if self.ratio.low > 1 else "shorter" if self.ratio.high < 1 else "not shown"
 
 
 @dataclass(frozen=True)
@@ -150,7 +195,8 @@ class Scaling:
         theta: the transient ends at rho = theta rho_eq.
         target: half-width of the interval for which ``seeds_needed`` is given.
         each: by depth.
-        deeper: each depth against the next, where their starts overlap.
+        deeper: each depth against the next, at the starts that both have.
+        against: T of other runs over T of these, member by member.
     """
 
     paths: tuple[str, ...]
@@ -158,44 +204,38 @@ class Scaling:
     target: float
     each: tuple[DepthScaling, ...]
     deeper: tuple[Deeper, ...]
+    against: tuple[Against, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Members:
-    """Seed, rho_k(0) and T (NaN where none) of every member at one depth."""
-
-    seed: NDArray[np.int64]
-    start: Floats
-    T: Floats
-
-
-def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, target: float = TARGET) -> Scaling:
+def scaling(
+    runs: Sequence[Trace | RunSeries],
+    *,
+    theta: float | None = None,
+    target: float = TARGET,
+    against: Sequence[Trace | RunSeries] = (),
+) -> Scaling:
     """Fits T against rho_k(0) at each depth that the runs have.
 
     Args:
         runs: the runs; a ``RunSeries`` has a theta of its own.
         theta: the transient ends at rho = theta rho_eq; 1/2 by default.
         target: half-width of the interval of the exponent to plan seeds for.
+        against: runs whose T is compared with that of the members with the same depth, start, seed and learning rate; they may
+            differ in anything else.
 
     Raises:
         AnalysisError: a run has no steps, was not initialised with equal norms or is given twice, or the runs differ
-            in more than depth, rho_k(0), learning rate and seeds.
+            in more than depth, rho_k(0), learning rate and seeds, or none of the other runs' members has a partner.
     """
     first = RunSeries.of(runs[0], theta)
     paths: list[str] = []
     seen: set[tuple[float, ...]] = set()
-    found: dict[int, list[_Members]] = {}
+    found: dict[int, list[Members]] = {}
     for one in runs:
         run = RunSeries.of(one, theta)  # read one by one, so that the series of many runs are not kept
         trace = run.trace
         paths.append(str(trace.path))
-        require_steps(trace)
-        if run.no_equilibrium:
-            raise AnalysisError(f"{trace.path}: T against rho_k(0) {run.no_equilibrium}")
-        if "init_rho_k" not in trace:
-            raise AnalysisError(
-                f"{trace.path}: got init.kind {trace.recipe['init']['kind']}, expected equal-norms: the law is one in rho_k(0)"
-            )
+        _require_starts(run)
         _refuse_strangers(first.trace, trace)
         same = {(trace.depth, *member) for member in zip(*(trace[n].tolist() for n in _MEMBER), strict=True)}
         if same & seen:
@@ -204,15 +244,33 @@ def scaling(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, ta
         for name in set(trace.per_member) - set(_MEMBER):
             if len(set(trace[name].tolist())) > 1:
                 raise AnalysisError(f"{trace.path}: its members differ in {name}; give runs of one {name}")
-        T = [run.time_of(m, passed.T) for m, passed in enumerate(run.passages)]
-        found.setdefault(trace.depth, []).append(_Members(trace["seed"], trace["init_rho_k"], np.array(T)))
-    pooled = {
-        depth: _Members(*(np.concatenate([getattr(p, n) for p in found[depth]]) for n in ("seed", "start", "T")))
-        for depth in sorted(found)
-    }
-    each = tuple(_scaling_of(depth, members, target) for depth, members in pooled.items())
-    deeper = tuple(d for pair in pairwise(pooled) if (d := _deeper(pair, pooled[pair[0]], pooled[pair[1]])))
-    return Scaling(tuple(paths), first.theta, target, each, deeper)
+        found.setdefault(trace.depth, []).append(read(run))
+    depths = {depth: pooled(found[depth]) for depth in sorted(found)}
+    others: list[Against] = []
+    for one in against:
+        run = RunSeries.of(one, first.theta)
+        _require_starts(run)
+        others += compared(run, read(run), depths.get(run.trace.depth))
+    return Scaling(
+        tuple(paths),
+        first.theta,
+        target,
+        tuple(_scaling_of(depth, members, target) for depth, members in depths.items()),
+        tuple(d for pair in pairwise(depths) for d in _deeper(pair, depths[pair[0]], depths[pair[1]])),
+        tuple(others),
+    )
+
+
+def _require_starts(run: RunSeries) -> None:
+    """Raises AnalysisError where a run has no steps, no rho_eq, or no rho_k(0) of its own."""
+    trace = run.trace
+    require_steps(trace)
+    if run.no_equilibrium:
+        raise AnalysisError(f"{trace.path}: T against rho_k(0) {run.no_equilibrium}")
+    if "init_rho_k" not in trace:
+        raise AnalysisError(
+            f"{trace.path}: got init.kind {trace.recipe['init']['kind']}, expected equal-norms: the law is one in rho_k(0)"
+        )
 
 
 def _refuse_strangers(first: Trace, other: Trace) -> None:
@@ -229,94 +287,77 @@ def _refuse_strangers(first: Trace, other: Trace) -> None:
         )
 
 
-def _deeper(depths: tuple[int, int], shallow: _Members, deep: _Members) -> Deeper | None:
-    """None where the starts do not overlap, or no seed is common."""
+def _deeper(depths: tuple[int, int], shallow: Members, deep: Members) -> list[Deeper]:
+    """At the starts that both depths have, or else in the middle of those that both span; none where no seed is common."""
     low = max(float(members.start.min()) for members in (shallow, deep))
     high = min(float(members.start.max()) for members in (shallow, deep))
     if low > high:
-        return None
-    start, ratios = float(np.sqrt(low * high)), []
-    for seed in np.intersect1d(shallow.seed, deep.seed):
-        at = []
-        for members in (shallow, deep):
-            mine = (members.seed == seed) & (members.T > 0)
-            order = np.argsort(members.start[mine])
-            x, y = np.log(members.start[mine][order]), np.log(members.T[mine][order])
-            at.append(np.interp(np.log(start), x, y, left=np.nan, right=np.nan) if len(x) else np.nan)
-        ratios.append(np.exp(at[1] - at[0]))
-    known = np.array([ratio for ratio in ratios if np.isfinite(ratio)])
-    return Deeper(depths, start, geometric_mean(known)) if len(known) else None
+        return []
+    starts = np.intersect1d(shallow.start, deep.start)
+    found = []
+    for start in starts[::-1] if len(starts) else np.sqrt([low * high]):
+        each = [np.exp(_log_T(deep, seed, start) - _log_T(shallow, seed, start)) for seed in np.unique(shallow.seed)]
+        known = np.array([ratio for ratio in each if np.isfinite(ratio)])
+        if len(known):
+            distance = min(_distance(members, start) for members in (shallow, deep))
+            found.append(Deeper(depths, float(start), geometric_mean(known), len(known), distance))
+    return found
 
 
-def _scaling_of(depth: int, members: _Members, target: float) -> DepthScaling:
+def _log_T(members: Members, seed: int, start: float) -> float:
+    """log T of a seed, interpolated in log rho_k(0); NaN outside its starts."""
+    mine = members.where((members.seed == seed) & (members.T > 0))
+    if start in mine.start:
+        return float(np.log(mine.T[mine.start == start]).mean())
+    order = np.argsort(mine.start)
+    x, y = np.log(mine.start[order]), np.log(mine.T[order])
+    outside = not len(x) or not x[0] <= np.log(start) <= x[-1]
+    return np.nan if outside else float(np.interp(np.log(start), x, y))
+
+
+def _distance(members: Members, start: float) -> float:
+    """Median of |rho_eq/rho| before the first step at a start, or at the nearest."""
+    near = members.start[np.argmin(np.abs(np.log(members.start / start)))]
+    return float(np.median(members.distance[members.start == near]))
+
+
+def _scaling_of(depth: int, members: Members, target: float) -> DepthScaling:
     points = []
     for start in sorted(set(members.start.tolist()), reverse=True):
         here = members.start == start
         left = here & (members.T > 0)
         seeds = [np.exp(np.log(members.T[left & (members.seed == s)]).mean()) for s in np.unique(members.seed[left])]
-        points.append(Point(start, int(here.sum()), int(left.sum()), geometric_mean(np.array(seeds))))
-    slopes, residual = _slopes(members, np.log)
+        T = geometric_mean(np.array(seeds))
+        points.append(Point(start, int(here.sum()), int(left.sum()), T, _distance(members, start)))
+    main = members.one_for_each_start(largest=True)
+    fitted, residual = slopes(main.seed, main.start, main.T)
     used = [p for p in points if p.left]
     centres = np.array([p.T.value for p in used])
     collapsed = centres * np.array([p.start for p in used]) ** max(depth - 2.0, 0.0)
     local = local_per_efold = NONE
     if len(used) >= 2:
-        smallest = members.start <= used[-2].start
-        near = _Members(*(v[smallest] for v in vars(members).values()))
-        local = mean(_slopes(near, np.log)[0])
-        local_per_efold = mean(-_slopes(near, np.asarray)[0]) if depth == 2 else NONE
+        near = main.where(main.start <= used[-2].start)
+        local = mean(slopes(near.seed, near.start, near.T)[0])
+        local_per_efold = mean(-slopes(near.seed, near.start, near.T, np.asarray)[0]) if depth == 2 else NONE
+    fine = members.one_for_each_start(largest=False)
     return DepthScaling(
         depth=depth,
         points=tuple(points),
-        seeds=len(slopes),
+        seeds=len(fitted),
         law=float(min(2 - depth, 0)),
-        exponent=mean(slopes),
+        exponent=mean(fitted),
         local=local,
-        at_zero=_at_zero(depth, members),
-        per_efold=mean(-_slopes(members, np.asarray)[0]) if depth == 2 else NONE,
+        systematic=systematic(depth, members),
+        per_efold=mean(-slopes(main.seed, main.start, main.T, np.asarray)[0]) if depth == 2 else NONE,
         local_per_efold=local_per_efold,
         residual=residual,
         raw_factor=_factor(centres),
         collapsed_factor=_factor(collapsed),
-        seeds_needed=_seeds_needed(slopes, target) if depth != 2 else 0,
+        phases=Phases(len(main.seed), int((main.falls > 1).sum()), mean(slopes(main.seed, main.start, main.half)[0])),
+        clock=clocks(fine.seed, fine.clock, fine.T, fine.grown),
+        seeds_needed=_seeds_needed(fitted, target) if depth != 2 else 0,
         cautions=tuple(_cautions(points, members)),
     )
-
-
-def _slopes(members: _Members, of_T: Callable[[Floats], Floats]) -> tuple[Floats, float]:
-    """Slope of ``of_T(T)`` on log rho_k(0) of each seed with two starts or more, and the residuals' rms over all."""
-    slopes, squares, freedom = [], 0.0, 0
-    for seed in np.unique(members.seed):
-        mine = (members.seed == seed) & (members.T > 0)
-        x, y = np.log(members.start[mine]), of_T(members.T[mine])
-        if len(np.unique(x)) < 2:
-            continue
-        slope, level = np.polyfit(x, y, 1)
-        slopes.append(float(slope))
-        squares += float(np.sum((y - slope * x - level) ** 2))
-        freedom += len(x) - 2
-    return np.array(slopes), float(np.sqrt(squares / freedom)) if freedom > 0 else np.nan
-
-
-def _at_zero(depth: int, members: _Members) -> Interval:
-    """The exponent for a start that goes to zero, mean over seeds.
-
-    With constant A and B, T is ``a r^(2-L) + b`` but for smaller terms, so one over the exponent at r is a line in
-    r^(L-2). That line through the exponents between neighbouring starts leads to the limit.
-    """
-    limits = []
-    for seed in np.unique(members.seed) if depth > 2 else []:
-        mine = (members.seed == seed) & (members.T > 0)
-        x, level = np.log(members.start[mine]), np.log(members.T[mine])
-        starts = np.unique(x)
-        if len(starts) < 3:
-            continue
-        T = np.array([level[x == start].mean() for start in starts])
-        middle = (starts[1:] + starts[:-1]) / 2
-        if (np.diff(T) < 0).all():
-            inverse = np.polyfit(np.exp((depth - 2) * middle), np.diff(starts) / np.diff(T), 1)[1]
-            limits.append(float(1 / inverse))
-    return mean(np.array(limits)) if limits else NONE
 
 
 def _factor(values: Floats) -> float:
@@ -334,7 +375,7 @@ def _seeds_needed(slopes: Floats, target: float) -> int:
     return min(n, _MOST_SEEDS)
 
 
-def _cautions(points: Sequence[Point], members: _Members) -> list[str]:
+def _cautions(points: Sequence[Point], members: Members) -> list[str]:
     cautions = []
     stayed = [p for p in points if p.left < p.members]
     if stayed:
