@@ -105,7 +105,7 @@ def layout_of(training: Training) -> Layout:
         per_member={name: name.replace("_", " ") for name in per_member(training) if "seed" not in name},
         facts=Facts(
             loss=loss.kind if loss else "not stated",
-            equilibrium=bool(loss and loss.equilibrium and "a" in training.measured),
+            equilibrium=bool(loss and loss.equilibrium),
             optimizer=training.rule.name,
             law=law,
             minibatches=not training.settings.full_batch,
