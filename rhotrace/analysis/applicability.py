@@ -59,6 +59,12 @@ def own_norms(trace: Trace) -> str:
     return "does not apply: the norms follow a schedule and not the gradient" if controlled else ""
 
 
+def no_flow(trace: Trace) -> str:
+    """Why the memo's flow, at the run's learning rate, does not describe a recording: another optimizer made its steps."""
+    own = trace.own_loop
+    return f"does not apply: {own.get('not_descent')}" if own and own.get("not_descent") else ""
+
+
 def law_of(trace: Trace) -> StepLaw | None:
     """What one step of the optimizer does to the layer norms, exactly; None where no law is known."""
     return LAWS.get(trace.facts.law or "")

@@ -213,11 +213,15 @@ class RunSeries:
             transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
             for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
         )
+        if why := applicability.no_flow(self.trace):
+            each = tuple(replace(one, T_constant=np.nan, driven=None, no_fit=why) for one in each)
         return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
 
     @cached_property
     def fitted(self) -> TransientFit:
         """As ``transient``, with the closed form fitted to each member."""
+        if applicability.no_flow(self.trace):
+            return self.transient
         pairs = zip(self.transient.each, self.members, strict=True)
         return replace(
             self.transient,

@@ -234,6 +234,7 @@ def _facts(training: Training) -> dict[str, Any]:
         "homogeneity": training.homogeneity.why_not or f"measured in {training.homogeneity.dtype}",
         "measured": not training.homogeneity.why_not,
         "no_law": why_not,
+        "not_descent": training.rule.why_not,
         "learning_rates": sorted(set(training.rule.lr)),
         "parameter_dtype": training.parameter_dtype,
         "output_dtype": training.output_dtype,
