@@ -52,7 +52,8 @@ class RunSeries:
     @cached_property
     def steps(self) -> NDArray[np.int64]:
         """Step of each row, (n,)."""
-        return self.trace.step_of("loss")
+        every = self.trace.strides["full"]
+        return np.arange(self.trace.layout.rows("full", self.trace.steps), dtype=np.int64) * every
 
     @cached_property
     def log_rho(self) -> Floats:
@@ -66,17 +67,17 @@ class RunSeries:
 
     @cached_property
     def rho_eq_over_rho(self) -> Floats:
-        """a/q, (n, M); NaN where the loss has none."""
+        """a/q, (n, M); NaN where the run has none."""
         return self._sum("rho_eq_over_rho")
 
     @cached_property
     def a(self) -> Floats:
-        """mean(y g), (n, M); NaN where the loss has none."""
+        """mean(y g), (n, M); NaN where the run has none."""
         return self._sum("a")
 
     @cached_property
     def q(self) -> Floats:
-        """mean(g^2), (n, M); NaN where the loss has none."""
+        """mean(g^2), (n, M); NaN where the run has none."""
         return self._sum("q")
 
     def _sum(self, name: str) -> Floats:
@@ -86,8 +87,8 @@ class RunSeries:
 
     @cached_property
     def loss(self) -> Floats:
-        """Loss on the training set, (n, M)."""
-        return self.trace["loss"]
+        """Loss on the training set, (n, M); NaN where it was not recorded."""
+        return self._sum("loss")
 
     @cached_property
     def delta(self) -> Floats:
@@ -130,7 +131,7 @@ class RunSeries:
     @cached_property
     def rates(self) -> Floats:
         """Learning rates of the steps: (M,), or (steps, M) under a schedule."""
-        return self.every_step("lr_step") if "lr_step" in self.trace else self.lr
+        return self.every_step("lr_step") if applicability.is_scheduled(self.trace) else self.lr
 
     @cached_property
     def elapsed(self) -> Floats | None:
@@ -212,11 +213,15 @@ class RunSeries:
             transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
             for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
         )
+        if why := applicability.no_flow(self.trace):
+            each = tuple(replace(one, T_constant=np.nan, driven=None, no_fit=why) for one in each)
         return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
 
     @cached_property
     def fitted(self) -> TransientFit:
         """As ``transient``, with the closed form fitted to each member."""
+        if applicability.no_flow(self.trace):
+            return self.transient
         pairs = zip(self.transient.each, self.members, strict=True)
         return replace(
             self.transient,
@@ -226,15 +231,16 @@ class RunSeries:
     @cached_property
     def plateaus(self) -> tuple[tuple[Plateau, ...], ...]:
         """The plateaus of each member's loss."""
-        error = self.trace["error"]
+        error = self._sum("error")
         return tuple(plateaus(self.steps, self.loss[:, m], error[:, m]) for m in range(self.trace.members))
 
     @cached_property
     def broken(self) -> dict[int, tuple[Outcome, int]]:
         """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
-        finite, silent = np.isfinite(self.loss) & np.isfinite(self.log_rho), self.q == 0
-        if self.trace.facts.equilibrium:
-            finite &= np.isfinite(self.q)
+        finite, silent = np.isfinite(self.log_rho), self.q == 0
+        for name in ("loss", "q"):
+            if name in self.trace:
+                finite &= np.isfinite(self._sum(name))
         found = {}
         for m in range(self.trace.members):
             if not finite[:, m].all():
@@ -280,12 +286,14 @@ class RunSeries:
         """What the identity is made of, by the names of the arguments."""
         trace, law = self.trace, applicability.law_of(self.trace)
         arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm")}
-        if trace.facts.equilibrium:
+        if "batch_a" in trace:
             arrays |= {name: self.every_step(name) for name in ("batch_a", "batch_q")}
         else:
             pull = self.every_step("batch_c")
             arrays |= {"batch_a": -pull / 2, "batch_q": np.zeros_like(pull)}
         lr, degree = self.rates, [trace.layout.layers[k].degree for k in self._homogeneous]
+        if "lr_layer" in trace:
+            lr = self.every_step("lr_layer")[:, :, self._homogeneous]
         read = {name: self.every_step(name) for name in law.quantities} if law else {}
         if len(degree) < trace.depth:
             arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
@@ -294,9 +302,14 @@ class RunSeries:
         if len(members) < trace.members:
             chosen = list(members)
             arrays, read = ({name: values[:, chosen] for name, values in own.items()} for own in (arrays, read))
-            options, lr = {name: values[chosen] for name, values in options.items()}, lr[..., chosen]
+            options, lr = {name: values[chosen] for name, values in options.items()}, _of_members(lr, chosen)
         dtype = trace.attributes["dtype"]
         return {**arrays, "lr": lr, "dtype": dtype, "law": law, "degree": np.array(degree), "read": {**read, **options}}
+
+
+def _of_members(lr: Floats, members: list[int]) -> Floats:
+    """Learning rates of some members: of (M,), (steps, M) or (steps, M, L)."""
+    return lr[members] if lr.ndim == 1 else lr[:, members]
 
 
 def require_steps(trace: Trace) -> None:

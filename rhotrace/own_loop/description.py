@@ -105,7 +105,7 @@ def layout_of(training: Training) -> Layout:
         per_member={name: name.replace("_", " ") for name in per_member(training) if "seed" not in name},
         facts=Facts(
             loss=loss.kind if loss else "not stated",
-            equilibrium=bool(loss and loss.equilibrium and "a" in training.measured),
+            equilibrium=bool(loss and loss.equilibrium),
             optimizer=training.rule.name,
             law=law,
             minibatches=not training.settings.full_batch,
@@ -234,6 +234,7 @@ def _facts(training: Training) -> dict[str, Any]:
         "homogeneity": training.homogeneity.why_not or f"measured in {training.homogeneity.dtype}",
         "measured": not training.homogeneity.why_not,
         "no_law": why_not,
+        "not_descent": training.rule.why_not,
         "learning_rates": sorted(set(training.rule.lr)),
         "parameter_dtype": training.parameter_dtype,
         "output_dtype": training.output_dtype,

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     Optimizers = Sequence[torch.optim.Optimizer]
 
 
+_NOT_SAID = {
+    "lr",
+    "initial_lr",
+    "capturable",
+    "differentiable",
+    "foreach",
+    "fused",
+}  # they change no number, or the rate
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the layers are trained.
@@ -21,7 +31,7 @@ class Rule:
         law: name in ``theory.step_identity.LAWS`` of the exact change of the layer norms; None where there is none.
         why_not: why there is no law; empty where there is one.
         lr: learning rate of each layer at the start.
-        options: of the first parameter group with a layer, those that are plain values.
+        options: of the first parameter group with a layer, those that are plain values and on.
         several: whether the layers have learning rates of their own.
     """
 
@@ -47,8 +57,8 @@ def rule_of(optimizers: Optimizers, layers: Sequence[tuple[torch.Tensor, ...]]) 
         lr=tuple(float(home[1]["lr"]) if home else 0.0 for home in homes),
         options={
             key: value if isinstance(value, bool | str) else float(value)
-            for key, value in first.items()
-            if isinstance(value, bool | str | int | float) and key != "lr"
+            for key, value in {**first, "betas": ", ".join(map(str, first.get("betas", ())))}.items()
+            if isinstance(value, bool | str | int | float) and value and key not in _NOT_SAID
         },
         several=len({id(group) for group in groups}) > 1,
     )

@@ -43,7 +43,7 @@ from rhotrace.own_loop.growing_file import GrowingFile, refuse_to_resume
 from rhotrace.own_loop.homogeneity import Homogeneity, measured_degrees
 from rhotrace.own_loop.measures import loss_of
 from rhotrace.own_loop.module_blocks import module_blocks, plain_module
-from rhotrace.own_loop.optimizers import Rule, rule_of
+from rhotrace.own_loop.optimizers import Rule, groups_of, rule_of
 from rhotrace.own_loop.own_quantity import Own
 from rhotrace.own_loop.probe import Probe
 from rhotrace.own_loop.rows import Rows
@@ -145,6 +145,11 @@ class Recording:
         self._model, self._compiled = plain_module(model), hasattr(model, "_orig_mod")
         self._blocks = module_blocks(self._model, groups)
         self._probe = Probe(self._model, self._blocks, settings)
+        if self._given and not any(groups_of(self._optimizers, self._probe.layers)):
+            raise RhoTraceError(
+                "rhotrace.record: optimizer: got one that trains none of this model's weights, expected the one that does; "
+                "make it after the model is on its device"
+            )
         self._rows = Rows(settings, self._probe.device)
         self._batch: list[tuple[Any, torch.Tensor]] = []
         self._pieces: dict[str, torch.Tensor] = {}
@@ -243,8 +248,9 @@ class Recording:
             return
         if self._open and optimizer not in self._stepped:  # another optimizer of the same step
             self._stepped.append(optimizer)
-            if not self._rows.begun:
+            if not self._rows.begun:  # it may have been unknown when the row began
                 self._find_rule()
+                self._rates = self._probe.rates(self._optimizers)
             return
         if self._open:  # the loop did not call ``step``
             self._complete({})

@@ -239,7 +239,7 @@ def audit(
         grad_norm: ||G_k||, (steps, M, L).
         batch_a: (steps, M); -c_b/2 for a loss other than the square loss.
         batch_q: (steps, M); 0 for such a loss.
-        lr: (M,), or (steps, M) under a schedule.
+        lr: (M,); or (steps, M) under a schedule; or (steps, M, L) where layers have learning rates of their own.
         dtype: of the weights; the step was taken with lr and the other options rounded to it.
         law: of the optimizer's steps.
         degree: of homogeneity of the outputs in each layer, (L,); 1 by default.
@@ -296,7 +296,7 @@ def identity(
 
     def option(values: Floats) -> Floats:
         rounded = np.asarray(values).astype(dtype).astype(np.float64)
-        return rounded[:, None] if rounded.ndim == 1 else rounded[:-1, :, None]
+        return rounded[:, None] if rounded.ndim == 1 else rounded[:-1, :, None] if rounded.ndim == 2 else rounded[:-1]
 
     degree = np.ones(rho_k.shape[2]) if degree is None else np.asarray(degree, dtype=np.float64)
     given, none = read or {}, np.zeros(rho_k.shape[1])

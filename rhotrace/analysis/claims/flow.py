@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rhotrace.analysis.applicability import no_sums
+from rhotrace.analysis.applicability import no_flow, no_sums
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
@@ -98,6 +98,8 @@ def balance(evidence: Evidence) -> Finding:
 
 def product_growth(evidence: Evidence) -> Finding:
     """Equation (5), driven by the measured A and B, against the measured rho."""
+    if why := no_flow(evidence.trace):
+        return untestable(why)
     found = [each.driven for m in evidence.sound if (each := evidence.run.transient.each[m]).driven]
     moved = [d for d in found if d.rise > 0.05]
     if not moved:

@@ -82,7 +82,7 @@ class Glimpse:
         run: what distinguishes it from another that takes its place under the same name.
         state: ``training now``, ``interrupted``, ``finished`` or ``diverged``.
         steps: committed.
-        planned_steps: that it will have.
+        planned_steps: that it will have; None of a recording that is not finished, whose end is not planned.
         members: M.
         seconds: of training so far.
         steps_per_second: recently; NaN where no process is training the run.
@@ -97,7 +97,7 @@ class Glimpse:
     run: str
     state: str
     steps: int
-    planned_steps: int
+    planned_steps: int | None
     members: int
     seconds: float
     steps_per_second: float
@@ -151,7 +151,7 @@ class Follower:
                 run=run,
                 state=state,
                 steps=trace.steps,
-                planned_steps=trace.layout.steps,
+                planned_steps=_planned(trace),
                 members=trace.members,
                 seconds=float(np.nan_to_num(trace.wall_seconds)),
                 **self._speed(trace, state),
@@ -191,7 +191,13 @@ class Follower:
         if then <= seconds:  # nothing new yet: since the start
             steps, seconds = 0, 0.0
         rate = (now - steps) / (then - seconds) if then > seconds else np.nan
-        return {"steps_per_second": rate, "seconds_left": (trace.layout.steps - now) / rate if rate > 0 else np.nan}
+        planned = _planned(trace)
+        left = np.nan if planned is None or not rate > 0 else (planned - now) / rate
+        return {"steps_per_second": rate, "seconds_left": left}
+
+
+def _planned(trace: Trace) -> int | None:
+    return trace.layout.steps if trace.complete or not trace.layout.open_ended else None
 
 
 def _state(trace: Trace, was_locked: bool) -> str:

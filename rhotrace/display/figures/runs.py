@@ -26,6 +26,7 @@ from rhotrace.display.figures.style import (
     units,
 )
 from rhotrace.display.numbers import number, span
+from rhotrace.errors import AnalysisError
 from rhotrace.recording.quantities import QUANTILES
 from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import paper
@@ -152,6 +153,7 @@ def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
 
 def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """Distribution of the margins y_n f_n of the normalised network over time, and of y_n g_n below it."""
+    require_outputs(traces)
     shown = groups(traces, theta=theta, view=view)
     power = -min((_decade(group) for group in shown[:_MOST_COLUMNS]), default=0)
     scale = power * _PER_DECADE
@@ -220,19 +222,31 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view:
         ends = {}
         for axes, names in ((above, ("loss", "test_loss")), (below, ("error", "test_error"))):
             for place, (quantity, dashes, of) in enumerate(zip(names, DASHES, ("training", "test"), strict=False)):
+                if quantity not in group.trace:
+                    continue
                 found = band(group, [quantity], drawable)
                 ends[quantity] = found.ends[1]
                 alpha = 0.0 if place else 0.2  # two bands on top of each other would hide one another
                 _draw(axes, found, colour(place), alpha, label=of, linestyle=dashes)
         below.set_ylim(0, None)
-        return (
-            f"loss of one of them ends at {number(ends['loss'])} ({number(ends['test_loss'])} on the test set), "
-            f"error at {number(ends['error'])} ({number(ends['test_error'])})"
-        )
+        of_test = [f" ({number(ends[name])}{of})" if name in ends else "" for name, of in tested]
+        return f"loss of one of them ends at {number(ends['loss'])}{of_test[0]}, error at {number(ends['error'])}{of_test[1]}"
 
+    tested = ("test_loss", " on the test set"), ("test_error", "")
+    require_outputs(traces)
     shown = groups(traces, theta=theta, view=view)
     labels = f"loss{units(traces[0].quantity('loss'))}", "error"
     _columns(path, shown, column, labels, (f"Loss: {_members(shown)}", "Fraction misclassified"), logarithmic=True)
+
+
+def require_outputs(traces: Sequence[Trace]) -> None:
+    """Raises AnalysisError where a recording has no loss and no margins on its training set."""
+    for trace in traces:
+        if "loss" not in trace:
+            raise AnalysisError(
+                f"{trace.path}: nothing to draw: the outputs on the training set were not recorded; give data=... to "
+                "rhotrace.record, or draw rho or layers"
+            )
 
 
 def watch_figure(curves: Mapping[str, Curve], passed: Sequence[float], path: Path) -> None:

@@ -172,7 +172,8 @@ def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterat
         f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks.",
         lambda path: rho_figure(traces, path, theta),
     )
-    yield Figure("Loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
+    if all("loss" in trace for trace in traces):
+        yield Figure("Loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
     for number, one in enumerate(found, 1):
         yield from _of_run(one, f"run{number}", theta)
     yield from _of_several(found, together)
@@ -222,10 +223,11 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
         "Norm of each layer, and how far its square moves from the mean over layers.",
         lambda path: layers_figure([one.trace], path, theta),
     )
-    yield Figure(
-        "Margins over the training set; a label is met where y f = 1/rho.",
-        lambda path: margins_figure([one.trace], path, theta),
-    )
+    if "margin_min" in one.trace:
+        yield Figure(
+            "Margins over the training set; a label is met where y f = 1/rho.",
+            lambda path: margins_figure([one.trace], path, theta),
+        )
 
     yield Heading("The memo, statement by statement", 3, f"{key}-claims", folded=True)
     yield from statements(one.claims, cautions(one.evidence))

@@ -46,7 +46,7 @@ class _Page:
             name=glimpse.path.name,
             words=words(glimpse),
             steps=glimpse.steps,
-            planned=glimpse.planned_steps,
+            planned=glimpse.planned_steps or max(1, glimpse.steps),
             again=math.ceil(max(self._every, 1.0)) if glimpse.state == TRAINING else 0,
             picture=picture,
         )

@@ -22,15 +22,18 @@ def headline(summary: dict[str, Any]) -> str:
         for name, value in optimizer.items()
         if value is not None and (name != "sampling" or optimizer["batch_size"])
     )
+    optimized = ", ".join(filter(None, (summary["optimizer"], options)))
     noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
     width = "" if summary["depth"] == 1 or summary["width"] is None else f", width {summary['width']}"
     loss = "" if summary["loss"] == "square" else f"{summary['loss']} loss, "
     planned = "" if summary["planned_steps"] is None else f" of {summary['planned_steps']}"
+    data = " ".join(filter(None, (summary["dataset"], summary["classes"])))
+    size = f", N = {summary['samples']}" if summary["samples"] else ""  # not known of some recordings
     return (
         f"{summary['state']}: {summary['steps']}{planned} steps, "
         f"{count(summary['members'], 'member')}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
-        f"L = {summary['depth']}{width}, {summary['dtype']}; {loss}{summary['optimizer']}, {options}; "
-        f"{summary['dataset']} {summary['classes']}, N = {summary['samples']}{noise}"
+        f"L = {summary['depth']}{width}, {summary['dtype']}; {loss}{optimized}; "
+        f"{data}{size}{noise}"
     )
 
 

@@ -26,8 +26,9 @@ def words(glimpse: Glimpse) -> list[str]:
             f"{medians}loss {number(last['loss'])}  error {number(last['error'])}  "
             f"rho {_power(last['log_rho'])}  rho_eq/rho {number(last['rho_eq_over_rho'])}"
         ]
+    planned = "" if glimpse.planned_steps is None else f" of {glimpse.planned_steps}"
     return [
-        f"{glimpse.state}: step {glimpse.steps} of {glimpse.planned_steps}",
+        f"{glimpse.state}: step {glimpse.steps}{planned}",
         *([rate] if rate else []),
         glimpse.transient,
         *values,

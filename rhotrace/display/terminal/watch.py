@@ -89,7 +89,7 @@ def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:
 
 def view(console: Console, glimpse: Glimpse) -> Text:
     """The state of a run on one screen."""
-    plain, share = console.options.ascii_only, glimpse.steps / max(1, glimpse.planned_steps)
+    plain, share = console.options.ascii_only, glimpse.steps / max(1, glimpse.planned_steps or glimpse.steps)
     bar = min(_BAR, console.width - len(" 100 %"))
     done = int(bar * share)
     first, *rest = (_writable(console, line) for line in words(glimpse))
