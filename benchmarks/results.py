@@ -1,6 +1,7 @@
 """The results page: every figure of docs/results.md, computed from finished runs of the shipped recipes.
 
     for r in recipes/*.yaml; do rhotrace train $r; done
+    for r in $(ls recipes/cifar/*.yaml | grep -v gpu); do rhotrace train $r; done
     python benchmarks/results.py
 
 asks ``rhotrace ... --json`` for each figure, writes docs/results.json, and renders docs/results.md from it by
@@ -38,7 +39,7 @@ class Source:
     """A command, the runs that it reads, and the figures that are made of its JSON."""
 
     command: str
-    figures: Callable[[Any], Figures]
+    figures: Callable[..., Figures]
 
     def runs(self, folder: Path) -> list[Path]:
         """The run files of the command, those of a pattern in the order of a shell; empty if one is missing."""
@@ -225,6 +226,71 @@ def alternation(path: str) -> Figures:
     return result
 
 
+# --- CIFAR-10 ----------------------------------------------------------------------------------------------
+
+AT = (0, 20, 40, 60, 80, 100, 150, 200, 400, 600, 750, 1000)
+
+
+def ends_of(path: str) -> Figures:
+    """The last errors and losses of each member, on the training set and the test set."""
+    import rhotrace
+
+    with rhotrace.open(path) as run:
+        names = ("loss", "error", "test_loss", "test_error")
+        found: Figures = {name: run[name][-1].tolist() for name in names}
+        found |= {name: run[name].tolist() for name in run.per_member if name != "batch_seed"}
+    return found
+
+
+def follow_up(path: str) -> Figures:
+    """What the released code of CBMM Memo 117 calls rho, at some steps; and how the run ended.
+
+    Its network has an output for each of the two classes. Ours has one, their difference, whose last layer has a norm
+    that is the square root of 2 as large where the two outputs are opposite.
+    """
+    import rhotrace
+
+    with rhotrace.open(path) as run:
+        rho = np.exp(run["log_rho_bn"]) / np.sqrt(2)
+        hundredth = {
+            "last_100": run["rho_k"][100, :, -1].tolist(),
+            "product_100": np.exp(run["log_rho"][100]).tolist(),
+        }
+    steps = [step for step in AT if step < len(rho)]
+    return {
+        **ends_of(path),
+        "at": {str(step): rho[step].tolist() for step in steps},
+        **hundredth,
+    }
+
+
+def low_rank(*paths: str) -> Figures:
+    """The rank of the hidden layers at the end, their mean over layers 2 to L - 1, by batch size."""
+    import rhotrace
+
+    found: Figures = {}
+    for path in paths:
+        with rhotrace.open(path) as run:
+            ranks = run["rank"]
+            size = run.recipe["optimizer"]["batch_size"]
+        inner = {"start": ranks[0, :, 1:-1].mean(axis=1).tolist(), "rank": ranks[-1, :, 1:-1].mean(axis=1).tolist()}
+        found[str(size)] = {**ends_of(path), **inner}
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+
+def conv_exponents(content: Any) -> Figures:  # noqa: ANN401 - JSON
+    """``rhotrace scaling``: the exponents of each depth, and how many members have no T at each start."""
+    return {
+        "each": {
+            str(d["depth"]): {key: d[key] for key in ("law", "exponent", "local")}
+            | {"without": [p["members"] - p["left"] for p in d["points"]], "members": d["points"][0]["members"]}
+            for d in content["each"]
+        }
+    }
+
+
+NETS, WAYS = ("mlp4", "mlp6", "conv4"), ("", "-sgd", "-weightnorm")
+
 SOURCES = {
     "audit": Source("rhotrace audit runs/deep8.h5", turns),
     "deep8": Source("rhotrace analyze runs/deep8.h5 --fit-transient", transient),
@@ -246,6 +312,19 @@ SOURCES = {
     "eight_layers": Source("rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5 --predict", fluctuation),
     "clean": Source("rhotrace compare runs/clean49-*.h5 --predict", fluctuation),
     "noisy": Source("rhotrace compare runs/noisy49-*.h5 --align time --predict", fluctuation),
+    **{
+        f"cifar_{net}{way}".replace("-", "_"): Source(f"rhotrace analyze runs/{net}{way}.h5", times)
+        for net in NETS
+        for way in WAYS
+    },
+    **{f"cifar_{net}_pair": Source(f"rhotrace compare runs/{net}.h5 runs/{net}-sgd.h5", fluctuation) for net in NETS},
+    "cifar_scaling": Source("rhotrace scaling runs/scaling-conv-L?.h5", conv_exponents),
+    "memo117": Source("rhotrace.open runs/memo117.h5", follow_up),
+    "memo117_clean": Source("rhotrace.open runs/memo117-clean.h5", follow_up),
+    "memo117_noisy": Source("rhotrace.open runs/memo117-noisy.h5", follow_up),
+    "rank": Source("rhotrace.open runs/rank-b8.h5 runs/rank-b32.h5 runs/rank-b128.h5", low_rank),
+    "init_scale": Source("rhotrace.open runs/init-scale.h5", ends_of),
+    "ten_classes_conv": Source("rhotrace.open runs/ten-classes-conv.h5", follow_up),
 }
 
 
@@ -255,7 +334,7 @@ def measure(source: Source, folder: Path) -> Figures | None:
     if not runs:
         return None
     if source.command.startswith("rhotrace.open"):
-        return source.figures(str(runs[0]))
+        return source.figures(*map(str, runs))
     words: list[str] = []
     for word in source.command.split()[1:]:
         words += map(str, sorted(folder.glob(word.removeprefix("runs/")))) if word.startswith("runs/") else [word]
@@ -400,6 +479,42 @@ def ranges(figures: dict[str, Figures]) -> Figures:
         "at_rest": ends([1 / run["over_frozen"]["value"] for run in noisy]),
         "linearised": ends([run["predicted_over"]["value"] for run in noisy]),
         "follows": float(np.median([value for run in noisy for value in run["follows"]])),
+        **cifar_ranges(figures),
+    }
+
+
+def cifar_ranges(figures: dict[str, Figures]) -> Figures:
+    """The same of the runs on CIFAR-10."""
+
+    def off(way: str) -> float:
+        """The largest difference of T from that under GD of the same seed."""
+        pairs = [
+            pair
+            for net in NETS
+            for pair in zip(figures[f"cifar_{net}{way}"]["each"], figures[f"cifar_{net}"]["each"], strict=True)
+        ]
+        return max(abs(one / other - 1) for one, other in pairs if one and other)
+
+    published = figures["memo117"]
+    tenth = [m for m, start in enumerate(published["init_rho_k"]) if start == 0.1]
+    ended = zip(figures["init_scale"]["error"], figures["init_scale"]["test_error"], strict=True)
+    fitted = [test for error, test in ended if error <= 0.005]
+    return {
+        "photographs": {
+            net: {way or "_gd": figures[f"cifar_{net}{way}"]["T"] for way in ("", "_sgd", "_weightnorm")}
+            | {"ratio": figures[f"cifar_{net}_pair"]["contrasts"][f"{net}-sgd/{net}"]["ratio"]}
+            for net in NETS
+        },
+        "cifar_off": {"sgd": off("_sgd"), "weightnorm": off("_weightnorm")},
+        "tenth": tenth,
+        "tenth_range": ends([published["at"]["100"][m] for m in tenth]),
+        "fitted_test": {"count": len(fitted), "ends": ends(fitted)},
+        "law_met": [
+            d
+            for d, e in figures["cifar_scaling"]["each"].items()
+            if e["local"]["low"] <= e["law"] <= e["local"]["high"]
+        ],
+        "without_T": sum(sum(e["without"]) for e in figures["cifar_scaling"]["each"].values()),
     }
 
 

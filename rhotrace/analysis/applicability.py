@@ -187,7 +187,9 @@ def _of_the_network(trace: Trace) -> Iterator[str]:
         yield f"biases or shifts, {_some(kept['shift'])} (the outputs are not homogeneous)"
     odd = [block.name for block in trace.layout.layers if block.degree is None]
     if odd:
-        yield f"skips or other paths around layers (the outputs are not homogeneous in {_some(odd)})"
+        epsilon = trace.recipe["network"].get("batch_norm_epsilon")
+        what = f"an epsilon of {epsilon:g} beside the variances" if epsilon else "skips or other paths around layers"
+        yield f"{what} (the outputs are not homogeneous in {_some(odd)})"
 
 
 def _some(names: list[str]) -> str:

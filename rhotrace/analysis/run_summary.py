@@ -29,6 +29,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "members": trace.members,
         "depth": trace.depth,
         "width": recipe["network"].get("width"),
+        "network": {name: value for name, value in recipe["network"].items() if name != "dtype"},
         "dtype": attributes["dtype"],
         "loss": trace.facts.loss,
         "optimizer": optimizer.pop("kind"),

@@ -190,6 +190,10 @@ class Network(ABC):
         each = [self._members(parameters, buffers, part, "eval", keep=False).outputs for part in parts]
         return torch.cat(each, dim=2) if len(each) > 1 else each[0]
 
+    def together(self, samples: int) -> int:
+        """How many samples of a set ``forward`` evaluates at once, for estimates of memory."""
+        return min(samples, TOGETHER)
+
     def gradients(
         self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
     ) -> Backward:

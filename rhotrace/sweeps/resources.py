@@ -30,8 +30,9 @@ def step_bytes(recipe: Recipe, samples: int, shape: tuple[int, ...], outputs: in
     network = recipe.network.build(shape, outputs)
     item = _item(recipe)
     weights = recipe.trained_by.tensors * sum(math.prod(block.shape) for block in network.blocks) * item
-    activations = samples * (2.5 * network.units(math.prod(shape)) * item + 8 * outputs * 8)
     batch = recipe.optimizer.minibatches
+    largest = max(batch.size if batch else samples, network.together(samples))  # pass
+    activations = 2.5 * largest * network.units(math.prod(shape)) * item + samples * 8 * outputs * 8
     gathered = 2 * batch.size * math.prod(shape) * item if batch else 0
     return float(weights + activations + gathered)
 

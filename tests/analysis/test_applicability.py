@@ -125,3 +125,13 @@ def test_the_steps_are_checked_in_the_layers_whose_degrees_are_known_under_a_kno
     assert applicability.no_step_law(described(*none)) == "does not apply: the outputs are homogeneous in no layer"
     assert applicability.no_step_law(described(W1, W2, law=None)) == "the optimizer momentum has no known step law"
     assert applicability.law_of(described(W1, W2)) is LAWS["descent"]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "phrases"),
+    [(0, ["batch normalisation"]), (0.01, ["batch normalisation", "an epsilon of 0.01 beside the variances"])],
+)
+def test_a_normalisation_is_not_called_a_skip(train, epsilon, phrases):
+    network = f"{{kind: mlp, depth: 3, width: 4, batch_norm: true, batch_norm_epsilon: {epsilon}}}"
+    with open_trace(train("steps=3", f"network={network}")) as trace:
+        assert [phrase.split(" (")[0] for phrase in applicability.broken_assumptions(trace)] == phrases

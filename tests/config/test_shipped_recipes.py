@@ -14,7 +14,21 @@ NAMES = [each.name for each in shipped_recipes.listing()]
 
 def test_every_recipe_of_the_checkout_is_listed_with_its_claim():
     assert sorted(NAMES) == sorted(p.relative_to(ROOT).with_suffix("").as_posix() for p in ROOT.rglob("*.yaml"))
-    assert all(each.claim.startswith("Memo 112") for each in shipped_recipes.listing())
+    sources = ("Memo 112", "Memo 117", "arXiv:")
+    assert [each.name for each in shipped_recipes.listing() if not each.claim.startswith(sources)] == []
+
+
+def test_every_recipe_on_cifar_10_has_a_size_for_a_gpu_that_claims_no_figure():
+    names = {path.stem for path in (ROOT / "cifar").glob("*.yaml")}
+    small = {name for name in names if not name.endswith("-gpu")}
+    assert names - small == {f"{name}-gpu" for name in small}
+    for name in names - small:
+        text = (ROOT / "cifar" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert "It has not been run, and no figure is claimed." in text
+        own, other = (recipe.load(ROOT / "cifar" / f"{n}.yaml") for n in (name, name.removesuffix("-gpu")))
+        assert type(own.optimizer) is type(other.optimizer)
+        assert own.network.kind == other.network.kind
+        assert (own.data.train or 50_000, own.steps) >= (other.data.train or 10_000, other.steps), name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -137,3 +137,18 @@ def test_figures_are_those_of_the_command(results, train, tmp_path, monkeypatch)
     with rhotrace.open(path) as run:
         T = rhotrace.fit_transient(run).pools[0].T
     assert figures["T"]["value"] == pytest.approx(T.value, rel=1e-4)
+
+
+def test_the_figures_on_cifar_10_are_those_of_the_recorded_series(results, train):
+    normalised = "network={kind: mlp, depth: 4, width: 6, batch_norm: true}"
+    path = train(normalised, "optimizer={kind: sgd, lr: 0.02, batch_size: 8}", "steps=110", "record.every={rank: 50}")
+    figures, ranks = results.follow_up(str(path)), results.low_rank(str(path))
+    with h5py.File(path) as file:
+        norms = np.prod(file["rho_k"][:], axis=2)
+        rho, ends = np.exp(file["log_rho_bn"][:]) / 2**0.5, file["test_error"][-1]
+        assert figures["at"]["60"] == pytest.approx(rho[60].tolist())
+        assert figures["product_100"] == pytest.approx(norms[100].tolist())
+        assert figures["test_error"] == ends.tolist()
+        assert ranks["8"]["rank"] == pytest.approx(file["rank"][-1][:, 1:3].mean(axis=1).tolist())
+    assert list(figures["at"]) == ["0", "20", "40", "60", "80", "100"]
+    assert figures["lr"] == [0.02] * 3

@@ -168,3 +168,11 @@ def test_the_predicted_disk_space_counts_the_velocity_that_only_members_ask_for(
     section = recipe.parse(small, ["optimizer.momentum=0.9"])
     sizes = [resources.copies_bytes(given, (784,), 1) for given in (plain, members, section)]
     assert sizes[0] < sizes[1] == sizes[2]
+
+
+def test_minibatches_through_convolutions_are_not_estimated_to_hold_the_whole_set_at_once(small):
+    overrides = ["network={kind: conv}", "optimizer={kind: sgd, lr: 0.1, batch_size: 32}"]
+    sgd, gd = recipe.parse(small, overrides), recipe.parse(small, overrides[:1])
+    few, many = (resources.step_bytes(sgd, samples, (3, 32, 32), 1) for samples in (2_048, 10_000))
+    assert few < many < 1.01 * few  # outputs alone
+    assert resources.step_bytes(gd, 10_000, (3, 32, 32), 1) > 4 * many  # gradients need all activations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rhotrace.display.blocks import Block, Heading, Paragraph
@@ -24,7 +24,7 @@ def headline(summary: dict[str, Any]) -> str:
     )
     optimized = ", ".join(filter(None, (summary["optimizer"], options)))
     noise = f", label noise {summary['label_noise']:g}" if summary["label_noise"] else ""
-    width = "" if summary["depth"] == 1 or summary["width"] is None else f", width {summary['width']}"
+    network = "".join(f", {words}" for words in _network(summary["network"], summary["depth"]))
     loss = "" if summary["loss"] == "square" else f"{summary['loss']} loss, "
     planned = "" if summary["planned_steps"] is None else f" of {summary['planned_steps']}"
     data = " ".join(filter(None, (summary["dataset"], summary["classes"])))
@@ -32,9 +32,21 @@ def headline(summary: dict[str, Any]) -> str:
     return (
         f"{summary['state']}: {summary['steps']}{planned} steps, "
         f"{count(summary['members'], 'member')}, {summary['wall_seconds']:.0f} s on {summary['device']}\n"
-        f"L = {summary['depth']}{width}, {summary['dtype']}; {loss}{optimized}; "
+        f"L = {summary['depth']}{network}, {summary['dtype']}; {loss}{optimized}; "
         f"{data}{size}{noise}"
     )
+
+
+def _network(options: dict[str, Any], depth: int) -> Iterator[str]:
+    """What a network is beside its depth."""
+    if options.get("kind", "mlp") != "mlp":
+        yield options["kind"]
+    if depth > 1 and options.get("width"):
+        yield f"width {options['width']}"
+    if options.get("channels"):
+        yield f"channels {'-'.join(map(str, options['channels']))}"
+    if options.get("batch_norm"):
+        yield "batch normalisation"
 
 
 def _value(value: str | float | Sequence[float]) -> str:

@@ -66,6 +66,10 @@ class MLP(Network):
         del size
         return sum(block.shape[0] for block in self.blocks)
 
+    def together(self, samples: int) -> int:
+        """All of them; see ``Network.together``."""
+        return samples
+
     def apply(
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode
     ) -> Applied:
