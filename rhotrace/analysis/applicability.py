@@ -179,7 +179,8 @@ def _of_the_network(trace: Trace) -> Iterator[str]:
         return
     blocks = trace.layout.blocks
     kept = {role: [block.name for block in blocks if block.role == role] for role in ("buffer", "scale", "shift")}
-    if kept["buffer"] or any(block.degree == 0 for block in trace.layout.layers):
+    running = [name for name in kept["buffer"] if "mean" in name or "var" in name]  # others are not trained
+    if running or any(block.degree == 0 for block in trace.layout.layers):
         yield "batch normalisation (the outputs do not grow with the norms of the layers in front of it)"
     if kept["scale"]:
         yield f"trained scales, {_some(kept['scale'])} (they scale the outputs beside rho)"
@@ -189,7 +190,9 @@ def _of_the_network(trace: Trace) -> Iterator[str]:
     if odd:
         epsilon = trace.recipe["network"].get("batch_norm_epsilon")
         what = f"an epsilon of {epsilon:g} beside the variances" if epsilon else "skips or other paths around layers"
-        yield f"{what} (the outputs are not homogeneous in {_some(odd)})"
+        found = str(trace.attributes.get("network_departs", what))
+        cause = found.removeprefix("biases or shifts").removeprefix(" and ")  # which are said above
+        yield f"{cause} (the outputs are not homogeneous in {_some(odd)})" if cause else ""
 
 
 def _some(names: list[str]) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
+from rhotrace.config.trusted_code import run_stored
 from rhotrace.errors import DataError
 from rhotrace.models import datasets
 from rhotrace.models.network import Network
+from rhotrace.models.own_code import NotLoadedError
 from rhotrace.runfile.reader import Trace
 
 if TYPE_CHECKING:
@@ -27,7 +29,19 @@ def data_and_network(
         return f"needs the data: {absent.brief}"
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
-    return loaded, recipe.network.build(loaded.shape, loaded.y.shape[1])
+    try:
+        return loaded, recipe.network.build(loaded.shape, loaded.y.shape[1])
+    except NotLoadedError as missing:
+        return f"needs the run's own code, {missing.place}: --trust-code runs the copy in the file"
+
+
+def run_stored_code(trace: Trace) -> None:
+    """Runs the copies of the recipe's own Python files, for what needs the network; only where the user allows it.
+
+    Raises:
+        RecipeError: a copy is missing or is not the one that trained, or it fails.
+    """
+    run_stored(trace.recipe, trace.attributes, str(trace.path))
 
 
 def parameters_and_buffers(

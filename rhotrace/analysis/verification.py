@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from rhotrace.analysis import applicability
 from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.errors import TraceError
+from rhotrace.config.strict_yaml import read_file
+from rhotrace.config.trusted_code import named
+from rhotrace.errors import RecipeError, TraceError
+from rhotrace.models.own_code import Source, texts
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
@@ -26,7 +30,26 @@ _OUTPUTS = {"float32": 1e-4, "float64": 1e-10}
 
 def verify(trace: Trace) -> Verification:
     """Checks a run file against itself, the quantities table, the laws of its training and its data."""
-    return Verification(str(trace.path), trace.steps, trace.complete, tuple(examine(trace, CHECKS)))
+    own: dict[str, Callable[[Trace], str]] = {"code of its own": _own_code} if "code" in trace.attributes else {}
+    return Verification(str(trace.path), trace.steps, trace.complete, tuple(examine(trace, {**CHECKS, **own})))
+
+
+def _own_code(trace: Trace) -> str:
+    """The copies of the recipe's Python files, and whether the files have changed since."""
+    stored, found = texts(trace.attributes), []
+    origin = Path(str(trace.attributes.get("folder", ""))) / str(trace.attributes.get("recipe_file", ""))
+    for file, stated in named(trace.recipe).items():
+        if file not in stored or Source(file, stored[file], "").sha256 != stated:
+            raise Wrong(f"the copy of {file} is missing or has another SHA-256 than the recipe states")
+        path = origin.parent / file
+        try:
+            now = Source(file, read_file(path, "Python file"), "").sha256 if path.is_file() else None
+        except RecipeError:
+            now = None
+        found.append(
+            f"{file} {'is not here' if now is None else 'is unchanged' if now == stated else 'has changed since'}"
+        )
+    return f"each copy has its SHA-256; {', '.join(found)}"
 
 
 def _derived(trace: Trace) -> str:

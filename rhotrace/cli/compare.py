@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rhotrace.cli.options import AsJson, Plot, Theta
+from rhotrace.cli.options import AsJson, Plot, Theta, TrustStored
 from rhotrace.cli.output import answer
 
 
@@ -29,6 +29,7 @@ def compare(
         ),
     ] = None,
     theta: Theta = 0.5,
+    trust_code: TrustStored = False,
     members: Annotated[bool, typer.Option("--members", help="Also print a row for each network.")] = False,
     plot: Plot = None,
     as_json: AsJson = False,
@@ -63,6 +64,7 @@ def compare(
 
     from rhotrace.analysis.fluctuation.comparison import chosen_window
     from rhotrace.analysis.fluctuation.comparison import compare as side_by_side
+    from rhotrace.analysis.rebuild_network import run_stored_code
     from rhotrace.analysis.run_series import RunSeries
     from rhotrace.display.figures.comparison import comparison_figure
     from rhotrace.display.pages.comparison import comparison_page
@@ -71,6 +73,8 @@ def compare(
 
     with ExitStack() as stack:
         series = [RunSeries(stack.enter_context(open_trace(run)), theta) for run in run_files(runs)]
+        for one in series if trust_code else ():
+            run_stored_code(one.trace)
         result = side_by_side(series, align=align, window=chosen_window(window), predicting=predict)
         if plot:
             comparison_figure(result, series, plot)

@@ -30,6 +30,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key, such as optimizer.lr=0.05; repeatable.", show_default=False),
 ]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run the Python files that the recipe names, with all your rights."),
+]
+TrustStored = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run the Python code that a run file stores, for what needs the network."),
+]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", help="Also draw the result: NAME.png, .svg or .pdf.", show_default=False, callback=_figure),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import AsJson, Overrides, RecipeFile
+from rhotrace.cli.options import AsJson, Overrides, RecipeFile, TrustCode
 from rhotrace.cli.output import answer, say
 
 recipe_app = typer.Typer(
@@ -18,12 +18,14 @@ recipe_app = typer.Typer(
 
 
 @recipe_app.command("check", epilog="Example: rhotrace recipe check recipes/deep8.yaml --set steps=100")
-def recipe_check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def recipe_check(
+    recipe: RecipeFile, overrides: Overrides = None, trust_code: TrustCode = False, as_json: AsJson = False
+) -> None:
     """Validate a recipe and print it with every default spelled out."""
     from rhotrace.config import recipe as recipes
     from rhotrace.display.blocks import Data
 
-    content = recipes.load(recipe, overrides)
+    content = recipes.load(recipe, overrides, trust_code=trust_code)
     if as_json:
         answer([Data(content.model_dump())], as_json=True)
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rhotrace.cli.options import AsJson, Theta
+from rhotrace.cli.options import AsJson, Theta, TrustStored
 from rhotrace.cli.output import answer
 
 
@@ -18,6 +18,7 @@ def report(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file.")] = Path("report.html"),
     theta: Theta = 0.5,
+    trust_code: TrustStored = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is not a report.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -26,6 +27,7 @@ def report(
 
     from rich.console import Console
 
+    from rhotrace.analysis.rebuild_network import run_stored_code
     from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.display.html.report import write_report
     from rhotrace.runfile.provenance import session
@@ -34,6 +36,8 @@ def report(
 
     with ExitStack() as stack:
         traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
+        for trace in traces if trust_code else ():
+            run_stored_code(trace)
         with Console(stderr=True).status("analyzing and drawing"):
             titles = write_report(traces, output, theta=theta, command=session()["command"], force=force)
     size = output.stat().st_size

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rhotrace.cli.exit_codes import USER_ERROR
-from rhotrace.cli.options import AsJson, RunFile
+from rhotrace.cli.options import AsJson, RunFile, TrustStored
 from rhotrace.cli.output import answer
 
 
@@ -23,16 +23,19 @@ def info(run: RunFile, as_json: AsJson = False) -> None:
     answer(page, as_json=as_json)
 
 
-def verify(run: RunFile, as_json: AsJson = False) -> None:
+def verify(run: RunFile, trust_code: TrustStored = False, as_json: AsJson = False) -> None:
     """Check a run file: checksums, commit counter, shapes, the laws of training, weights against trace and data.
 
     Exit code 2: a check failed.
     """
+    from rhotrace.analysis.rebuild_network import run_stored_code
     from rhotrace.analysis.verification import verify as examine
     from rhotrace.display.pages.run_files import verification_page
     from rhotrace.runfile.reader import open_trace
 
     with open_trace(run) as trace:
+        if trust_code:
+            run_stored_code(trace)
         result = examine(trace)
     answer(verification_page(result), as_json=as_json)
     if not result.sound:

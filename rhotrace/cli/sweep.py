@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rhotrace.cli.exit_codes import INTERRUPTED, USER_ERROR
-from rhotrace.cli.options import AsJson, Overrides, Plot, Theta
+from rhotrace.cli.options import AsJson, Overrides, Plot, Theta, TrustCode
 from rhotrace.cli.output import answer, say
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def sweep(
         ),
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would be trained.")] = False,
+    trust_code: TrustCode = False,
     theta: Theta = 0.5,
     plot: Plot = None,
     as_json: AsJson = False,
@@ -66,7 +67,8 @@ def sweep(
     folder, console = output or Path("sweeps") / file.stem, Console(stderr=True)
     # The GPU's memory is divided among the tasks that share it.
     sharing = int(1 / gpus) if ray and 0 < gpus < 1 else workers
-    planned = plan(read(file, overrides or ()), folder, device=device, workers=sharing, members_per_run=members_per_run)
+    wanted = read(file, overrides or (), trust_code=trust_code)
+    planned = plan(wanted, folder, device=device, workers=sharing, members_per_run=members_per_run)
     page = list(plan_page(planned))
     show(console, page)
     if plan_only:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rhotrace.cli.exit_codes import DIVERGED, INTERRUPTED
-from rhotrace.cli.options import AsJson, Overrides, RecipeFile
+from rhotrace.cli.options import AsJson, Overrides, RecipeFile, TrustCode
 from rhotrace.cli.output import answer, say
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def train(
         bool,
         typer.Option("--despite-changes", help="Resume even if versions, device, threads or processes changed."),
     ] = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe's networks and record every step; resume a run that was interrupted.
@@ -52,7 +53,8 @@ def train(
 
     path, console = output or Path("runs") / f"{recipe.stem}.h5", Console(stderr=True)
     with distributed.team() as team:
-        content = recipes.load(recipe, [*(overrides or []), *([f"steps={steps}"] if steps else [])])
+        overrides = [*(overrides or []), *([f"steps={steps}"] if steps else [])]
+        content = recipes.load(recipe, overrides, trust_code=trust_code)
         how: dict[str, Any] = {
             "extend_run": steps is not None,
             "despite_changes": despite_changes,
@@ -80,10 +82,19 @@ def watched(
     from rhotrace.display.pages.training import training_start
     from rhotrace.display.terminal.renderer import show
     from rhotrace.display.terminal.training import TrainingView
+    from rhotrace.runfile.reader import open_trace
     from rhotrace.training.train import train as run
 
+    def found() -> str:
+        if recipe.network.kind != "module":
+            return ""
+        with open_trace(path) as trace:
+            return str(trace.attributes.get("network_says", ""))
+
     try:
-        with TrainingView(console, path, lambda first: show(console, training_start(recipe, path, first))) as view:
+        with TrainingView(
+            console, path, lambda first: show(console, training_start(recipe, path, first, found()))
+        ) as view:
             return run(recipe, path, begin=view.begin, watch=view, team=team, **how), view.transient
     except KeyboardInterrupt:
         if not (team and team.rank):

@@ -95,7 +95,7 @@ def _known_keys(model: Any, path: tuple[str | int, ...], content: Any) -> list[s
             (m for m in kinds if tag is None or get_args(m.model_fields[tag].annotation) == (place.get(tag),)),
             kinds[0],
         )
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _models(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - a type, or a union or list of some

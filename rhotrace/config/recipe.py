@@ -16,11 +16,11 @@ from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, ValidationError, create_model, model_validator
 
-from rhotrace.config import faults, strict_yaml
+from rhotrace.config import faults, strict_yaml, trusted_code
 from rhotrace.errors import RecipeError, nearest_file
 from rhotrace.models.component import Component, Registry, fault, per_member
 from rhotrace.models.datasets import DATASETS, Dataset, Samples
-from rhotrace.models.initial_weights import INITIALISERS, Initialiser
+from rhotrace.models.initial_weights import INITIALISERS, AsBuilt, Initialiser
 from rhotrace.models.losses import LOSSES, Loss, Square
 from rhotrace.models.network import NetworkOptions
 from rhotrace.models.networks import NETWORKS
@@ -34,6 +34,7 @@ NEVER = "never"  # of a cadence that costs much: the quantities are not recorded
 _MOST_MEMBERS = 100_000
 
 Every = Annotated[int, Ge(1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Ge(0), Field(lt=2**63)]
 
 
@@ -112,6 +113,7 @@ class Recipe(Component):
 
     Attributes:
         claim: what the run shows and what to expect.
+        code: files of the user's own, with the SHA-256 of each; see ``trusted_code``.
         data: the dataset.
         network: see ``models.network``.
         loss: see ``models.losses``.
@@ -123,6 +125,11 @@ class Recipe(Component):
     """
 
     claim: str = Field(default="", description="what the run shows and what to expect")
+    code: list[str] | dict[str, Sha256] = Field(
+        default={},
+        description="Python files, relative to the recipe, that register components and quantities of your own",
+        exclude_if=lambda files: not files,  # the digest of a recipe without any is that of versions before the key
+    )
     data: SerializeAsAny[Samples]
     network: SerializeAsAny[NetworkOptions]
     loss: SerializeAsAny[Loss] = Square()
@@ -256,6 +263,10 @@ class Recipe(Component):
                     f"members.{name}",
                     f"{section}.kind {kind} has no {name}; remove the list or change {section}.kind",
                 )
+        if isinstance(self.init, AsBuilt) and not self.network.starts_itself:
+            raise fault(
+                "init.kind", f"got module, but network.kind {self.network.kind} has no initialisation of its own"
+            )
         batch = self.optimizer.minibatches
         if batch is None and self.data.augmentation is not None:
             raise fault(
@@ -381,22 +392,34 @@ def _per_member_fields() -> dict[str, tuple[Any, str]]:
     return found
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+def load(path: Path, overrides: list[str] | None = None, *, trust_code: bool = False) -> Recipe:
     """Reads a recipe file and applies ``a.b=c`` overrides.
 
+    Args:
+        path: of the recipe.
+        overrides: as ``key=value``.
+        trust_code: run the Python files that the recipe names, which have all the rights of the user.
+
     Raises:
-        RecipeError: the file cannot be read, is not plain YAML, or does not validate; the message
-            gives the file, the line and the path of the key.
+        RecipeError: the file cannot be read, is not plain YAML, does not validate, or names code that is not trusted;
+            the message gives the file, the line and the path of the key.
     """
     try:
         text = strict_yaml.read_file(path, "recipe")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe{_suggest_file(path)}") from None
-    return parse(text, overrides, where=str(path))
+    return parse(text, overrides, where=str(path), folder=path.parent, trust_code=trust_code)
 
 
-def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe") -> Recipe:
-    """A recipe from its text; ``where`` begins every error message. See ``load``."""
+def parse(
+    text: str,
+    overrides: list[str] | None = None,
+    *,
+    where: str = "recipe",
+    folder: Path = Path(),
+    trust_code: bool = False,
+) -> Recipe:
+    """A recipe from its text; ``where`` begins every error message, and code is in ``folder``. See ``load``."""
     content, lines = strict_yaml.read(text, where)
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -409,6 +432,13 @@ def parse(text: str, overrides: list[str] | None = None, *, where: str = "recipe
         lines.update(
             {changed[:n]: 0 for n in range(1, len(changed) + 1) if n == len(changed) or changed[:n] not in lines}
         )
+
+    def refuse(message: str, *key: str) -> RecipeError:
+        line = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), None)
+        place = f"{where}, --set" if line == 0 else f"{where}:{line}" if line else where
+        return RecipeError(f"{place}: {strict_yaml.dotted(key)}: {message}")
+
+    content = trusted_code.resolve(content, folder, refuse, trust=trust_code)
     try:
         return Recipe.model_validate(content)
     except ValidationError as invalid:

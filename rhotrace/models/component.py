@@ -75,7 +75,7 @@ class Registry(Generic[C], Mapping[str, type[C]]):
         return component
 
     def unregister(self, name: str) -> None:
-        """Removes a component; for tests that register their own."""
+        """Removes a component that a user's file or a test registered."""
         del self._components[name]
 
     def __getitem__(self, name: str) -> type[C]:

@@ -68,6 +68,22 @@ class He(Initialiser):
         return [self.scale * np.sqrt(2 / W.shape[1]) * W for W in gaussian(layers, seed)]
 
 
+@INITIALISERS.register
+class AsBuilt(Initialiser):
+    """The weights as a network of ``kind: module`` initialises itself under the member's seed, times a factor.
+
+    Attributes:
+        scale: factor on every weight.
+    """
+
+    kind: Literal["module"] = "module"
+    scale: Annotated[float, Gt(0), PerMember("factor on the module's weights", "scale")] = 1.0
+
+    def of(self, built: Sequence[Floats]) -> list[Floats]:
+        """One member's weights, from those that the module starts with."""
+        return [self.scale * W for W in built]
+
+
 def gaussian(layers: Sequence[Block], seed: int) -> list[Floats]:
     """Standard normal entries, (out, fan_in) for each layer.
 

@@ -51,8 +51,11 @@ class Loss(Component):
         raise NotImplementedError
 
     def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Derivative of ``value`` with respect to every output, (M, C, N)."""
-        raise NotImplementedError
+        """Derivative of ``value`` with respect to every output, (M, C, N); found by torch unless a loss writes it out."""
+        from torch.func import grad
+
+        found: torch.Tensor = grad(lambda g: self.value(g, targets).sum())(outputs)  # members do not interact
+        return found
 
 
 LOSSES: Registry[Loss] = Registry("loss")

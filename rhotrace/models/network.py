@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rhotrace.models.component import Component, Registry
 
@@ -147,6 +150,28 @@ class Network(ABC):
             tuple(tensor for block, tensor in pairs if block.role == "buffer"),
         )
 
+    @property
+    def says(self) -> tuple[str, ...]:
+        """What was found out about the network, for the user and the run file; nothing where its kind says all."""
+        return ()
+
+    @property
+    def departs(self) -> str:
+        """What takes the degree away from the layers that have none, where that was found out."""
+        return ""
+
+    def start(self, seed: int) -> Mapping[str, NDArray[np.float64]]:
+        """The blocks (out, fan_in) before the first step, by name, of a network that initialises itself; else none.
+
+        An initialiser fills the weights in their place unless the recipe has ``init.kind: module``.
+        """
+        del seed
+        return {}
+
+    def in_turn(self, x: torch.Tensor) -> bool:
+        """Whether members go through the network one after another on the device of x."""
+        return self.one_by_one and x.device.type == "cpu"
+
     def units(self, size: int) -> int:
         """How many numbers a forward pass produces for one sample of ``size`` inputs, for estimates of memory."""
         return self._produced(2, size) - self._produced(1, size)  # without what depends on the parameters alone
@@ -154,23 +179,15 @@ class Network(ABC):
     def _produced(self, samples: int, size: int) -> int:
         """How many numbers a forward pass produces for some samples; views do not count."""
         import torch
-        from torch.utils._python_dispatch import TorchDispatchMode
-
-        made = 0
-
-        class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-                nonlocal made
-                out = func(*args, **(kwargs or {}))
-                made += out.numel() if isinstance(out, torch.Tensor) and not func.is_view else 0
-                return out
 
         def empty(blocks: Sequence[Block]) -> Tensors:
             return tuple(torch.empty(block.matrix, device="meta") for block in blocks)
 
-        with Count():  # type: ignore[no-untyped-call]
-            self._one(empty(self.parameters), empty(self.buffers), torch.empty(samples, size, device="meta"), "train")
-        return made
+        return numbers_made(
+            lambda: self._one(
+                empty(self.parameters), empty(self.buffers), torch.empty(samples, size, device="meta"), "train"
+            )
+        )
 
     # --- members side by side ---------------------------------------------------------------------------------
 
@@ -274,7 +291,7 @@ class Network(ABC):
         return self.apply(_shaped(self.parameters, parameters), _shaped(self.buffers, buffers), x, mode)
 
     def _apart(self, parameters: Tensors, x: torch.Tensor) -> bool:
-        return self.one_by_one and x.device.type == "cpu" and len(parameters[0]) > 1
+        return self.in_turn(x) and len(parameters[0]) > 1
 
     def _each(
         self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, y: torch.Tensor
@@ -288,7 +305,7 @@ class Network(ABC):
         self, parameters: Tensors, buffers: Tensors, x: torch.Tensor, mode: Mode, *, keep: bool = True
     ) -> Applied:
         """``apply`` on all members; without ``keep`` the features, most of the memory, are not returned."""
-        if self.one_by_one and x.device.type == "cpu":
+        if self.in_turn(x):
             return self._stacked(parameters, buffers, x, mode, keep=keep)
         from torch.func import vmap
 
@@ -337,6 +354,25 @@ def _joined(each: Sequence[Backward]) -> tuple[torch.Tensor, Tensors, Tensors]:
     return torch.cat([one.outputs for one in each]), gradients, buffers
 
 
+def numbers_made(compute: Callable[[], object]) -> int:
+    """How many numbers torch produces in a computation; views do not count."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    made = 0
+
+    class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+            nonlocal made
+            out = func(*args, **(kwargs or {}))
+            made += out.numel() if isinstance(out, torch.Tensor) and not func.is_view else 0
+            return out
+
+    with Count():  # type: ignore[no-untyped-call]
+        compute()
+    return made
+
+
 def _shaped(blocks: Sequence[Block], tensors: Tensors) -> dict[str, torch.Tensor]:
     return {block.name: tensor.reshape(block.shape) for block, tensor in zip(blocks, tensors, strict=True)}
 
@@ -347,11 +383,13 @@ class NetworkOptions(Component):
     Attributes:
         dtype: floating-point type of weights, inputs and targets.
         reads_images: whether each row of x must be in the order of ``inputs``: channel, height, width.
+        starts_itself: whether its networks have an initialisation of their own; see ``Network.start``.
     """
 
     kind: str
     dtype: Literal["float32", "float64"] = "float32"
     reads_images: ClassVar[bool] = False
+    starts_itself: ClassVar[bool] = False
 
     @property
     def smallest_batch(self) -> int:

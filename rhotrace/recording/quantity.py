@@ -169,7 +169,7 @@ class Table(Generic[R], Mapping[str, R]):
         return row
 
     def unregister(self, name: str) -> None:
-        """Removes a row; for tests that register their own."""
+        """Removes a row that a user's file or a test registered."""
         del self._rows[name]
 
     def __getitem__(self, name: str) -> R:

@@ -156,12 +156,16 @@ class Trace:
         """The recipe with its components, validated by this version.
 
         Raises:
-            TraceError: it names a component or an option that is not registered here, or the run has no recipe.
+            TraceError: it names a component or an option that is not registered here, or code that has not run, or the
+                run has no recipe.
         """
         from rhotrace.config.recipe import Recipe, parse
+        from rhotrace.config.trusted_code import refuse_unloaded
 
         if self.own_loop:
             raise TraceError(f"{self.path}: {NO_RECIPE}")
+        with self._explained():
+            refuse_unloaded(self.recipe)
         try:
             return Recipe.model_validate(self.recipe)
         except ValueError:

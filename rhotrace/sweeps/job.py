@@ -23,12 +23,13 @@ _LOCKED = 120.0  # seconds to wait for the lock of a worker that was given up; N
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train: the resolved recipe's YAML, and the absolute path of the run file."""
+    """One run to train: the resolved recipe's YAML, the absolute path of the run file, and whether its code may run."""
 
     recipe: str
     path: str
     device: str
     recipe_file: str
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def train_job(job: Job) -> End:
     while is_locked(path) and time.monotonic() < given_up:
         time.sleep(TICK)
     try:
-        outcome = train(
-            recipe.parse(job.recipe, where=job.path), path, device=job.device, recipe_file=Path(job.recipe_file)
-        )
+        origin = Path(job.recipe_file)
+        content = recipe.parse(job.recipe, where=job.path, folder=origin.parent, trust_code=job.trust_code)
+        outcome = train(content, path, device=job.device, recipe_file=origin)
     except RhoTraceError as error:
         return End(job.path, "failed", 0.0, host, str(error))
     except KeyboardInterrupt:

@@ -191,7 +191,8 @@ def carry_out(
     todo = [state for state in states.values() if state.state not in {"finished", "diverged"}]
     # The longest first, so that no long run trains alone at the end.
     todo.sort(key=lambda state: -len(state.run.points) * state.run.recipe.steps)
-    jobs = [Job(s.run.recipe.to_yaml(), str(plan.path(s.run)), plan.device, str(plan.sweep.recipe)) for s in todo]
+    origin, trust = str(plan.sweep.recipe), plan.sweep.trust_code
+    jobs = [Job(s.run.recipe.to_yaml(), str(plan.path(s.run)), plan.device, origin, trust) for s in todo]
     watch(states)
     for end in engine(jobs) if jobs else ():
         if end is None:

@@ -59,6 +59,7 @@ class Sweep:
         points: value of each key, for each point.
         seeds: of the weights, for every point.
         digest: SHA-256 of everything that decides the points.
+        trust_code: whether the Python files that the recipe names may run.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Sweep:
     points: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
     digest: str
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ class Run:
     points: tuple[int, ...]
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+def read(path: Path, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Sweep:
     """Reads a sweep file.
 
     Args:
         path: of the file; the recipe it names is found beside it.
         overrides: for the recipe of every point, as ``key=value``; they win over the file's own ``set``.
+        trust_code: run the Python files that the recipe names.
 
     Raises:
         RecipeError: the file cannot be read, or is not a sweep; the message has the file and the key.
@@ -128,6 +131,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         points=tuple(points),
         seeds=seeds,
         digest=hashlib.sha256(decides.encode()).hexdigest(),
+        trust_code=trust_code,
     )
 
 
@@ -308,7 +312,8 @@ def _run(sweep: Sweep, static: Mapping[str, Any], members: Sequence[tuple[int, i
     values = {**static, **{k: v for k, v in sweep.points[members[0][0]].items() if k in of_members}}
     overrides = [override(key, value) for key, value in values.items()]
     try:
-        recipe = recipes.load(sweep.recipe, [*sweep.base, *overrides, override("members", content)])
+        every = [*sweep.base, *overrides, override("members", content)]
+        recipe = recipes.load(sweep.recipe, every, trust_code=sweep.trust_code)
     except RecipeError as fault:
         at = f" at {', '.join(overrides)}" if overrides else ""
         raise RecipeError(f"{sweep.path}{at}: {fault}") from None

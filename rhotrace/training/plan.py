@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.datasets.samples import Chosen
+from rhotrace.models.initial_weights import AsBuilt
 from rhotrace.models.network import Block, Network
 from rhotrace.models.schedules import Constant
 from rhotrace.recording.quantity import CADENCES, Traced, traced_quantities
@@ -37,17 +38,27 @@ def sample_lists(chosen: Chosen | None) -> dict[str, NDArray[np.int64]]:
 def initial_parameters(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
     """The parameters before the first step, one (M, out, fan_in) array per trained block, in float64."""
     each = [
-        initialiser.weights(network.layers, seed)
+        initialiser.of([network.start(seed)[block.name] for block in network.layers])
+        if isinstance(initialiser, AsBuilt)
+        else initialiser.weights(network.layers, seed)
         for seed, initialiser in zip(recipe.seeds, recipe.initialisers, strict=True)
     ]
     weights = iter([np.stack(layer) for layer in zip(*each, strict=True)])
-    members = len(recipe.seeds)
-    return [next(weights) if block.role == "weight" else constant(block, members) for block in network.parameters]
+    others = iter(_constants(recipe, network, [block for block in network.parameters if block.role != "weight"]))
+    return [next(weights if block.role == "weight" else others) for block in network.parameters]
 
 
-def constant(block: Block, members: int) -> NDArray[np.float64]:
-    """A block that no initialiser fills, (M, out, fan_in)."""
-    return np.full((members, *block.matrix), block.start)
+def initial_buffers(recipe: Recipe, network: Network) -> list[NDArray[np.float64]]:
+    """The buffers before the first step, one (M, out, fan_in) array for each."""
+    return _constants(recipe, network, network.buffers)
+
+
+def _constants(recipe: Recipe, network: Network, blocks: Sequence[Block]) -> list[NDArray[np.float64]]:
+    """Blocks that no initialiser fills: as the network starts them, or constant."""
+    if not blocks:
+        return []
+    starts = [network.start(seed) for seed in recipe.seeds]
+    return [np.stack([own.get(block.name, np.full(block.matrix, block.start)) for own in starts]) for block in blocks]
 
 
 def plan_layout(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe, differences
+from rhotrace.config.trusted_code import named, not_loaded
 from rhotrace.errors import RecipeError, TraceError
 from rhotrace.runfile import provenance
 from rhotrace.runfile.layout import Layout
@@ -160,7 +161,8 @@ def _remove_leftovers(path: Path) -> None:
 
 def changes(trace: Trace, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys in which a run's recipe differs from another, with both values; where the data is kept does not count."""
-    changed = differences(trace.validated_recipe().model_dump(), recipe.model_dump())
+    known = trace.recipe if not_loaded(trace.recipe) else trace.validated_recipe().model_dump()
+    changed = differences(known, recipe.model_dump())
     changed.pop("data.root", None)
     return changed
 
@@ -172,6 +174,11 @@ def _refuse_another_run(
     longer = how.extend_run and recipe.steps > trace.steps and recipe.steps >= trace.layout.steps
     if longer:
         changed.pop("steps", None)
+    if files := _code_changed(trace, recipe):
+        raise RecipeError(
+            f"{trace.path}: {' and '.join(files)} changed since this run was started; restore it (`rhotrace info` prints the "
+            "copy in the file), or --force starts again, -o FILE writes elsewhere"
+        )
     if changed:
         hint = f", --steps {max(changed['steps'])} resumes it" if set(changed) == {"steps"} else ""
         raise RecipeError(
@@ -183,6 +190,16 @@ def _refuse_another_run(
             f"{trace.path}: a run on other data exists already (digest {trace.attributes['data_digest'][:12]} in the file, "
             f"{str(attributes['data_digest'])[:12]} now); --force starts again, -o FILE writes elsewhere"
         )
+
+
+def _code_changed(trace: Trace, recipe: Recipe) -> list[str]:
+    """The Python files of which the run used another version, each with both SHA-256."""
+    there, now = named(trace.recipe), named(recipe.model_dump())
+    return [
+        f"{file} (SHA-256 {str(there[file])[:12]} in the file, {str(sha)[:12]} now)"
+        for file, sha in now.items()
+        if file in there and there[file] != sha
+    ]
 
 
 def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:

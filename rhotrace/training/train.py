@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
+from rhotrace.config.trusted_code import stored_code
 from rhotrace.errors import RecipeError
 from rhotrace.models.augmentation import Augment
 from rhotrace.models.datasets import Dataset
@@ -31,7 +32,7 @@ from rhotrace.runfile import provenance
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training.distributed import Team
-from rhotrace.training.plan import constant, initial_parameters, plan_layout, sample_lists
+from rhotrace.training.plan import initial_buffers, initial_parameters, plan_layout, sample_lists
 from rhotrace.training.recorder import BLOCK_STEPS, Recorder
 from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
@@ -221,8 +222,7 @@ class _Run:
         start = tuple(send(W) for W in initial_parameters(recipe, network))
         self.state: State = self.optimizer.begin(start, self._options)
         if network.buffers:
-            members = len(recipe.seeds)
-            self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
+            self.state["buffers"] = tuple(send(values) for values in initial_buffers(recipe, network))
         self.lists = sample_lists(dataset.chosen)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
         if team:
@@ -259,6 +259,9 @@ class _Run:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
             "processes": self.processes,
+            **stored_code(recipe.model_dump()),
+            **({"network_says": "; ".join(self.network.says)} if self.network.says else {}),
+            **({"network_departs": self.network.departs} if self.network.departs else {}),
         }
 
     def go(self, watch: Callable[[Progress], None], stop: StopRequest | Team) -> str:

@@ -72,7 +72,7 @@ def recipes(draw, *, spelled_out: bool = False):
         "residual-conv": {"channels": draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))},
         "shared": {"depth": depth + 2, "width": draw(st.integers(1, 512))},
     }
-    assert set(kinds) == set(NETWORKS)
+    assert set(kinds) == set(NETWORKS) - {"module"}  # which needs a file; see test_trusted_code.py
     kind = draw(st.sampled_from(sorted(kinds)))
     network = {"kind": kind, **kinds[kind]}
     content = {
@@ -189,7 +189,8 @@ def test_a_valid_recipe_round_trips_and_its_digest_tells_it_from_its_neighbours(
     check()
     assert met["recipes"] >= 500
     assert met["neighbours"] >= 500
-    assert all(met[kind] >= 50 for kind in (*IMAGES, *OPTIMIZERS, *INITIALISERS, *NETWORKS)), met
+    kinds = {*IMAGES, *OPTIMIZERS, *INITIALISERS, *NETWORKS} - {"module"}
+    assert all(met[kind] >= 50 for kind in kinds), met
 
 
 def test_every_value_of_a_recipe_decides_but_its_claim_and_the_place_of_the_data(small):

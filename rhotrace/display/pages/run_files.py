@@ -8,6 +8,7 @@ from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Code, Data, Heading, Paragraph, Table, table
 from rhotrace.display.numbers import count
 from rhotrace.display.pages.headline import headline, title
+from rhotrace.models.own_code import texts
 
 if TYPE_CHECKING:
     from rhotrace.runfile.integrity import Verification
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _PROVENANCE = (
     *("started", "finished", "command", "folder", "host", "versions", "python", "platform"),
-    *("device", "dtype", "threads"),
+    *("device", "dtype", "threads", "network_says"),
     *("git_revision", "recipe_file", "recipe_git_revision", "recipe_digest", "data_digest", "data_md5"),
     *("repaired_from", "repaired", "repaired_text"),
 )
@@ -31,6 +32,7 @@ def info_page(trace: Trace, summary: dict[str, Any]) -> list[Block]:
         provenance(trace),
         Heading("Recipe"),
         Code(str(trace.attributes["recipe"])),
+        *(part for file, text in texts(trace.attributes).items() for part in (Heading(f"Code: {file}"), Code(text))),
     ]
 
 

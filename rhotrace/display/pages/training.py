@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from rhotrace.training.train import Outcome
 
 
-def training_start(recipe: Recipe, path: Path, first: int) -> list[Block]:
-    """What is about to be trained, from which step, and where it goes."""
+def training_start(recipe: Recipe, path: Path, first: int, says: str = "") -> list[Block]:
+    """What is about to be trained, from which step, and where it goes.
+
+    Args:
+        recipe: of the run.
+        path: of the run file.
+        first: step.
+        says: what was found out about a network of the user's own.
+    """
     depth = getattr(recipe.network, "depth", None)  # not every network is a chain of layers
     what = f"depth {depth}" if depth else f"kind {recipe.network.kind}"
     networks = f"{count(len(recipe.seeds), 'network')} of {what}"
@@ -27,7 +34,8 @@ def training_start(recipe: Recipe, path: Path, first: int) -> list[Block]:
         Paragraph(
             f"{begun} {recipe.steps} steps ({recipe.optimizer.kind}, {recipe.data.dataset}) into {path}, "
             f"{path.stat().st_size / 1e6:.0f} MB reserved"
-        )
+        ),
+        *([Paragraph(f"the network: {says}")] if says else []),
     ]
 
 
