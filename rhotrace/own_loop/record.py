@@ -127,6 +127,7 @@ class Recording:
     Attributes:
         path: of the run file, which appears with its first rows.
         steps: number of rows so far, those of a resumed file included.
+        follows: whether rows begin by themselves when an optimizer's step begins; see ``before_step``.
         skipped: calls of ``step`` since which no optimizer step was taken, as a ``GradScaler`` leaves some out.
     """
 
@@ -159,6 +160,7 @@ class Recording:
         self._file: GrowingFile | None = None
         self._held: list[tuple[int, list[NDArray[Any]]]] = []
         self._planned = settings.planned
+        self.follows = True
         self._stack = contextlib.ExitStack()
         self._trains: dict[int, tuple[object, bool]] = {}
         self._homogeneity = Homogeneity({})
@@ -209,10 +211,12 @@ class Recording:
     def _follow(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+        if not self.follows:
+            return
         if self._given:
-            hooks = [one.register_step_pre_hook(self._before_step) for one in self._optimizers]
+            hooks = [one.register_step_pre_hook(self.before_step) for one in self._optimizers]
         else:
-            hooks = [register_optimizer_step_pre_hook(self._before_step)]
+            hooks = [register_optimizer_step_pre_hook(self.before_step)]
         for hook in hooks:
             self._stack.callback(hook.remove)
 
@@ -242,8 +246,17 @@ class Recording:
 
     # --- each step ----------------------------------------------------------------------------------------------
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """The hook of ``optimizer.step``: the row begins, with what is true before the update."""
+    @property
+    def in_step(self) -> bool:
+        """Whether a row has begun and ``step`` is to complete it."""
+        return self._open
+
+    def before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Begins a row with what is true before the update: the hook of ``optimizer.step``.
+
+        Where the optimizer computes its gradients itself, in a closure, they are not there yet when its step begins. Then
+        set ``follows`` to False before ``start()``, and call this within the closure, behind the backward pass.
+        """
         if not self._given and not self._is_of_model(optimizer):
             return
         if self._open and optimizer not in self._stepped:  # another optimizer of the same step
@@ -283,10 +296,13 @@ class Recording:
             self._find_rule()
         self._pieces = probe.before(self._optimizers)
         self._rates = probe.rates(self._optimizers) if lr is None else [lr] * len(probe.layers)
-        if probe.evaluates and step % settings.strides["full"] == 0:
-            self._rows.add_due("full", probe.full())
-        if settings.test is not None and step % settings.strides["test"] == 0:
-            self._rows.add_due("test", probe.test())
+        resumed = (
+            self._resume is not None and not self._rows.begun
+        )  # the file's quantities must be known from its first row
+        if probe.evaluates and (resumed or step % settings.strides["full"] == 0):
+            self._rows.add_due("full", probe.full(), step)
+        if settings.test is not None and (resumed or step % settings.strides["test"] == 0):
+            self._rows.add_due("test", probe.test(), step)
         if step in self._planned:
             self._snapshot(step)
         self._open = True

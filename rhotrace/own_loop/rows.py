@@ -62,10 +62,11 @@ class Rows:
         every_step = self._ring.widths if self._ring else {}
         return tuple({**every_step, **self._widths["full"], **self._widths["test"]})
 
-    def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor]) -> None:
-        """Adds what was measured at the stride of a cadence, for the row that begins."""
+    def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor], step: int) -> None:
+        """Adds what was measured for the row that begins; where it is not due there, only its names are kept."""
         self._widths[cadence] = self._widths[cadence] or _widths(pieces)
-        self._due[cadence].append(pieces)
+        if step % self._settings.strides[cadence] == 0:
+            self._due[cadence].append(pieces)
 
     def add(
         self, pieces: Mapping[str, torch.Tensor], rates: list[float], own: Mapping[str, Any], size: int | None
