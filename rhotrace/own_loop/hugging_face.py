@@ -9,6 +9,8 @@
 A row is one optimizer step. ``trainer.train(resume_from_checkpoint=True)`` resumes the recording at the checkpoint's
 ``global_step``, and replaces the rows after it. The trainer does not show its callbacks the outputs on a batch, so a row has
 norms, gradients, updates and the learning rate; with ``data``, the sums over the training set too.
+
+After an error in the training, which the trainer does not report to callbacks, ``callback.close()`` lets go of the file.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ANN401, ARG002 - the trainer's signature, here and below
         """Begins the recording, at the step of the checkpoint where there is one."""
+        self.close()  # of a training that failed
         if state.is_world_process_zero:
             resume = {"resume": state.global_step} if state.global_step else {}
             self.trace = record(self._path, given["model"], **{**resume, **self._options}).start()
@@ -57,6 +60,10 @@ class Record(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ANN401, ARG002
         """Ends the file: finished where the trainer took all its steps, else one that can be resumed."""
+        self.close(finished=state.global_step >= state.max_steps)
+
+    def close(self, *, finished: bool = False) -> None:
+        """Ends the recording; the trainer tells its callbacks nothing of an error, after which a file stays locked."""
         trace, self.trace = self.trace, None
         if trace:
-            trace.close(finished=state.global_step >= state.max_steps)
+            trace.close(finished=finished)

@@ -58,10 +58,12 @@ def trained(folder, path, *callbacks, resume=None, **options):
         seed=3,
     )
     samples = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
-    callback = Record(path, **options)
-    net = Net()
+    callback, net = Record(path, **options), Net()
     trainer = transformers.Trainer(net, args, train_dataset=samples, callbacks=[callback, *callbacks])
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    finally:
+        callback.close()
     return net
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ lightning = pytest.importorskip("lightning", reason="Lightning is not installed 
 from rhotrace.own_loop.lightning import Record  # noqa: E402
 
 SCRIPT = """
-import os, signal, sys, warnings
+import os, signal, warnings
 import lightning, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -61,10 +60,6 @@ def fit(callback, folder, kill_at=None, ckpt=None, **how):
         enable_model_summary=False, **how,
     )
     trainer.fit(Net(kill_at), DataLoader(TensorDataset(X, Y), batch_size=8), ckpt_path=ckpt)
-"""
-KILLED = """
-from rhotrace.own_loop.lightning import Record
-fit(Record(sys.argv[1] + "/cut.h5", data=(X, Y), steps=40), sys.argv[1], kill_at=27)
 """
 
 
@@ -111,12 +106,13 @@ def test_a_row_is_a_step_with_the_gradient_that_made_it(script, tmp_path, clip):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_that_was_killed_resumes_at_the_checkpoint_and_is_analysed(script, tmp_path, command):
-    (tmp_path / "killed.py").write_text(SCRIPT + KILLED)
-    killed = subprocess.run(
-        [sys.executable, "killed.py", str(tmp_path)], cwd=tmp_path, capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
     data = (script["X"], script["Y"])
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: script["fit"](Record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, kill_at=27)
+    )
+    child.start()
+    child.join(100)
+    assert child.exitcode == -signal.SIGKILL
     script["fit"](Record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, ckpt=tmp_path / "step=20.ckpt")
     script["fit"](Record(tmp_path / "whole.h5", data=data, steps=40), tmp_path / "whole")
     cut, whole = quantities(tmp_path / "cut.h5"), quantities(tmp_path / "whole.h5")
