@@ -18,6 +18,7 @@ OPTIMIZERS = {
     "gd": ("optimizer={kind: gd, lr: 0.05}", "descent"),
     "sgd": ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "descent"),
     "weight norm": ("optimizer={kind: weight-norm, lr: 0.05}", "weight-norm"),
+    "held norms": ("optimizer={kind: norm-control, lr: 0.05}", "held"),
 }
 
 

@@ -63,12 +63,14 @@ class Members:
         return Members(*(getattr(self, field.name)[..., mask] for field in fields(self)))
 
     def one_for_each_start(self, *, largest: bool) -> Members:
-        """Of the members that share seed and start, those of the largest, or smallest, learning rate."""
+        """Of the members that share seed and start, those of the largest, or smallest, learning rate with a T."""
         pairs = list(zip(self.seed.tolist(), self.start.tolist(), strict=True))
+        without = 0.0 if largest else np.inf
+        rates = np.where(self.T > 0, self.lr, without).tolist()
         chosen: dict[tuple[int, float], float] = {}
-        for pair, lr in zip(pairs, self.lr.tolist(), strict=True):
-            chosen[pair] = (max if largest else min)(lr, chosen.get(pair, lr))
-        return self.where(np.array([lr == chosen[p] for p, lr in zip(pairs, self.lr.tolist(), strict=True)], bool))
+        for pair, rate in zip(pairs, rates, strict=True):
+            chosen[pair] = (max if largest else min)(rate, chosen.get(pair, rate))
+        return self.where(np.array([rate == chosen[p] for p, rate in zip(pairs, rates, strict=True)], bool))
 
 
 def pooled(each: Sequence[Members]) -> Members:

@@ -37,6 +37,15 @@ def test_finite_steps_are_extrapolated_away_from_what_two_learning_rates_show():
     assert abs(raw.extrapolated.value + 2) > 100 * abs(found.extrapolated.value + 2)
 
 
+def test_a_learning_rate_at_which_a_member_has_no_t_is_passed_over():
+    coarse, fine = with_late(0.1, np.arange(6)), with_late(0.05, np.arange(6))
+    diverged = replace(coarse, times=np.where(coarse.seed == 2, np.nan, coarse.times))
+    main = pooled([diverged, fine]).one_for_each_start(largest=True)
+    assert set(main.lr[main.seed == 2]) == {0.05}
+    assert set(main.lr[main.seed != 2]) == {0.1}
+    assert (main.T > 0).all()
+
+
 def test_the_first_order_estimate_stands_in_where_there_is_one_learning_rate():
     one = with_late(0.1, np.arange(6))
     known = replace(one, late=np.broadcast_to(3 - 2 * np.log(one.start), one.times.shape))
