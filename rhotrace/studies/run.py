@@ -71,7 +71,7 @@ def answered(
 
 def file_name(training: Training, scale: str) -> str:
     """The run file of a training: the small runs have its name, those of another scale the scale's beside it."""
-    return f"{training.name}.h5" if scale == SCALES[0] else f"{training.name}-{scale}.h5"
+    return f"{training.name}.h5" if scale == "small" else f"{training.name}-{scale}.h5"
 
 
 def _finished(path: Path, content: Recipe) -> bool:

@@ -10,7 +10,7 @@ from own_study import write_study
 from rhotrace.display.blocks import Data, Paragraph
 from rhotrace.errors import RhoTraceError
 from rhotrace.studies import run as studies
-from rhotrace.studies.study import find
+from rhotrace.studies.catalogue import find
 from rhotrace.training.train import train
 
 
@@ -80,7 +80,7 @@ def test_runs_of_another_scale_have_files_of_their_own_and_the_same_names(tmp_pa
     found, trained = answered(path, tmp_path / "runs", scale="gpu")
     assert trained == ["small-gpu", "large-gpu"]
     assert found.answer.verdict == "yes"
-    with pytest.raises(RhoTraceError, match="own: got scale tiny, expected small or gpu"):
+    with pytest.raises(RhoTraceError, match="own: got scale tiny, expected gpu or small"):
         answered(path, tmp_path / "runs", scale="tiny")
 
 

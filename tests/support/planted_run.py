@@ -19,24 +19,35 @@ AT_TEST = {"test_error", "test_loss"}
 class PlantedTrace:
     """What a ``Trace`` gives to a ``RunSeries``, from arrays."""
 
-    steps: np.ndarray
+    at: np.ndarray
     values: dict[str, np.ndarray]
     test_steps: np.ndarray
     symbols: dict[str, str]
     blocks: tuple[Block, ...]
     facts: Facts
     recipe: dict[str, Any] = field(default_factory=dict)
+    own_loop: None = None
 
     @property
     def members(self) -> int:
         return len(self.values["seed"])
 
     @property
+    def steps(self) -> int:
+        return int(self.at[-1]) + 1
+
+    @property
+    def strides(self) -> dict[str, int]:
+        return {"full": int(self.at[1] - self.at[0])}
+
+    @property
     def layout(self) -> SimpleNamespace:
-        return SimpleNamespace(per_member=self.symbols, layers=self.blocks, blocks=self.blocks)
+        return SimpleNamespace(
+            per_member=self.symbols, layers=self.blocks, blocks=self.blocks, rows=lambda *_: len(self.at)
+        )
 
     def step_of(self, name: str) -> np.ndarray:
-        return self.test_steps if name in AT_TEST else self.steps
+        return self.test_steps if name in AT_TEST else self.at
 
     def aligned(self, name: str) -> np.ndarray:
         return self.values[name]
@@ -74,6 +85,6 @@ def planted(
         known["rho_eq_over_rho"] = known["a"] / known["q"]
     known |= {"seed": np.array(seeds), "lr": np.full(len(seeds), 0.1), **per_member}
     facts = Facts("square", equilibrium=True, optimizer=optimizer, law="descent", minibatches=optimizer == "sgd")
-    symbols = {name: name for name in per_member} | {"lr": "lr"}
+    symbols = {name: "rho_k(0)" if name == "init_rho_k" else name for name in per_member} | {"lr": "lr"}
     own = PlantedTrace(steps, known, steps if test_steps is None else test_steps, symbols, blocks, facts)
     return RunSeries(own)  # type: ignore[arg-type]
