@@ -59,7 +59,7 @@ def answered(
         raise RhoTraceError(f"{study.name}: got scale {scale}, expected {' or '.join(study.trainings)}")
     paths, commands = {}, []
     for training in study.trainings[scale]:
-        source, path = recipe_file(training, file), folder / f"{training.name}.h5"
+        source, path = recipe_file(training, file), folder / file_name(training, scale)
         content = recipes.load(source, list(training.overrides))
         if not _finished(path, content) and not train(content, path, source):
             return None
@@ -67,6 +67,11 @@ def answered(
         commands.append(_command(training, source, path))
     runs = {name: RunSeries(open_runs.enter_context(open_trace(path))) for name, path in paths.items()}
     return Answered(study, scale, study.answer(runs), tuple(commands))
+
+
+def file_name(training: Training, scale: str) -> str:
+    """The run file of a training: the small runs have its name, those of another scale the scale's beside it."""
+    return f"{training.name}.h5" if scale == "small" else f"{training.name}-{scale}.h5"
 
 
 def _finished(path: Path, content: Recipe) -> bool:

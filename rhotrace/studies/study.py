@@ -21,7 +21,7 @@ class Training:
     """One run of a study.
 
     Attributes:
-        name: of the run; also of its file, ``NAME.h5``.
+        name: of the run, by which ``answer`` finds it at any scale; also of its file, ``NAME.h5`` or ``NAME-gpu.h5``.
         recipe: name of a shipped recipe, or of a file beside the study, without ``.yaml``.
         overrides: of the recipe, such as ``steps=4000``.
     """

@@ -59,5 +59,5 @@ def test_no_text_of_the_package_names_the_edge_as_a_cause_that_was_not_measured(
         for file in Path(rhotrace.__file__).parent.rglob("*.py")
         if "edge of stability" in " ".join(file.read_text(encoding="utf-8").split())
     ]
-    assert sorted(named) == ["curvature.py", "stability.py"]  # which measure it
+    assert sorted(named) == ["curvature.py", "edge_of_stability.py", "stability.py"]  # which measure it
     assert "edge" not in str(Outcome.OSCILLATING)

@@ -25,7 +25,7 @@ class Curve:
     """
 
     label: str
-    x: NDArray[np.float64]
+    x: NDArray[np.float64] | NDArray[np.int64]
     y: NDArray[np.float64]
 
 

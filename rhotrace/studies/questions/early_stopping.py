@@ -71,7 +71,7 @@ STUDY = Study(
     source="memo, section 3.2, first question",
     trainings={
         "small": _RUNS,
-        "gpu": tuple(Training(f"{run.name}-gpu", run.recipe, (*run.overrides, *_LARGE)) for run in _RUNS),
+        "gpu": tuple(Training(run.name, run.recipe, (*run.overrides, *_LARGE)) for run in _RUNS),
     },
     answer=answer,
 )
