@@ -1,7 +1,7 @@
 """How often the stated 95 % intervals contain a true value that is known: python benchmarks/coverage.py [trials].
 
 Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, is
-autocorrelated (first order, phi), or alternates from step to step. Some runs end soon after T.
+autocorrelated (first order, phi), alternates from step to step, is a random walk or has spikes. Some runs end soon after T.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.signal import lfilter
 
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import Outcome, measure
+from rhotrace.analysis.transient.transient_time import Outcome, measure, passage
 from rhotrace.statistics.intervals import bootstrapped_geometric_mean, geometric_mean
 from rhotrace.theory import norm_dynamics
 
@@ -31,6 +31,8 @@ class Condition:
     noise: float = 0.02
     phi: float = 0.0
     alternating: float = 0.0
+    walk: float = 0.0  # standard deviation of a step of a random walk
+    spikes: float = 0.0  # how many in a step
     length: float = 3.0  # in units of T
 
 
@@ -43,6 +45,12 @@ CONDITIONS = {
     "autocorrelation phi = 0.5": replace(BASE, phi=0.5),
     "autocorrelation phi = 0.9": replace(BASE, phi=0.9),
     "autocorrelation phi = 0.95": replace(BASE, phi=0.95),
+    "autocorrelation phi = 0.98": replace(BASE, phi=0.98),
+    "autocorrelation phi = 0.99": replace(BASE, phi=0.99),
+    "random walk, 0.001 in a step": replace(BASE, noise=0.0, walk=0.001),
+    "random walk, 0.001, and white noise": replace(BASE, walk=0.001),
+    "spikes of 0.5 every 200 steps": replace(BASE, spikes=1 / 200),
+    "no noise": replace(BASE, noise=0.0),
     "run ends at 1.5 T": replace(BASE, length=1.5),
     "run ends at 1.25 T": replace(BASE, length=1.25),
     "alternating by 0.02": replace(BASE, alternating=0.02),
@@ -56,6 +64,10 @@ def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, f
     draws = rng.standard_normal(len(steps) + 500)
     noise = condition.noise * lfilter([np.sqrt(1 - condition.phi**2)], [1, -condition.phi], draws)[500:]
     noise += condition.alternating * (-1.0) ** steps
+    if condition.walk:
+        noise += condition.walk * np.cumsum(rng.standard_normal(len(steps)))
+    if condition.spikes:  # which fade within some steps, as after an instability
+        noise -= 0.5 * lfilter([1.0], [1, -0.8], rng.random(len(steps)) < condition.spikes)
     log_rho = condition.depth * np.log(r) + noise
     a, q = np.exp(log_rho), np.exp(2 * log_rho)
     norms = np.repeat(np.exp(log_rho / condition.depth)[:, None], condition.depth, axis=1)
@@ -63,12 +75,17 @@ def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, f
 
 
 def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
-    """How many trials have a T, and in how many the crossing's and the fit's interval contain the true value."""
+    """How many trials have a T, and in how many the crossing's and the fit's interval contain the true value.
+
+    A run without noise is taken for a full-batch run, in which the interval is that of the steps around the crossing.
+    """
     rng = np.random.default_rng(1)
     found = crossing = fit = 0
     for _ in range(trials):
         series, T = synthetic(condition, rng)
-        one = measure(0, series)
+        noisy = bool(condition.noise or condition.walk)
+        passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, noisy=noisy)
+        one = measure(0, series, passed=passed)
         if one.outcome is not Outcome.LEFT or one.fit is None:
             continue
         found += 1

@@ -178,12 +178,17 @@ def fluctuation(content: Any) -> Figures:  # noqa: ANN401 - JSON
         one["follows"] = [p["correlation"] for p in predictions if p["correlation"] is not None]
         one["sharpness"] = [p["sharpness"] for p in predictions]
         one["alternating"] = [m["fluctuation"]["period_two"] for m in side["each"]]
+        one["choices"] = ends(side["choices"]) if side["choices"] else None
+        for key in ("offset", "drift", "rise", "distance"):
+            one[key] = side[key]
         one["fall"] = side["decay"] and side["decay"]["fall"]
         one["against_loss"] = side["decay"] and side["decay"]["against_loss"]
         result["runs"][names[side["letter"]]] = one
     for contrast in content["contrasts"]:
         pair = f"{names[contrast['run']]}/{names[contrast['base']]}"
-        result["contrasts"][pair] = {key: contrast[key] for key in ("ratio", "rho", "tau")}
+        figures = {key: contrast[key] for key in ("ratio", "rho", "tau", "distance")}
+        figures["choices"] = ends([choice["ratio"]["value"] for choice in contrast["choices"]])
+        result["contrasts"][pair] = figures
     result["exponents"] = [
         {key: e[key] for key in ("optimizer", "sampling", "scales", "joint")} for e in content["exponents"]
     ]
@@ -311,6 +316,9 @@ SOURCES = {
     "scaling_L8": Source("rhotrace audit runs/scaling-L8.h5", fitted),
     "eight_layers": Source("rhotrace compare runs/deep8.h5 runs/deep8-sgd.h5 --predict", fluctuation),
     "clean": Source("rhotrace compare runs/clean49-*.h5 --predict", fluctuation),
+    "drifting": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 2000:6000", fluctuation),
+    "unstable": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 8000:16000", fluctuation),
+    "settled": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 28000:", fluctuation),
     "noisy": Source("rhotrace compare runs/noisy49-*.h5 --align time --predict", fluctuation),
     **{
         f"cifar_{net}{way}".replace("-", "_"): Source(f"rhotrace analyze runs/{net}{way}.h5", times)

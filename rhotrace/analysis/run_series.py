@@ -200,7 +200,14 @@ class RunSeries:
             return (Passage(Outcome.INAPPLICABLE, np.nan, 0, NONE),) * self.trace.members
         ratio, q, log_rho = self.rho_eq_over_rho, self.q, self.log_rho
         return tuple(
-            transient_time.passage(self.steps, ratio[:, m], q[:, m], log_rho[:, m], theta=self.theta)
+            transient_time.passage(
+                self.steps,
+                ratio[:, m],
+                q[:, m],
+                log_rho[:, m],
+                theta=self.theta,
+                noisy=self.trace.facts.minibatches,
+            )
             for m in range(self.trace.members)
         )
 

@@ -130,7 +130,15 @@ def compare(
     _refuse(traces)
     shared, common = (window, window) if window else _common(runs, theta, align)
     grouped = [  # run by run, so that the series of many runs are not kept
-        _sides(RunSeries.of(run, theta), letter, align=align, window=shared, common=common, predicting=predicting)
+        _sides(
+            RunSeries.of(run, theta),
+            letter,
+            align=align,
+            window=shared,
+            common=common,
+            since_T=window is None,
+            predicting=predicting,
+        )
         for letter, run in zip(ascii_uppercase, runs, strict=False)
     ]
     sides = [side for own in grouped for side in own.values()]
@@ -277,8 +285,13 @@ def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
         (a, b)
         for a, first in enumerate(recipes)
         for b, second in enumerate(recipes)
-        if differences(first, second) == wanted and first["optimizer"].get("batch_size")
+        if _of_training(differences(first, second)) == wanted and first["optimizer"].get("batch_size")
     ]
+
+
+def _of_training(found: dict[str, Any]) -> dict[str, Any]:
+    """Differences of recipes without those in how long a run was trained and what it recorded."""
+    return {key: value for key, value in found.items() if key != "steps" and not key.startswith("record")}
 
 
 # --- one run against another -------------------------------------------------------------------------------

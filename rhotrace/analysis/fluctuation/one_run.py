@@ -142,6 +142,7 @@ def examine(
     align: Align = "step",
     window: tuple[float, float] | None = None,
     common: tuple[float, float] | None = None,
+    since_T: bool = True,
     predicting: bool = False,
 ) -> Side:
     """Everything about the fluctuation of one run, or of a group of its members.
@@ -154,13 +155,14 @@ def examine(
         align: as for ``comparison.compare``.
         window: as for ``comparison.compare``.
         common: first and last step (or time) that all runs have after T, for the choices; none without.
+        since_T: whether the decay is measured from T on, and not from the window's start.
         predicting: also predict each fluctuation from the snapshots.
 
     Raises:
         AnalysisError: a prediction was asked for, and the data or the network is not available.
     """
     members = range(run.trace.members) if members is None else members
-    T, found, left_out = _measure(run, members, align, window)
+    T, found, left_out = _measure(run, members, align, window, since_T=since_T)
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
     each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align, common) for m, f in found.items())
@@ -241,7 +243,7 @@ def _member(
 
 
 def _measure(
-    run: RunSeries, members: Sequence[int], align: Align, window: tuple[float, float] | None
+    run: RunSeries, members: Sequence[int], align: Align, window: tuple[float, float] | None, *, since_T: bool
 ) -> tuple[dict[int, float], dict[int, Fluctuation], dict[int, str]]:
     """By member: T in steps (0 where there was no transient), the fluctuation, or why there is none."""
     units = {m: unit_of(run, m, align) for m in members}
@@ -269,6 +271,7 @@ def _measure(
             find_window=window is None,
             log_rho=log_rho[:, m],
             loss=loss[:, m],
+            transient=T[m] if since_T else None,
         )
         if isinstance(measured, str):
             left_out[m] = measured

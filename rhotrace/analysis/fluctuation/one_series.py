@@ -132,6 +132,7 @@ def measure(
     find_window: bool = True,
     log_rho: Floats | None = None,
     loss: Floats | None = None,
+    transient: float | None = None,
 ) -> Fluctuation | str:
     """The fluctuation of one member after its transient.
 
@@ -144,6 +145,7 @@ def measure(
         find_window: start where no trend is left; otherwise at ``after`` itself.
         log_rho: (n,), to tell whether rho moves or rho_eq.
         loss: (n,), to compare a dying fluctuation with.
+        transient: T, from where the decay is measured, where ``after`` is later.
 
     Returns:
         The measurement, or why there is none.
@@ -153,7 +155,10 @@ def measure(
         return "delta is not finite everywhere after T (a <= 0 or divergence)"
     if len(rows) < FEWEST:
         return f"only {len(rows)} evaluations after T and in the window, expected at least {FEWEST}"
-    decay = _decay(steps[rows], delta[rows], None if loss is None else loss[rows])
+    dying = np.flatnonzero((steps >= (after if transient is None else transient)) & (steps <= until))
+    decay = None
+    if np.isfinite(delta[dying]).all():
+        decay = _decay(steps[dying], delta[dying], None if loss is None else loss[dying])
     start, stationary = settled_from(delta[rows], _STARTS if find_window else _STARTS[:1])
     rows, series = rows[start:], delta[rows[start:]]
     detrended = detrend(series)

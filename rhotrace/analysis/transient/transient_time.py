@@ -11,10 +11,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from rhotrace.analysis.transient.closed_form_fit import ClosedFormFit, Driven, Series, constant_T, fit_closed_form
-from rhotrace.statistics.autocorrelation import autocorrelation_time
+from rhotrace.statistics.correlated_fit import root_interval
 from rhotrace.statistics.intervals import (
     NONE,
     Interval,
@@ -70,9 +69,9 @@ class MemberTransient:
         member: its number.
         outcome: what became of the transient.
         T: first step from which rho >= theta rho_eq for the dwell, interpolated in log(rho/rho_eq).
-        crossing: the same crossing read off a cubic through log(rho/rho_eq) around it, with the interval that
-            noise and the cubic's misfit leave; the bracketing steps where too few rows are near,
-            and no interval where the noise is so large that the crossing is not one.
+        crossing: the same crossing. Under minibatches it is read off a cubic through log(rho/rho_eq) around it, with the
+            interval that noise of any memory leaves, and none where the noise is so large that the crossing is not one.
+            In a full-batch run, or where too few rows are near, its interval is the steps between which T lies.
         dwell: steps for which the crossing had to hold.
         T_loss: first step from which the loss is below half its value for g = 0, for the same dwell.
         T_inflection: step of the fastest growth of log rho, 2 S (a - q) at its largest.
@@ -213,8 +212,19 @@ def with_fit(found: MemberTransient, series: Series, *, theta: float = THETA) ->
     return replace(found, fit=fit, no_fit=why)
 
 
-def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *, theta: float = THETA) -> Passage:
-    """Whether and when one member left its transient, without what ``measure`` adds; arguments as in ``Series``."""
+def passage(
+    steps: Steps,
+    rho_eq_over_rho: Floats,
+    q: Floats,
+    log_rho: Floats,
+    *,
+    theta: float = THETA,
+    noisy: bool = True,
+) -> Passage:
+    """Whether and when one member left its transient, without what ``measure`` adds; arguments as in ``Series``.
+
+    Without noise, as in a full-batch run, the interval of T is that of the two rows between which it lies.
+    """
     reached = (rho_eq_over_rho > 0) & (rho_eq_over_rho <= 1 / theta)
     row, dwell = first_lasting(reached, steps)
     if row == 0:
@@ -225,9 +235,8 @@ def passage(steps: Steps, rho_eq_over_rho: Floats, q: Floats, log_rho: Floats, *
         distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
     T = _interpolated(steps, distance, row, 0.0)
     finite = np.isfinite(q) & np.isfinite(log_rho)
-    return Passage(
-        Outcome.LEFT, T, dwell, _crossing(steps, distance, row), _afterwards(steps, reached, finite, row, theta)
-    )
+    crossing = _crossing(steps, distance, row) if noisy else _bracket(steps, distance, row)
+    return Passage(Outcome.LEFT, T, dwell, crossing, _afterwards(steps, reached, finite, row, theta))
 
 
 def _afterwards(steps: Steps, reached: NDArray[np.bool_], finite: NDArray[np.bool_], row: int, theta: float) -> str:
@@ -262,6 +271,11 @@ def _driven(series: Series, theta: float) -> Driven | None:
     return Driven(rms, largest, float(np.ptp(series.log_rho)), T)
 
 
+def _bracket(steps: Steps, distance: Floats, row: int) -> Interval:
+    """Where ``distance`` falls through zero by interpolation, and the rows between which it does."""
+    return Interval(_interpolated(steps, distance, row, 0.0), float(steps[row - 1]), float(steps[row]))
+
+
 def _crossing(steps: Steps, distance: Floats, row: int) -> Interval:
     """Where ``distance`` falls through zero near ``row``: root of a cubic through the rows around, with its interval."""
     before = np.flatnonzero(~(distance[:row] <= _AROUND))
@@ -269,7 +283,7 @@ def _crossing(steps: Steps, distance: Floats, row: int) -> Interval:
     first = int(before[-1]) + 1 if len(before) else 0
     last = row + int(after[0]) if len(after) else len(steps)
     t, z = (steps[first:last] - steps[row]).astype(np.float64), distance[first:last]
-    bracket = Interval(_interpolated(steps, distance, row, 0.0), float(steps[row - 1]), float(steps[row]))
+    bracket = _bracket(steps, distance, row)
     if len(t) < _FEW or not np.isfinite(z).all():
         return bracket
     scale = float(np.abs(t).max())
@@ -284,14 +298,9 @@ def _crossing(steps: Steps, distance: Floats, row: int) -> Interval:
     if float(residual.std()) > _AROUND / 5:  # the ends of the window are then chosen by the noise
         return Interval(bracket.value, np.nan, np.nan)
     slope = float(np.polyval(np.polyder(solution), x))
-    tau = autocorrelation_time(residual, 4)
-    freedom = max(1.0, len(t) / tau - 4)
-    noise = float(residual @ residual) / len(t) * (len(t) / tau) / freedom * tau
-    at = x ** np.arange(3, -1, -1)
-    variance = noise * float(at @ np.linalg.pinv(design.T @ design) @ at)
-    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5 / max(abs(slope), 1e-300) * scale
-    value = float(steps[row]) + x * scale
-    return Interval(value, float(value - half), float(value + half))
+    low, high = root_interval(design, z, x, min(slope, -1e-300), memory=float(row))
+    value = float(steps[row])
+    return Interval(value + x * scale, value + low * scale, value + high * scale)
 
 
 def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]:

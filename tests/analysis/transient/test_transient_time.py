@@ -217,3 +217,27 @@ def test_equation_5_of_a_run_that_diverges_is_integrated_without_overflow():
     assert driven is not None
     assert 1e190 < driven.largest < np.inf
     assert driven.rms == pytest.approx(driven.largest / rows**0.5, rel=1e-6)
+
+
+def test_without_noise_the_crossing_is_between_two_rows_and_with_it_an_interval():
+    """A full-batch run has no noise: what is not known of T is where it lies between two rows."""
+    series, T = planted(depth=4, start=0.4)
+    words = series.steps, series.rho_eq_over_rho, series.q, series.log_rho
+    exact = transient.passage(*words, noisy=False)
+    assert exact.crossing.low <= T <= exact.crossing.high
+    assert exact.crossing.high - exact.crossing.low == 1
+    assert exact.crossing.value == exact.T
+    noisy, _ = planted(depth=4, start=0.4, noise=0.02)
+    wide = transient.passage(noisy.steps, noisy.rho_eq_over_rho, noisy.q, noisy.log_rho)
+    assert wide.crossing.low <= T <= wide.crossing.high
+
+
+def test_the_crossing_of_a_full_batch_run_is_between_the_two_evaluations_around_it(train):
+    from rhotrace.analysis.run_series import RunSeries
+    from rhotrace.runfile.reader import open_trace
+
+    path = train("steps=1500", "init.rho_k=1.5", "record.full_every=3")
+    with open_trace(path) as trace:
+        left = [p for p in RunSeries(trace).passages if p.T > 0]
+    assert left
+    assert all(p.crossing.high - p.crossing.low == 3 for p in left)
