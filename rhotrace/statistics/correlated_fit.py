@@ -13,7 +13,7 @@ _DRAWS = 4000
 
 
 def root_interval(design: Floats, values: Floats, near: float, slope: float, memory: float) -> tuple[float, float]:
-    """95 % interval of where a fitted polynomial is zero, for noise that is a first-order process of any memory.
+    """95 % interval of where a fitted polynomial is zero, for noise that is a stationary first-order process.
 
     The correlation of neighbours phi is not estimated but averaged over: each of a grid of values, from a strong
     alternation to a memory as long as the series behind it, weighs by its restricted likelihood (Harville, J. Am. Stat.

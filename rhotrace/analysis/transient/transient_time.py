@@ -70,7 +70,7 @@ class MemberTransient:
         outcome: what became of the transient.
         T: first step from which rho >= theta rho_eq for the dwell, interpolated in log(rho/rho_eq).
         crossing: the same crossing. Under minibatches it is read off a cubic through log(rho/rho_eq) around it, with the
-            interval that noise of any memory leaves, and none where the noise is so large that the crossing is not one.
+            interval that stationary noise leaves, and none where the noise is so large that the crossing is not one.
             In a full-batch run, or where too few rows are near, its interval is the steps between which T lies.
         dwell: steps for which the crossing had to hold.
         T_loss: first step from which the loss is below half its value for g = 0, for the same dwell.
