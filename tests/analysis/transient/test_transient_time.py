@@ -236,8 +236,8 @@ def test_the_crossing_of_a_full_batch_run_is_between_the_two_evaluations_around_
     from rhotrace.analysis.run_series import RunSeries
     from rhotrace.runfile.reader import open_trace
 
-    path = train("steps=1500", "init.rho_k=1.5", "record.full_every=3")
+    path = train("steps=1500", "init.rho_k=1.5")
     with open_trace(path) as trace:
         left = [p for p in RunSeries(trace).passages if p.T > 0]
     assert left
-    assert all(p.crossing.high - p.crossing.low == 3 for p in left)
+    assert all(p.crossing.high - p.crossing.low == 1 for p in left)
