@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rhotrace.analysis.applicability import inertia_and_decay
+from rhotrace.analysis.applicability import inertia_and_decay, no_norm
 from rhotrace.analysis.plateaus import Plateau
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import summary
@@ -45,6 +45,7 @@ class Analysis:
         audit: of the steps; None where ``no_audit`` says why.
         no_audit: why the steps were not audited.
         left_out: what the run has and equation (5) has not: momentum, weight decay.
+        no_balance: why Lemma 1 says nothing of the network.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Analysis:
     audit: Audit | None
     no_audit: str = ""
     left_out: tuple[str, ...] = ()
+    no_balance: str = ""
 
 
 def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = None) -> Analysis:
@@ -82,6 +84,7 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
         audit=run.audit,
         no_audit=run.no_audit,
         left_out=inertia_and_decay(run.trace),
+        no_balance=no_norm(run.trace),
     )
 
 

@@ -251,6 +251,8 @@ def _audit(result: Analysis) -> Iterator[Block]:
             f"gradient flow's share of all changes of rho_k², in absolute value: {100 * audit.flow:.4g} %; "
             f"the rest comes from {audit.rest}"
         )
+    if result.no_balance:
+        return
     yield Paragraph(
         f"balance ({paper.cite('lemma1')}): rho_k² - rho_j² moved by at most {number(audit.balance, 2)} of rho_k²; "
         f"at the start they differ by {number(audit.balance_start, 2)}"

@@ -79,3 +79,11 @@ def test_what_equation_5_leaves_out_of_a_run_is_said(train, options, lacks):
         words = [b.text for b in findings(result, fits=False) if isinstance(b, Paragraph)]
     said = [text for text in words if text.startswith("Memo 112, equation (5) has no")]
     assert [lacks in text for text in said] == ([True] if lacks else [])
+
+
+@pytest.mark.parametrize(("batch_norm", "said"), [("false", True), ("true", False)])
+def test_the_balance_of_layers_is_given_where_lemma_1_speaks_of_them(train, batch_norm, said):
+    network = f"network={{kind: mlp, depth: 3, width: 4, batch_norm: {batch_norm}}}"
+    with open_trace(train("steps=5", network, "record.snapshots=0")) as trace:
+        words = [b.text for b in findings(analyze(trace), fits=False) if isinstance(b, Paragraph)]
+    assert any(text.startswith("balance (Memo 112, Lemma 1)") for text in words) == said
