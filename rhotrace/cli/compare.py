@@ -62,8 +62,7 @@ def compare(
     """
     from contextlib import ExitStack
 
-    from rhotrace.analysis.fluctuation.comparison import chosen_window
-    from rhotrace.analysis.fluctuation.comparison import compare as side_by_side
+    from rhotrace.analysis.fluctuation import comparison
     from rhotrace.analysis.rebuild_network import run_stored_code
     from rhotrace.analysis.run_series import RunSeries
     from rhotrace.display.figures.comparison import comparison_figure
@@ -73,9 +72,8 @@ def compare(
 
     with ExitStack() as stack:
         series = [RunSeries(stack.enter_context(open_trace(run)), theta) for run in run_files(runs)]
-        for one in series if trust_code else ():
-            run_stored_code(one.trace)
-        result = side_by_side(series, align=align, window=chosen_window(window), predicting=predict)
+        run_stored_code(*(one.trace for one in series), allowed=trust_code)
+        result = comparison.compare(series, align=align, window=comparison.chosen_window(window), predicting=predict)
         if plot:
             comparison_figure(result, series, plot)
     answer(comparison_page(result, members=members), as_json=as_json, plot=plot)
