@@ -35,13 +35,15 @@ def data_and_network(
         return f"needs the run's own code, {missing.place}: --trust-code runs the copy in the file"
 
 
-def run_stored_code(trace: Trace) -> None:
-    """Runs the copies of the recipe's own Python files, for what needs the network; only where the user allows it.
+def run_stored_code(*traces: Trace, allowed: bool) -> None:
+    """Runs the copies of the recipes' own Python files, for what needs the network; only where the user allows it.
 
     Raises:
         RecipeError: a copy is missing or is not the one that trained, or it fails.
     """
-    run_stored(trace.recipe, trace.attributes, str(trace.path))
+    for trace in traces if allowed else ():
+        if "code" in trace.attributes:
+            run_stored(trace.recipe, trace.attributes, str(trace.path))
 
 
 def parameters_and_buffers(

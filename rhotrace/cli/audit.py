@@ -20,8 +20,7 @@ def audit(
     from rhotrace.runfile.reader import open_trace
 
     with open_trace(run) as trace:
-        if trust_code:
-            run_stored_code(trace)
+        run_stored_code(trace, allowed=trust_code)
         evidence = Evidence(RunSeries(trace, theta))
         claims, about, warned = audit_claims(evidence), summary(trace), cautions(evidence)
         if plot:

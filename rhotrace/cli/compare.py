@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rhotrace.cli.options import AsJson, Plot, Theta, TrustStored
 from rhotrace.cli.output import answer
+
+if TYPE_CHECKING:
+    from rhotrace.runfile.reader import Trace
 
 
 def compare(
@@ -60,22 +64,24 @@ def compare(
     follows: correlation of the prediction with the run, step by step, under the run's own batches.
     sharpness: lr times the largest curvature of the linearised loss at the last snapshot, unstable from near 2.
     """
-    from contextlib import ExitStack
-
-    from rhotrace.analysis.fluctuation.comparison import chosen_window
-    from rhotrace.analysis.fluctuation.comparison import compare as side_by_side
-    from rhotrace.analysis.rebuild_network import run_stored_code
+    from rhotrace.analysis.fluctuation import comparison
     from rhotrace.analysis.run_series import RunSeries
     from rhotrace.display.figures.comparison import comparison_figure
     from rhotrace.display.pages.comparison import comparison_page
-    from rhotrace.runfile.reader import open_trace
     from rhotrace.sweeps.index import run_files
 
     with ExitStack() as stack:
-        series = [RunSeries(stack.enter_context(open_trace(run)), theta) for run in run_files(runs)]
-        for one in series if trust_code else ():
-            run_stored_code(one.trace)
-        result = side_by_side(series, align=align, window=chosen_window(window), predicting=predict)
+        series = [RunSeries(_opened(run, stack, trust_code), theta) for run in run_files(runs)]
+        result = comparison.compare(series, align=align, window=comparison.chosen_window(window), predicting=predict)
         if plot:
             comparison_figure(result, series, plot)
     answer(comparison_page(result, members=members), as_json=as_json, plot=plot)
+
+
+def _opened(run: Path, stack: ExitStack, trust_code: bool) -> Trace:
+    from rhotrace.analysis.rebuild_network import run_stored_code
+    from rhotrace.runfile.reader import open_trace
+
+    trace = stack.enter_context(open_trace(run))
+    run_stored_code(trace, allowed=trust_code)
+    return trace

@@ -36,8 +36,7 @@ def report(
 
     with ExitStack() as stack:
         traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
-        for trace in traces if trust_code else ():
-            run_stored_code(trace)
+        run_stored_code(*traces, allowed=trust_code)
         with Console(stderr=True).status("analyzing and drawing"):
             titles = write_report(traces, output, theta=theta, command=session()["command"], force=force)
     size = output.stat().st_size

@@ -34,8 +34,7 @@ def verify(run: RunFile, trust_code: TrustStored = False, as_json: AsJson = Fals
     from rhotrace.runfile.reader import open_trace
 
     with open_trace(run) as trace:
-        if trust_code:
-            run_stored_code(trace)
+        run_stored_code(trace, allowed=trust_code)
         result = examine(trace)
     answer(verification_page(result), as_json=as_json)
     if not result.sound:
