@@ -150,7 +150,7 @@ class Recording:
                 "rhotrace.record: optimizer: got one that trains none of this model's weights, expected the one that does; "
                 "make it after the model is on its device"
             )
-        self._rows = Rows(settings, self._probe.device)
+        self._rows = Rows(settings, self._probe.device, self._probe.due)
         self._batch: list[tuple[Any, torch.Tensor]] = []
         self._pieces: dict[str, torch.Tensor] = {}
         self._rates: list[float] = []
@@ -173,7 +173,11 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.close(finished=kind is None)
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(TraceError):  # the first error says more
+            self.close(finished=False)
 
     def start(self) -> Recording:
         """Locks the file, tests homogeneity, and begins to follow the optimizer.

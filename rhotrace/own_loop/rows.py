@@ -31,19 +31,20 @@ class Rows:
     Args:
         settings: of the recording.
         device: of the module.
+        due: numbers of each quantity that is measured at a stride, by cadence and name.
 
     Attributes:
         begun: whether there has been a row.
         batch_size: samples of the first step's batch; None where its outputs were not given.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
+    def __init__(self, settings: Settings, device: torch.device, due: Mapping[str, Mapping[str, int]]) -> None:
         self.begun, self.batch_size = False, cast("int | None", None)
         self._settings, self._device = settings, device
         self._ring: Ring | None = None
         self._rates: list[list[float]] = []
         self._due: dict[str, list[Mapping[str, torch.Tensor]]] = {"full": [], "test": []}
-        self._widths: dict[str, dict[str, int]] = {"full": {}, "test": {}}
+        self._widths = due
         self._own = {one.name: OwnValues(one) for one in settings.own}
 
     @property
@@ -64,7 +65,6 @@ class Rows:
 
     def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor]) -> None:
         """Adds what was measured at the stride of a cadence, for the row that begins."""
-        self._widths[cadence] = self._widths[cadence] or _widths(pieces)
         self._due[cadence].append(pieces)
 
     def add(
