@@ -5,6 +5,7 @@ Nothing here synchronises with the host. All numbers are accumulated in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -159,6 +160,13 @@ class Sums:
         }
         applies["batch_c"] = not loss.equilibrium
         self.quantities = [quantity for quantity in wanted if applies.get(quantity.name, True)]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers of each quantity, by name."""
+        return {
+            q.name: math.prod(len(cast("Sequence[float]", axis.values)) for axis in q.own_axes) for q in self.quantities
+        }
 
     def named(self, seen: Seen) -> dict[str, torch.Tensor]:
         """Each quantity by its name, (width,) in float64."""

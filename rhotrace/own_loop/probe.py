@@ -48,8 +48,18 @@ class Probe:
         # Outputs of a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
         self._same = settings.full_batch and not modes
         self.evaluates = settings.data is not None and loss is not None and not self._same
+        self._known: list[list[dict[str, Any]]] = []
+        self._groups: list[dict[str, Any]] = []
+        self._alike = False
         self.heavy_ball = False  # the velocity is measured too
         self.outputs, self.output_dtype = 0, ""
+
+    @property
+    def due(self) -> dict[str, dict[str, int]]:
+        """Numbers of each quantity that is measured at a stride, by cadence and name."""
+        full = self._of_full.widths if self.evaluates and self._of_full else {}
+        test = self._of_test.widths if self._settings.test is not None and self._of_test else {}
+        return {"full": full, "test": test}
 
     # --- before the update --------------------------------------------------------------------------------------
 
@@ -103,8 +113,14 @@ class Probe:
 
     def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
         """Learning rate of each layer; 0 of one that is not trained."""
-        homes = groups_of(optimizers, self.layers)
-        return [float(home[1]["lr"]) if home else 0.0 for home in homes]
+        now = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
+        if len(now) != len(self._known) or any(a is not b for a, b in zip(now, self._known, strict=True)):
+            self._known = now
+            self._groups = [home[1] if home else {"lr": 0.0} for home in groups_of(optimizers, self.layers)]
+            self._alike = len({*map(id, self._groups)}) == 1
+        if self._alike:
+            return [float(self._groups[0]["lr"])] * len(self.layers)
+        return [float(group["lr"]) for group in self._groups]
 
     def blocks(self) -> list[NDArray[Any]]:
         """The blocks as a snapshot contains them, (1, out, fan_in) each."""
@@ -143,6 +159,8 @@ class Probe:
         """
         import torch
 
+        if not self._settings.updates and not (batch and self._settings.loss):
+            return {}
         with torch.no_grad():
             found: Pieces = {}
             if self._settings.updates:

@@ -151,7 +151,7 @@ class Recording:
                 "rhotrace.record: optimizer: got one that trains none of this model's weights, expected the one that does; "
                 "make it after the model is on its device"
             )
-        self._rows = Rows(settings, self._probe.device)
+        self._rows = Rows(settings, self._probe.device, self._probe.due)
         self._batch: list[tuple[Any, torch.Tensor]] = []
         self._pieces: dict[str, torch.Tensor] = {}
         self._rates: list[float] = []
@@ -175,7 +175,11 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.close(finished=kind is None)
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(TraceError):  # the first error says more
+            self.close(finished=False)
 
     def start(self) -> Recording:
         """Locks the file, tests homogeneity, and begins to follow the optimizer.
@@ -296,13 +300,10 @@ class Recording:
             self._find_rule()
         self._pieces = probe.before(self._optimizers)
         self._rates = probe.rates(self._optimizers) if lr is None else [lr] * len(probe.layers)
-        resumed = (
-            self._resume is not None and not self._rows.begun
-        )  # the file's quantities must be known from its first row
-        if probe.evaluates and (resumed or step % settings.strides["full"] == 0):
-            self._rows.add_due("full", probe.full(), step)
-        if settings.test is not None and (resumed or step % settings.strides["test"] == 0):
-            self._rows.add_due("test", probe.test(), step)
+        if probe.evaluates and step % settings.strides["full"] == 0:
+            self._rows.add_due("full", probe.full())
+        if settings.test is not None and step % settings.strides["test"] == 0:
+            self._rows.add_due("test", probe.test())
         if step in self._planned:
             self._snapshot(step)
         self._open = True

@@ -31,19 +31,20 @@ class Rows:
     Args:
         settings: of the recording.
         device: of the module.
+        due: numbers of each quantity that is measured at a stride, by cadence and name.
 
     Attributes:
         begun: whether there has been a row.
         batch_size: samples of the first step's batch; None where its outputs were not given.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
+    def __init__(self, settings: Settings, device: torch.device, due: Mapping[str, Mapping[str, int]]) -> None:
         self.begun, self.batch_size = False, cast("int | None", None)
         self._settings, self._device = settings, device
         self._ring: Ring | None = None
         self._rates: list[list[float]] = []
         self._due: dict[str, list[Mapping[str, torch.Tensor]]] = {"full": [], "test": []}
-        self._widths: dict[str, dict[str, int]] = {"full": {}, "test": {}}
+        self._widths = due
         self._own = {one.name: OwnValues(one) for one in settings.own}
 
     @property
@@ -62,11 +63,9 @@ class Rows:
         every_step = self._ring.widths if self._ring else {}
         return tuple({**every_step, **self._widths["full"], **self._widths["test"]})
 
-    def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor], step: int) -> None:
-        """Adds what was measured for the row that begins; where it is not due there, only its names are kept."""
-        self._widths[cadence] = self._widths[cadence] or _widths(pieces)
-        if step % self._settings.strides[cadence] == 0:
-            self._due[cadence].append(pieces)
+    def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor]) -> None:
+        """Adds what was measured at the stride of a cadence, for the row that begins."""
+        self._due[cadence].append(pieces)
 
     def add(
         self, pieces: Mapping[str, torch.Tensor], rates: list[float], own: Mapping[str, Any], size: int | None

@@ -22,6 +22,7 @@ from rhotrace.errors import RecipeError, TraceError, nearest_file
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import begins_as_hdf5, open_cut_short, open_hdf5
 from rhotrace.runfile.layout import Commit, Layout, dimension_sizes, time_axis
+from rhotrace.runfile.own_loop_facts import own_loop_facts, refuse_without_recipe
 from rhotrace.runfile.untrusted import (
     DAMAGE,
     check,
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from rhotrace.config.recipe import Recipe
 
 Array = NDArray[Any]
-NO_RECIPE = (
-    "recorded in a training loop of your own, so there is no recipe to build its network or its data from; that loop "
-    "resumes it, with rhotrace.record(..., resume=STEP)"
-)
 
 
 class Attributes(dict[str, Any]):
@@ -137,20 +134,8 @@ class Trace:
 
     @cached_property
     def own_loop(self) -> dict[str, Any]:
-        """What ``rhotrace.record`` found out about a training loop of the user's own; empty for a run of a recipe.
-
-        Such a file has a description of the training in place of a recipe, in the same sections.
-
-        Raises:
-            TraceError: the attribute is damaged.
-        """
-        try:
-            content = json.loads(self.attributes.get("own_loop", "{}"))
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise TraceError(f"{self.path}: a damaged run file: the attribute own_loop is not a description")
-        return content
+        """What ``rhotrace.record`` found out about a loop of the user's own; empty for a run of a recipe."""
+        return own_loop_facts(self.path, self.attributes)
 
     def validated_recipe(self) -> Recipe:
         """The recipe with its components, validated by this version.
@@ -162,8 +147,7 @@ class Trace:
         from rhotrace.config.recipe import Recipe, parse
         from rhotrace.config.trusted_code import refuse_unloaded
 
-        if self.own_loop:
-            raise TraceError(f"{self.path}: {NO_RECIPE}")
+        refuse_without_recipe(self.path, self.own_loop)
         with self._explained():
             refuse_unloaded(self.recipe)
         try:
@@ -199,7 +183,7 @@ class Trace:
 
     @property
     def per_member(self) -> tuple[str, ...]:
-        """Names of the arrays of length M: the seeds, and everything else that may differ between members."""
+        """Names of the arrays of length M: the seeds, and what else may differ between members."""
         return "seed", "batch_seed", *self.layout.per_member
 
     def quantity(self, name: str) -> Description:
@@ -271,8 +255,7 @@ class Trace:
 
     def _refuse(self, name: str) -> NoReturn:
         known = [q.name for q in self.quantities]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = "".join(f"; did you mean {near!r}?" for near in difflib.get_close_matches(name, known, 1))
         raise TraceError(f"{self.path}: no dataset {name!r}; the file has {', '.join(known)}{hint}")
 
     def _dataset(self, name: str) -> Any:  # noqa: ANN401 - h5py is untyped

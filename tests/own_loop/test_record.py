@@ -129,11 +129,12 @@ def test_every_number_is_that_of_a_slow_oracle(tmp_path):
             np.testing.assert_allclose(run[name][:, 0], values, rtol=1e-12, err_msg=name)
 
 
-def test_a_resumed_recording_replaces_the_rows_after_its_checkpoint_and_doubles_none(tmp_path):
-    whole = trained(tmp_path / "whole.h5", steps=40)
+@pytest.mark.parametrize("how", [{}, {"batch": 7, "full_every": 10, "test": data(1), "test_every": 4}])
+def test_a_resumed_recording_replaces_the_rows_after_its_checkpoint_and_doubles_none(tmp_path, how):
+    whole = trained(tmp_path / "whole.h5", steps=40, **how)
     net = mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    part = trained(tmp_path / "part.h5", net, optimizer, steps=25)
+    part = trained(tmp_path / "part.h5", net, optimizer, steps=25, **how)
     with pytest.raises(RhoTraceError, match=r"a file exists already, which is never replaced; resume=STEP"):
         trained(part, net)
     with pytest.raises(
@@ -141,8 +142,9 @@ def test_a_resumed_recording_replaces_the_rows_after_its_checkpoint_and_doubles_
     ):
         trained(part, net, resume=26)
     again = mlp()
-    trained(tmp_path / "head.h5", again, torch.optim.SGD(again.parameters(), lr=0.1), steps=18)
-    trained(part, again, torch.optim.SGD(again.parameters(), lr=0.1), first=18, steps=40, resume={"steps": 18})
+    trained(tmp_path / "head.h5", again, torch.optim.SGD(again.parameters(), lr=0.1), steps=18, **how)
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+    trained(part, again, optimizer, first=18, steps=40, resume={"steps": 18}, **how)
     with rhotrace.open(whole) as a, rhotrace.open(part) as b:
         assert b.steps == 40
         assert [session["from_step"] for session in b.sessions] == [18]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,9 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
         largest = ""
         if residual is None:
             axes[0].set_yticks([])
-            axes[0].annotate(evidence.run.no_audit, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+            axes[0].annotate(
+                textwrap.fill(evidence.run.no_audit, 70), (0.5, 0.5), xycoords="axes fraction", ha="center", va="center"
+            )
         else:
             _panel(axes[0], steps[:-1], residual, ROUNDING[dtype], "rounding")
             worst = np.nanmax(residual, initial=0)
