@@ -12,6 +12,7 @@ from rhotrace.analysis import applicability
 from rhotrace.analysis.rebuild_network import data_and_network, parameters_and_buffers
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.errors import TraceError
+from rhotrace.recording.first_layer import FIRST_LAYER
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
@@ -22,6 +23,7 @@ from rhotrace.theory.step_identity import lost_directions
 _NORMS = 1e-12
 _DERIVED = 1e-12
 _OUTPUTS = {"float32": 1e-4, "float64": 1e-10}
+_PRODUCT = 16  # units of rounding of a product of weights and inputs, at most
 
 
 def verify(trace: Trace) -> Verification:
@@ -125,7 +127,23 @@ def _same_end(trace: Trace, step: int) -> None:
         raise Wrong(f"weights at step {step} differ from the optimizer's state after it")
 
 
+def _refuse_drift(trace: Trace) -> None:
+    """Raises Wrong where a first layer that was followed is off by more than a unit of rounding for each step."""
+    if FIRST_LAYER not in trace.strides:
+        return
+    drift, unit = trace["first_layer_drift"], float(np.finfo(trace.attributes["dtype"]).eps)
+    bound = (trace.strides[FIRST_LAYER] + _PRODUCT) * unit
+    lost = np.argwhere(drift > bound)
+    if len(lost):
+        row, member = (int(i) for i in lost[0])
+        raise Wrong(
+            f"the followed first layer at step {trace.step_of('first_layer_drift')[row]}, member {member}, is off by "
+            f"{drift[row, member]:.2g}; rounding explains {bound:.2g}"
+        )
+
+
 def _outputs(trace: Trace) -> str:
+    _refuse_drift(trace)
     try:
         recipe = trace.validated_recipe()
     except TraceError as unknown:

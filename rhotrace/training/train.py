@@ -23,13 +23,16 @@ from rhotrace.errors import RecipeError
 from rhotrace.models.augmentation import Augment
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.device import find_device
-from rhotrace.models.network import Network
+from rhotrace.models.network import Backward, Network
+from rhotrace.models.networks.mlp import MLP
 from rhotrace.models.schedules import Constant
+from rhotrace.recording.first_layer import FIRST_LAYER
 from rhotrace.recording.moment import Evaluation, Moment
-from rhotrace.recording.quantity import QUANTITIES, Quantity
+from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity
 from rhotrace.runfile import provenance
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
+from rhotrace.training import first_layer
 from rhotrace.training.distributed import Team
 from rhotrace.training.plan import constant, initial_parameters, plan_layout, sample_lists
 from rhotrace.training.recorder import BLOCK_STEPS, Recorder
@@ -223,11 +226,27 @@ class _Run:
         if network.buffers:
             members = len(recipe.seeds)
             self.state["buffers"] = tuple(send(constant(block, members)) for block in network.buffers)
+        self.first_layer = self._followed(recipe.stride(CADENCES[FIRST_LAYER]))
         self.lists = sample_lists(dataset.chosen)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
         if team:
             team.refuse_needs([QUANTITIES[described.name] for described in self.layout.quantities])
         self.seconds_full = 0.0
+
+    def _followed(self, every: int | None) -> first_layer.FirstLayer | None:
+        """What follows the first layer from step to step, where the recipe asks for it.
+
+        Raises:
+            RecipeError: it cannot be followed in this run.
+        """
+        if every is None:
+            return None
+        why = first_layer.refuses(self.recipe, self.network)
+        if why or not isinstance(self.network, MLP):
+            raise RecipeError(f"record.every.{FIRST_LAYER}: got {every}, but {why}; remove it")
+        followed = first_layer.FirstLayer(self.network, self.x, every)
+        followed.begin(self.state)
+        return followed
 
     def begin(self, path: Path, how: Continuation, recipe_file: Path | None) -> None:
         """Creates the run file, or resumes an existing run from its saved state."""
@@ -291,19 +310,21 @@ class _Run:
 
     def _steps(self, recorder: Recorder, stop: StopRequest | Team) -> Iterator[int]:
         """The loop. Yields the number of steps done each time a block is full."""
-        network, optimizer, state, writer = self.network, self.optimizer, self.state, self.writer
+        optimizer, state, writer = self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
         batches = self._batches(writer.committed)
         if writer.committed in planned:
             writer.snapshot(writer.committed, self._blocks())
         block_ends = time.monotonic() + BLOCK_SECONDS
         for step in range(writer.committed, self.recipe.steps):
-            x, y, targets = next(batches)
-            outputs, gradients, buffers = network.gradients(state["weights"], x, y, self.loss, self._buffers)
+            x, y, targets, index = next(batches)
+            (outputs, gradients, buffers), slope = self._backward(step, x, y)
             batch = Evaluation(outputs, targets, self.loss, partial(self._features, x))
             options = self._options_at(step)
             recorder.record(step, self._moment(gradients, batch, options))
             optimizer.step(state, gradients, **options)
+            if self.first_layer and slope is not None:
+                self.first_layer.follow(state, slope, index, **options)
             if buffers:
                 state["buffers"] = buffers
             if step + 1 in planned:
@@ -312,6 +333,14 @@ class _Run:
             if full_block or stop.requested or step + 1 == self.recipe.steps:
                 yield step + 1
                 block_ends = time.monotonic() + BLOCK_SECONDS
+
+    def _backward(self, step: int, x: torch.Tensor, y: torch.Tensor) -> tuple[Backward, torch.Tensor | None]:
+        """Outputs and gradients on a batch; with dL/dz_1 where the first layer is followed."""
+        weights = self.state["weights"]
+        if self.first_layer is None:
+            return self.network.gradients(weights, x, y, self.loss, self._buffers), None
+        self.first_layer.refresh(step, self.state)
+        return self.first_layer.network.gradients_and_first_slope(weights, x, y, self.loss)
 
     def follow(self, first: int, team: Team) -> None:
         """As ``go``, in a process that records nothing."""
@@ -340,13 +369,14 @@ class _Run:
         parameters, buffers = iter(_numpy(self.state["weights"])), iter(_numpy(self._buffers))
         return [next(buffers if block.role == "buffer" else parameters) for block in self.network.blocks]
 
-    def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs, targets, and targets in the shape of ``Evaluation``, of each step from ``start`` on."""
+    def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Inputs, targets, targets in the shape of ``Evaluation``, and samples (M, batch), of each step from ``start`` on."""
         import torch
 
         if self.minibatches is None:
+            everything = torch.arange(len(self.x), device=self.device).expand(len(self.recipe.seeds), -1)
             while True:
-                yield self.x, self.y, self.targets
+                yield self.x, self.y, self.targets, everything
         for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
             seeds, augment = self.recipe.batch_seeds, self.recipe.data.augmentation
@@ -356,7 +386,7 @@ class _Run:
                 x, y = self.x[index], self.y[index]
                 if augment and changes is not None:
                     x = self._augmented(augment, x, changes[number])
-                yield x, y, y.mT.double()
+                yield x, y, y.mT.double(), index
 
     def _augmented(self, augment: Augment, x: torch.Tensor, drawn: NDArray[np.int64]) -> torch.Tensor:
         """A step's images after augmentation, at norm 1 again where the recipe wants that."""
@@ -389,7 +419,8 @@ class _Run:
 
     def _evaluate_full(self) -> Evaluation:
         began = time.perf_counter()
-        full = self._evaluate(self.x, self.targets)
+        outputs = self.first_layer.outputs(self.state) if self.first_layer else None
+        full = self._evaluate(self.x, self.targets, outputs)
         if self.device == "cpu":  # on a GPU the call returns before the work is done
             self.seconds_full += time.perf_counter() - began
         return full
@@ -405,8 +436,10 @@ class _Run:
         outputs = self.network.forward(weights, self.x, self._buffers)
         return Evaluation(outputs, self.targets, self.loss, partial(self._features, self.x, weights))
 
-    def _evaluate(self, x: torch.Tensor, targets: torch.Tensor) -> Evaluation:
-        outputs = self.network.forward(self.state["weights"], x, self._buffers)
+    def _evaluate(self, x: torch.Tensor, targets: torch.Tensor, outputs: torch.Tensor | None = None) -> Evaluation:
+        """On any samples, from their outputs where these are known."""
+        if outputs is None:
+            outputs = self.network.forward(self.state["weights"], x, self._buffers)
         return Evaluation(outputs, targets, self.loss, partial(self._features, x))
 
     def _features(self, x: torch.Tensor, weights: tuple[torch.Tensor, ...] | None = None) -> Mapping[str, torch.Tensor]:

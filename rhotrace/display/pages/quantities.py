@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rhotrace.display.blocks import Block, Data, Paragraph, table
 from rhotrace.models.losses import Square
-from rhotrace.recording import curvature, normalisation, spectra
+from rhotrace.recording import curvature, first_layer, normalisation, spectra
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.theory import paper
 
-_REGISTERS = (curvature, spectra, normalisation)  # imported for what they register
+_REGISTERS = (curvature, spectra, normalisation, first_layer)  # imported for what they register
 
 
 def quantities_page() -> list[Block]:

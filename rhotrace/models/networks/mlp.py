@@ -85,18 +85,28 @@ class MLP(Network):
 
     def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
         """Outputs of all members, (M, C, N)."""
-        import torch
-
         del buffers
-        h = _first_layer(parameters[0], x)
-        for W in parameters[1:]:
-            h = torch.bmm(W, h.relu_())
-        return h
+        h = self.first(parameters, x)
+        return _later_layers(parameters, h.relu_()) if len(parameters) > 1 else h
+
+    def first(self, parameters: Tensors, x: torch.Tensor) -> torch.Tensor:
+        """The first layer's pre-activations of all members, (M, width, N)."""
+        return _first_layer(parameters[0], x)
+
+    def forward_from(self, parameters: Tensors, z: torch.Tensor) -> torch.Tensor:
+        """As ``forward``, from the first layer's pre-activations; these are left as they are."""
+        return _later_layers(parameters, z.relu()) if len(parameters) > 1 else z
 
     def gradients(
         self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
     ) -> Backward:
         """Back-propagation by hand: at these sizes automatic differentiation costs more than the products."""
+        return self.gradients_and_first_slope(parameters, x, y, loss, buffers)[0]
+
+    def gradients_and_first_slope(
+        self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
+    ) -> tuple[Backward, torch.Tensor]:
+        """As ``gradients``, with dL/dz_1 of the first layer's pre-activations, (M, width, N)."""
         import torch
 
         active = []  # relu(h_k), (M, width, N)
@@ -117,7 +127,7 @@ class MLP(Network):
             gradients[0] = torch.mm(error.reshape(members * out, -1), x).view(members, out, -1)
         else:
             gradients[0] = torch.bmm(error, x)
-        return Backward(outputs, tuple(gradients), buffers)
+        return Backward(outputs, tuple(gradients), buffers), error
 
     def tangent_kernel(
         self, parameters: Tensors, x: torch.Tensor, factors: torch.Tensor, buffers: Tensors = ()
@@ -157,6 +167,16 @@ def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if x.dim() == 2:
         return torch.mm(W.reshape(members * out, -1), x.T).view(members, out, -1)
     return torch.bmm(W, x.mT)
+
+
+def _later_layers(parameters: Tensors, h: torch.Tensor) -> torch.Tensor:
+    """Outputs of all members, (M, C, N), from those of the first layer after its ReLU."""
+    import torch
+
+    h = torch.bmm(parameters[1], h)
+    for W in parameters[2:]:
+        h = torch.bmm(W, h.relu_())
+    return h
 
 
 class NormalisedMLP(Network):
