@@ -46,8 +46,15 @@ def run(tmp_path: Path, code: str) -> str:
             "(pathlib.Path() / b.INDEX).touch(); print(b.resolved(3, 16, 1, 5).steps)",
             "5",
         ),
+        (
+            "import run as b; b.SECONDS = 0.01; c = b.recipe.parse(b.DEEP8, ['data.train=20', b.SGD.replace('32', '8')])\n"
+            "r = b.paired(b.traced(c), b.bare(c), rounds=1); f, n = b.work(c); r.update(what='w', beside='b', share_of_peak=0.5)\n"
+            "print(int(f), n, r['ratio'] > 0, b.markdown({'machine': b.machine(), 'training': [r]}).count('| w | b |'))",
+            # 8 samples: forward, backward, no gradient of the inputs; then 20 forward; 3 x 4 bytes of 74,816 weights
+            f"{8 * 2 * (3 * 74816 - 50176) + 20 * 2 * 74816} {12 * 74816} True 1",
+        ),
     ],
-    ids=["coverage", "drawing", "overhead: analysis", "overhead: loops", "prediction", "ensemble"],
+    ids=["coverage", "drawing", "overhead: analysis", "overhead: loops", "prediction", "ensemble", "run"],
 )
 def test_the_benchmark_runs(code, row, tmp_path):
     assert row in run(tmp_path, code)

@@ -40,7 +40,7 @@ ELSEWHERE = {  # commands that are run, but not here
     "python -m pip install xarray h5netcdf matplotlib": "by .ci/run, as parts of '.[test]'",
     "python -m pip install 'rhotrace[tensorboard]'": "by .ci/run, as a part of '.[test]'",
     "torchrun --nproc-per-node 4 -m rhotrace train recipes/deep8.yaml": "by test_distributed.py, with other recipes",
-    "python benchmarks/overhead.py": "by hand: it takes minutes",
+    "python benchmarks/run.py": "by hand: it takes minutes",
     "python benchmarks/results.py": "by hand: it takes minutes and the runs of every recipe",
     "python benchmarks/results.py --render": "in part, by test_results.py",
     "rhotrace --install-completion": "changes the user's shell; test_app.py has --show-completion",
