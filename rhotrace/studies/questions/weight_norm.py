@@ -62,7 +62,7 @@ def verdict(ratios: list[Interval], *, holds: bool) -> Verdict:
     """Yes where the law of the norms holds and T is that of GD; in part where the law holds and T is not."""
     if not holds:
         return "no"
-    if all(1 / NEAR < one.low and one.high < NEAR for one in ratios):
+    if all(one.low > 1 / NEAR and one.high < NEAR for one in ratios):
         return "yes"
     return "in part" if any(one.high < 1 / NEAR or one.low > NEAR for one in ratios) else "undecided"
 
