@@ -166,8 +166,7 @@ def examine(
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
     each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align, common) for m, f in found.items())
-    seeds = [m.seed for m in each]
-    offsets = [m.fluctuation.offset for m in each]
+    seeds, offsets = [m.seed for m in each], [m.fluctuation.offset for m in each]
     chosen = list(zip(*(m.choices for m in each), strict=True))
     predicted = [(m.prediction, m.seed) for m in each if m.prediction]
     decays = [(decay, m.seed) for m in each if (decay := m.decay)]

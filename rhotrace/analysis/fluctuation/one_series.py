@@ -138,8 +138,7 @@ def measure(
 
     Args:
         member: its number.
-        steps: step of each value, (n,).
-        delta: log(rho/rho_eq), (n,).
+        steps: step of each value of ``delta``, which is log(rho/rho_eq), (n,) each.
         after: T; the window starts there or later.
         until: last step to look at.
         find_window: start where no trend is left; otherwise at ``after`` itself.
@@ -147,27 +146,20 @@ def measure(
         loss: (n,), to compare a dying fluctuation with.
         transient: T, from where the decay is measured, where ``after`` is later.
 
-    Returns:
-        The measurement, or why there is none.
+    Returns: the measurement, or why there is none.
     """
     rows = np.flatnonzero((steps >= after) & (steps <= until))
     if not np.isfinite(delta[rows]).all():
         return "delta is not finite everywhere after T (a <= 0 or divergence)"
     if len(rows) < FEWEST:
         return f"only {len(rows)} evaluations after T and in the window, expected at least {FEWEST}"
-    dying = np.flatnonzero((steps >= (after if transient is None else transient)) & (steps <= until))
-    decay = None
-    if np.isfinite(delta[dying]).all():
-        decay = _decay(steps[dying], delta[dying], None if loss is None else loss[dying])
     start, stationary = settled_from(delta[rows], _STARTS if find_window else _STARTS[:1])
     rows, series = rows[start:], delta[rows[start:]]
     detrended = detrend(series)
-    per_row = float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
-    tau = integrated_time(detrended)
+    tau, per_row = integrated_time(detrended), float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
     memory = integrated_time_interval(tau, len(series))
     own = np.full_like(series, np.nan) if log_rho is None else log_rho[rows]
-    rho, rho_eq = detrend(own), detrend(own - series)
-    lag, lag_correlation = _lag(rho, rho_eq)
+    lag, lag_correlation = _lag(rho := detrend(own), rho_eq := detrend(own - series))
     return Fluctuation(
         member=member,
         window=(int(steps[rows[0]]), int(steps[rows[-1]])),
@@ -190,8 +182,18 @@ def measure(
         long_enough=len(series) >= LONG_ENOUGH * tau,
         period_two=_fast_share(detrended),
         swell=_swell(series),
-        decay=decay,
+        decay=_decay_since(after if transient is None else transient, until, steps, delta, loss),
     )
+
+
+def _decay_since(
+    first: float, until: float, steps: NDArray[np.int64], delta: Floats, loss: Floats | None
+) -> Decay | None:
+    """The decay of the fluctuation from a step on; None where delta is not finite throughout."""
+    dying = np.flatnonzero((steps >= first) & (steps <= until))
+    if not np.isfinite(delta[dying]).all():
+        return None
+    return _decay(steps[dying], delta[dying], None if loss is None else loss[dying])
 
 
 def choices(delta: Floats) -> tuple[float, ...]:
