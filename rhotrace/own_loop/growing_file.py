@@ -58,9 +58,7 @@ class GrowingFile:
         return cls(create(path, _with_room(layout, room, planned), attributes, fixed), planned, fixed)
 
     @classmethod
-    def resume(
-        cls, path: Path, layout: Layout, fixed: Mapping[str, Array], planned: Sequence[int], step: int
-    ) -> GrowingFile:
+    def resume(cls, path: Path, layout: Layout, planned: Sequence[int], step: int) -> GrowingFile:
         """An existing file, cut to its first ``step`` steps.
 
         Raises:
@@ -76,6 +74,9 @@ class GrowingFile:
             room = min(max(layout.steps_within(ROOM), _LEAST), _MOST)
             longer = _with_room(trace.layout, max(step + room, 2 * step), [*taken, *later])
             kept = trace.beginning_attributes()
+            fixed = {
+                name: trace.rows(name, slice(None)) for name in trace.per_member
+            }  # of the start, as its description
             writer = extend(Beginning(trace, step, taken, {}), path, longer, kept, fixed)
         writer.note_session({"from_step": step, **provenance.session()})
         writer.commit(step, {})

@@ -397,7 +397,7 @@ class Recording:
         training, settings = self._training(), self._settings
         layout, fixed = layout_of(training), per_member(training)
         if self._resume is not None:
-            return GrowingFile.resume(self.path, layout, fixed, settings.snapshots, self._resume)
+            return GrowingFile.resume(self.path, layout, settings.snapshots, self._resume)
         attributes = attributes_of(training, self._probe.device)
         return GrowingFile.create(self.path, layout, attributes, fixed, settings.snapshots, settings.room)
 

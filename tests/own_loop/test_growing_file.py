@@ -145,3 +145,11 @@ def test_a_loop_that_fails_leaves_what_it_recorded_to_be_resumed(tmp_path):
     trained(path, resume=steps, first=steps, steps=steps + 3)
     with rhotrace.open(path) as run:
         assert (run.complete, run.steps) == (True, steps + 3)
+
+
+def test_a_resumed_file_keeps_the_learning_rate_it_began_with(tmp_path):
+    path, net = trained(tmp_path / "run.h5", steps=5), mlp()
+    trained(path, net, torch.optim.SGD(net.parameters(), lr=0.03), resume=5, first=5, steps=9)
+    with rhotrace.open(path) as run:
+        assert (run["lr"].tolist(), run["lr_step"][[0, -1], 0].tolist()) == ([0.1], [0.1, 0.03])
+        assert {check.name: check.outcome for check in verify(run).checks}["recipe"] == "sound"
