@@ -39,9 +39,13 @@ ELSEWHERE = {  # commands that are run, but not here
     "python -m pytest -m soak": "by hand: it takes long",
     "python -m pip install xarray h5netcdf matplotlib": "by .ci/run, as parts of '.[test]'",
     "python -m pip install 'rhotrace[tensorboard]'": "by .ci/run, as a part of '.[test]'",
+    "python -m pip install 'rhotrace[lightning]'": "by .ci/run, as a part of '.[test]'",
+    "python -m pip install 'rhotrace[transformers]'": "by .ci/run, as a part of '.[test]'",
+    "rhotrace train my_recipe.yaml --trust-code": "by tests/config/test_trusted_code.py, with code of its own",
     "torchrun --nproc-per-node 4 -m rhotrace train recipes/deep8.yaml": "by test_distributed.py, with other recipes",
     "python benchmarks/run.py": "by hand: it takes minutes",
     "python benchmarks/results.py": "by hand: it takes minutes and the runs of every recipe",
+    "python benchmarks/studies.py": "by hand: it takes the runs of every study",
     "python benchmarks/results.py --render": "in part, by test_results.py",
     "rhotrace --install-completion": "changes the user's shell; test_app.py has --show-completion",
 }
@@ -67,13 +71,23 @@ def commands() -> list[str]:
         if kind == "console":
             found += [part for line in block.strip().splitlines() for part in line.split(" && ")]
     found += [text for text in INLINE.findall(PROSE) if is_complete(text)]
-    return [each for each in dict.fromkeys(found) if not on_cifar(each)]
+    return [each for each in dict.fromkeys(found) if not (on_cifar(each) or answers_a_study(each) or is_late(each))]
 
 
 def on_cifar(command: str) -> bool:
     """Whether a command is about recipes on CIFAR-10 or their runs; test_torchvision_images.py trains one, made small."""
     named = re.findall(r"recipes/cifar/([\w*?-]+)\.yaml|runs/([\w*?-]+)\.h5", command)
     return any(inside or any(fnmatch(name, run) for name in CIFAR) for inside, run in named)
+
+
+def answers_a_study(command: str) -> bool:
+    """Whether a command trains the runs of a study, or uses them; tests/studies has studies made small."""
+    return bool(re.match(r"rhotrace study (?!list|copy)|.*\bruns/studies?/|.*recipes/studies/", command))
+
+
+def is_late(command: str) -> bool:
+    """Whether a command is about steps that the small runs here do not reach; test_compare.py has windows that exist."""
+    return any(int(first) >= 400 for first in re.findall(r"--window (\d+):", command))
 
 
 def blocks(wanted: str) -> list:

@@ -134,19 +134,18 @@ def measure(
     loss: Floats | None = None,
     transient: float | None = None,
 ) -> Fluctuation | str:
-    """The fluctuation of one member after its transient.
+    """The fluctuation of one member after its transient, or why there is none.
 
     Args:
         member: its number.
-        steps: step of each value of ``delta``, which is log(rho/rho_eq), (n,) each.
+        steps: step of each value, (n,).
+        delta: log(rho/rho_eq), (n,).
         after: T; the window starts there or later.
         until: last step to look at.
         find_window: start where no trend is left; otherwise at ``after`` itself.
         log_rho: (n,), to tell whether rho moves or rho_eq.
         loss: (n,), to compare a dying fluctuation with.
         transient: T, from where the decay is measured, where ``after`` is later.
-
-    Returns: the measurement, or why there is none.
     """
     rows = np.flatnonzero((steps >= after) & (steps <= until))
     if not np.isfinite(delta[rows]).all():
