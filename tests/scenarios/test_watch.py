@@ -487,7 +487,7 @@ def test_the_ends_of_an_axis_are_distinguishable_and_fit(glimpses, low, high, la
 
 def test_colours_are_used_only_where_wanted(glimpses, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # the curves ask whether this process has a terminal
-    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.delenv("NO_COLOR", raising=False)
 
     def codes(**how) -> set[str]:
         return {code for line in lines_of(glimpses["gd"], **how) for code in ESCAPES.findall(line)}
