@@ -1,21 +1,26 @@
-"""How often the stated 95 % intervals contain a true value that is known: python benchmarks/coverage.py [trials].
+"""How often the stated 95 % intervals contain a true value that is known: python benchmarks/coverage.py [trials] [--seed N].
 
+``--crossing FILE`` measures only the interval of the crossing, and writes a table and FILE, in JSON.
 Each trial is a synthetic run that obeys equation (5) with constant A and B, with noise on log rho that is white, is
 autocorrelated (first order, phi), alternates from step to step, is a random walk or has spikes. Some runs end soon after T.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.signal import lfilter
+from scipy.stats import binomtest
 
 from rhotrace.analysis.fluctuation import one_series
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import Outcome, measure, passage
+from rhotrace.analysis.transient.transient_time import Outcome, Passage, measure, passage
 from rhotrace.statistics.intervals import bootstrapped_geometric_mean, geometric_mean
 from rhotrace.theory import norm_dynamics
 
@@ -74,17 +79,63 @@ def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, f
     return Series(steps, log_rho, np.exp(-log_rho), a, q, 1 - 2 * a + q, norms, LR), T
 
 
-def cover(condition: Condition, trials: int) -> tuple[int, int, int]:
-    """How many trials have a T, and in how many the crossing's and the fit's interval contain the true value.
+def passed_of(series: Series, condition: Condition) -> Passage:
+    """A run without noise is taken for a full-batch run, in which the interval is that of the steps around the crossing."""
+    noisy = bool(condition.noise or condition.walk)
+    return passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, noisy=noisy)
 
-    A run without noise is taken for a full-batch run, in which the interval is that of the steps around the crossing.
-    """
-    rng = np.random.default_rng(1)
+
+def crossings(condition: Condition, trials: int, seed: int) -> dict[str, Any]:
+    """What became of the interval of the crossing in each trial: it covers T, it does not, or there is none."""
+    rng = np.random.default_rng(seed)
+    left, covers, widths, off = 0, 0, [], []
+    for _ in range(trials):
+        series, T = synthetic(condition, rng)
+        passed = passed_of(series, condition)
+        left += passed.outcome is Outcome.LEFT
+        if passed.outcome is Outcome.LEFT and np.isfinite(passed.crossing.low):
+            covers += bool(passed.crossing.low <= T <= passed.crossing.high)
+            widths.append(passed.crossing.high - passed.crossing.low)
+            off.append(passed.crossing.value / T - 1)
+    if not widths:
+        return {"trials": trials, "with_T": left, "with_interval": 0}
+    exact = binomtest(covers, len(widths)).proportion_ci(method="exact")
+    return {
+        "trials": trials,
+        "with_T": left,
+        "with_interval": len(widths),
+        "covers": covers,
+        "share": covers / len(widths),
+        "share_95": [float(exact.low), float(exact.high)],
+        "median_width_in_steps": float(np.median(widths)),
+        "median_error_over_T": float(np.median(off)),
+        "T": T,
+    }
+
+
+def only_crossings(trials: int, seed: int, path: Path) -> None:
+    """The table of the crossing's interval, and its figures as JSON."""
+    found: dict[str, Any] = {}
+    print("| synthetic runs | with an interval | crossing covers T | 95 % of that | median width, steps | T off by |")
+    print("|---|---|---|---|---|---|")
+    for name, condition in CONDITIONS.items():
+        one = found[name] = crossings(condition, trials, seed)
+        cells = ["–"] * 4
+        if one["with_interval"]:
+            low, high = (100 * end for end in one["share_95"])
+            cells = [f"{100 * one['share']:.0f} %", f"{low:.0f} to {high:.0f} %"]
+            cells += [f"{one['median_width_in_steps']:.2g}", f"{100 * one['median_error_over_T']:+.2f} %"]
+        print(f"| {name} | {one['with_interval']} of {trials} | {' | '.join(cells)} |", flush=True)
+        path.write_text(json.dumps({"seed": seed, "crossing": found}, indent=1) + "\n", encoding="utf-8")
+
+
+def cover(condition: Condition, trials: int, seed: int = 1) -> tuple[int, int, int]:
+    """How many trials have a T, and in how many the crossing's and the fit's interval contain the true value."""
+    rng = np.random.default_rng(seed)
     found = crossing = fit = 0
     for _ in range(trials):
         series, T = synthetic(condition, rng)
-        noisy = bool(condition.noise or condition.walk)
-        passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, noisy=noisy)
+        passed = passed_of(series, condition)
         one = measure(0, series, passed=passed)
         if one.outcome is not Outcome.LEFT or one.fit is None:
             continue
@@ -120,14 +171,26 @@ def fluctuating(times: float, phi: float, trials: int) -> tuple[float, float, fl
 
 
 def main() -> None:
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    parser = argparse.ArgumentParser(
+        description="How often the stated 95 %% intervals contain a true value that is known."
+    )
+    parser.add_argument("trials", nargs="?", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1, help="of the synthetic runs' noise")
+    parser.add_argument(
+        "--crossing", type=Path, metavar="FILE", help="only the interval of the crossing; figures to FILE"
+    )
+    asked = parser.parse_args()
+    if asked.crossing:
+        only_crossings(asked.trials, asked.seed, asked.crossing)
+        return
+    trials = asked.trials
     began = time.perf_counter()
     print(
         f"{trials} trials each; a true coverage of 95 % appears as 95 ± {196 * (0.95 * 0.05 / trials) ** 0.5:.1f} %\n"
     )
     print("| synthetic runs | with a fit | crossing covers T | fit covers T |\n|---|---|---|---|")
     for name, condition in CONDITIONS.items():
-        found, crossing, fit = cover(condition, trials)
+        found, crossing, fit = cover(condition, trials, asked.seed)
         shares = [f"{100 * n / found:.1f} %" if found else "–" for n in (crossing, fit)]
         print(f"| {name} | {found} of {trials} | {shares[0]} | {shares[1]} |", flush=True)
     print("\n| members | Student's t on log T covers | bootstrap over members covers |\n|---|---|---|")

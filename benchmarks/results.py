@@ -188,6 +188,8 @@ def fluctuation(content: Any) -> Figures:  # noqa: ANN401 - JSON
         pair = f"{names[contrast['run']]}/{names[contrast['base']]}"
         figures = {key: contrast[key] for key in ("ratio", "rho", "tau", "distance")}
         figures["choices"] = ends([choice["ratio"]["value"] for choice in contrast["choices"]])
+        figures["shown"] = sum(choice["ratio"]["low"] > 1 for choice in contrast["choices"])
+        figures["of"] = len(contrast["choices"])
         result["contrasts"][pair] = figures
     result["exponents"] = [
         {key: e[key] for key in ("optimizer", "sampling", "scales", "joint")} for e in content["exponents"]
@@ -318,6 +320,7 @@ SOURCES = {
     "clean": Source("rhotrace compare runs/clean49-*.h5 --predict", fluctuation),
     "drifting": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 2000:6000", fluctuation),
     "unstable": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 8000:16000", fluctuation),
+    "by_default": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5", fluctuation),
     "settled": Source("rhotrace compare runs/noisy49-gd.h5 runs/noisy49-sgd.h5 --window 28000:", fluctuation),
     "noisy": Source("rhotrace compare runs/noisy49-*.h5 --align time --predict", fluctuation),
     **{

@@ -48,6 +48,29 @@ def test_the_readme_says_what_the_page_says(content):
     assert f"T = {content['quick']['figures']['T']['value']:.1f} steps" in readme
 
 
+@pytest.mark.parametrize(
+    ("source", "pair"),
+    [
+        ("by_default", "noisy49-sgd/noisy49-gd"),
+        ("settled", "noisy49-sgd/noisy49-gd"),
+        ("eight_layers", "deep8-sgd/deep8"),
+    ],
+)
+def test_the_readme_has_the_ratio_of_remark_5_with_its_interval_and_window(results, content, source, pair):
+    found = content[source]["figures"]["contrasts"][pair]["ratio"]
+    value, rest = results.interval(found).split(" ", 1)
+    assert f"{value} times {rest}" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_remark_5_is_not_said_to_hold_where_the_default_window_does_not_show_it(results, content):
+    rows = [line for line in results.render(content).splitlines() if line.startswith("| remark 5 |")]
+    assert len(rows) == 1
+    assert "| not shown |" in rows[0]
+    content = json.loads(json.dumps(content))
+    content["by_default"]["figures"]["contrasts"]["noisy49-sgd/noisy49-gd"]["ratio"]["low"] = 1.5
+    assert "under GD, L = 4, wrong labels | holds |" in results.render(content)
+
+
 def test_every_source_is_measured_and_says_when_and_with_what(results, content):
     assert list(content) == list(results.SOURCES)
     for name, source in content.items():

@@ -1047,6 +1047,28 @@ def test_a_port_that_is_taken_is_reported_in_one_line(refused, runs):
         assert f"--port: {port} is not available" in refused("watch", runs["empty"], "--web", "--port", port)
 
 
+def test_300_browsers_at_once_are_all_answered_beside_some_that_say_nothing(monkeypatch, serve, runs, drawings):
+    """Silent connections take every place; they are closed after their time, and everyone else gets the page."""
+    monkeypatch.setattr(watch_server, "PATIENCE", 0.2)
+    url = serve(runs["gd"])
+    port = int(url.rstrip("/").rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(2 * watch_server.AT_ONCE)
+        ]
+        asking = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(300)]
+        for each in asking:
+            each.sendall(f"GET / HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        answers = [each.makefile("rb").read() for each in asking]
+        assert (
+            sum(answer.startswith(b"HTTP/1.0 200 ") and answer.rstrip().endswith(b"</html>") for answer in answers)
+            == 300
+        )
+        assert [each.recv(1) for each in silent] == [b""] * len(silent)
+    assert drawings == [80]
+
+
 def test_the_command_prints_the_address_and_ctrl_c_leaves_it(command, runs, monkeypatch):
     def leave(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

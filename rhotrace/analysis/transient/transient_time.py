@@ -295,10 +295,10 @@ def _crossing(steps: Steps, distance: Floats, row: int) -> Interval:
     if not len(real):
         return bracket
     x = float(real[np.argmin(np.abs(real))])
-    if float(residual.std()) > _AROUND / 5:  # the ends of the window are then chosen by the noise
-        return Interval(bracket.value, np.nan, np.nan)
     slope = float(np.polyval(np.polyder(solution), x))
-    low, high = root_interval(design, z, x, min(slope, -1e-300), memory=float(row))
+    if float(residual.std()) > _AROUND / 5 or slope >= 0:  # the noise has chosen the ends of the window, or the root
+        return Interval(bracket.value, np.nan, np.nan)
+    low, high = root_interval(design, z, x, slope, memory=float(row))
     value = float(steps[row])
     return Interval(value + x * scale, value + low * scale, value + high * scale)
 

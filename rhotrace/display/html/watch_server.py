@@ -16,6 +16,8 @@ from rhotrace.display.pages.watch import words
 from rhotrace.errors import RhoTraceError
 
 HOST = "127.0.0.1"
+AT_ONCE = 16
+PATIENCE = 10.0  # seconds for a browser to send its request and to take the answer
 
 
 class _Page:
@@ -54,9 +56,37 @@ class _Page:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each request, of which some run at once; the others wait to be accepted.
+
+    Ctrl-C leaves the threads behind, which are daemons.
+    """
+
+    request_queue_size = 1024  # the system may allow fewer
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.Semaphore(AT_ONCE)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
+        """Waits for a free place, then starts the thread."""
+        self._free.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread has started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
+        """Answers, and frees the place."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
-        """Ignores a browser that disconnected before the answer."""
-        if not isinstance(sys.exception(), ConnectionError):
+        """Ignores a browser that disconnected before the answer, or did not take it in time."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
@@ -76,6 +106,8 @@ def serve(follower: Follower, port: int, *, every: float, announce: Callable[[st
     page.html()  # a run that cannot be read is reported here, not in the browser
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE
+
         def do_GET(self) -> None:
             if self.path != "/" or self.headers.get("Host") not in hosts:
                 self.send_error(404)

@@ -241,3 +241,24 @@ def test_the_crossing_of_a_full_batch_run_is_between_the_two_evaluations_around_
         left = [p for p in RunSeries(trace).passages if p.T > 0]
     assert left
     assert all(p.crossing.high - p.crossing.low == 1 for p in left)
+
+
+def test_a_fit_that_rises_where_rho_passes_rho_eq_over_2_gives_no_interval():
+    """rho falls back after the dwell, so the cubic's root that is nearest to the crossing is where rho falls below again."""
+    distance = np.concatenate(
+        [
+            np.ones(90),
+            np.full(9, -0.03),
+            [0.03],
+            np.full(22, -0.03),
+            np.full(60, 0.1),
+            np.linspace(0.1, -0.3, 120),
+            -np.ones(200),
+        ]
+    )
+    ratio = 2 * np.exp(distance)
+    series = ratio_series(ratio)
+    found = transient.passage(series.steps, ratio, series.q, series.log_rho)
+    assert found.outcome is Outcome.LEFT
+    assert abs(found.T - 99.5) < 1e-6
+    assert np.isnan([found.crossing.low, found.crossing.high]).all()
