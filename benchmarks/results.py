@@ -30,6 +30,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "results.json"
 PAGE = ROOT / "docs" / "results.md"
+STUDIES = ROOT / "docs" / "studies.json"  # written by benchmarks/studies.py
 
 Figures = dict[str, Any]
 
@@ -459,7 +460,11 @@ def render(content: dict[str, Any]) -> str:
     measured = {name: source["measured"] for name, source in content.items()}
     commands = {name: source["command"] for name, source in content.items()}
     return environment.get_template("results.md.j2").render(
-        **figures, **ranges(figures), measured=measured, commands=commands
+        **figures,
+        **ranges(figures),
+        measured=measured,
+        commands=commands,
+        studies=json.loads(STUDIES.read_text(encoding="utf-8")),
     )
 
 

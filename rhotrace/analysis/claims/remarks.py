@@ -92,24 +92,24 @@ def exponential(evidence: Evidence) -> Finding:
     """Open question 1."""
     if evidence.trace.facts.loss == "exponential":
         return untestable("this loss has no rho_eq to time a transient by; its margins: `rhotrace plot --what margins`")
-    return untestable("needs a run with the exponential loss, `loss: {kind: exponential}`")
+    return untestable("needs runs under both losses; `rhotrace study early-stopping`")
 
 
 def generalisation(_: Evidence) -> Finding:
     """Open question 2."""
-    return untestable("needs runs with and without a transient that end at one norm")
+    return untestable("needs runs from several starts; `rhotrace study initial-norm weight-sharing`")
 
 
 def resnets(_: Evidence) -> Finding:
     """Open question 3."""
-    return untestable("needs runs of a residual network and of one without shortcuts")
+    return untestable("needs runs of residual and of plain networks; `rhotrace study residual`")
 
 
 def small_rho(_: Evidence) -> Finding:
     """Open question 4."""
-    return untestable("a question without a stated measure")
+    return untestable("needs runs from several starts; `rhotrace study margin-spread minimum-norm`")
 
 
 def controlled(_: Evidence) -> Finding:
     """Open question 5."""
-    return untestable("needs runs with and without `optimizer: {kind: norm-control}` to compare")
+    return untestable("needs runs with and without `optimizer: {kind: norm-control}`; `rhotrace study rho-control`")
