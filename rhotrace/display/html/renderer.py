@@ -19,7 +19,11 @@ from rhotrace.display.printable import printable
 _WIDE, _NARROW = 9.2, 3.7  # inches: the pages' columns at 96 dots to the inch
 _PATH = re.compile(r' d="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")  # of a point, beyond the hundredth, too small to see
-_SYMBOL = re.compile(r"(?<![\w.-])(?:(?<!/)|(?<=rho/))rho(?:_(?P<below>eq|k|j))?(?:\^(?P<power>\d))?(?![\w-]|\.\w)")
+_SYMBOL = re.compile(
+    r"(?<![\w.-])(?:(?<!/)|(?<=rho/))(?P<base>rho(?=_(?:eq|k|j)(?!\w)|(?!_))|(?:gamma|V|W|f|y)(?=_[kjn](?!\w)))"
+    r"(?:_(?P<below>eq|[kjn]))?(?:\^(?P<power>\d))?(?![\w-]|\.\w)"
+)
+_GREEK = {"rho": "ρ", "gamma": "γ"}
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,16 @@ def embedded(draw: Callable[[Path], None], caption: str = "") -> Picture:
 
 
 def mathematics(text: str) -> Markup:
-    """Text in which rho, rho_eq, rho_k and their powers are MathML; everything else is escaped."""
+    """Text in which rho, rho_eq, rho_k, V_k, y_n and the like, and their powers, are MathML; everything else is escaped."""
     from markupsafe import escape
 
     return Markup(_SYMBOL.sub(_mathml, str(escape(text))))  # noqa: S704 - escaped just now
 
 
 def _mathml(found: re.Match[str]) -> str:
-    below, power = found["below"], found["power"]
-    words = f"rho{f'_{below}' if below else ''}{f'^{power}' if power else ''}"
-    base = "<mi>ρ</mi>"
+    name, below, power = found["base"], found["below"], found["power"]
+    words = f"{name}{f'_{below}' if below else ''}{f'^{power}' if power else ''}"
+    base = f"<mi>{_GREEK.get(name, name)}</mi>"
     under = f"<mi>{below}</mi>" if below else ""
     above = f"<mn>{power}</mn>" if power else ""
     tag = {(True, True): "msubsup", (True, False): "msub", (False, True): "msup"}.get((bool(below), bool(power)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rhotrace.display.as_json import plain
 from rhotrace.display.blocks import Block, Data, Paragraph
 from rhotrace.display.numbers import count
+from rhotrace.runfile.layout import snapshot_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from rhotrace.analysis.transient.live_follower import TransientWatch
     from rhotrace.config.recipe import Recipe
     from rhotrace.training.train import Outcome
+
+_AFTER = 50  # evaluations that a prediction needs after its snapshot
+_LONG = 1000  # steps; shorter runs are trials
+_NO_LATE_SNAPSHOT = (
+    "no snapshot is planned in the last quarter of the run, so `rhotrace compare --predict` may have none in its window; "
+    "a larger record.snapshots gives some"
+)
 
 
 def training_start(recipe: Recipe, path: Path, first: int, says: str = "") -> list[Block]:
@@ -36,7 +44,16 @@ def training_start(recipe: Recipe, path: Path, first: int, says: str = "") -> li
             f"{path.stat().st_size / 1e6:.0f} MB reserved"
         ),
         *([Paragraph(f"the network: {says}")] if says else []),
+        *([Paragraph(_NO_LATE_SNAPSHOT)] if _without_late_snapshot(recipe) else []),
     ]
+
+
+def _without_late_snapshot(recipe: Recipe) -> bool:
+    """Whether a run under minibatches has no snapshot from which the fluctuation of its last quarter could be predicted."""
+    if not recipe.optimizer.minibatches or not recipe.loss.equilibrium or recipe.steps < _LONG:
+        return False
+    first, last = 0.75 * recipe.steps, recipe.steps - _AFTER
+    return not any(first <= step <= last for step in snapshot_steps(recipe.steps, recipe.record.snapshots))
 
 
 def training_end(outcome: Outcome, path: Path, transient: TransientWatch) -> list[Block]:

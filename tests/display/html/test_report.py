@@ -208,6 +208,9 @@ def test_symbols_are_mathematics_and_names_and_paths_are_not(pages):
         '<math alttext="rho_k^2"><msubsup><mi>ρ</mi><mi>k</mi><mn>2</mn></msubsup></math> &lt;b&gt; in '
     )
     assert text.endswith("in runs/rho.h5, members.rho_k, rho-run, rho2")
+    text = str(mathematics("y_n f_n > 0, V_k, gamma_k^2, but f, y_axis, dW_k, runs/V_k"))
+    assert re.sub("<math alttext=.*?</math>", "#", text) == "# # &gt; 0, #, #, but f, y_axis, dW_k, runs/V_k"
+    assert '<math alttext="gamma_k^2"><msubsup><mi>γ</mi><mi>k</mi><mn>2</mn></msubsup></math>' in text
     with open_page((pages / "one.html").as_uri()) as opened:
         assert opened.page.locator("math").count() > 20
 
