@@ -37,7 +37,7 @@ from powercut import Disk, History
 
 from rhotrace.analysis.analyze import analyze
 from rhotrace.errors import TraceError
-from rhotrace.runfile.live_checksums import damaged_block
+from rhotrace.runfile.live_checksums import damaged_block, damaged_snapshots
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import RunLock, is_locked, lock_path
 from rhotrace.runfile.writer import reopen
@@ -280,7 +280,7 @@ def test_any_file_that_a_power_cut_leaves_is_an_intact_run(bench, monkeypatch, o
                 found = trace[name]
                 assert found.tobytes() == expected[: len(found)].tobytes(), name
             assert damaged_block(trace) is None
-            assert trace.damaged_snapshots() == []
+            assert damaged_snapshots(trace) == []
             for step, weights in trace.snapshots():
                 assert all(map(np.array_equal, weights, snapshots[step])), step
             shown = trace.rows("step", slice(None))  # to those who read without RhoTrace

@@ -29,7 +29,7 @@ import pytest
 from rhotrace.config import recipe
 from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.models.datasets import Dataset
-from rhotrace.runfile.live_checksums import damaged_block, written_blocks
+from rhotrace.runfile.live_checksums import damaged_block, damaged_snapshots, written_blocks
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.theory.step_identity import LAWS, audit
 from rhotrace.training import train as training
@@ -446,10 +446,12 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
         if len(rows) != len(trace.step_of(quantity.name)):
             found.append(f"{quantity.name} has {len(rows)} rows")
     if calm and trace.steps > 1:
+        law = LAWS["weight-norm" if "v_norm" in trace else "descent"]
         checked = audit(
             *(trace[name] for name in ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")),
             dtype=trace.attributes["dtype"],
-            law=LAWS["weight-norm" if "v_norm" in trace else "descent"],
+            law=law,
+            read={name: trace[name] for name in law.quantities},
         )
         if not checked or not checked.holds:
             found.append(f"the step identity is violated: {checked}")
@@ -457,5 +459,5 @@ def torn(trace: Trace, *, calm: bool) -> list[str]:
         found += [f"{block}" for block in [damaged_block(trace)] if block]
         if trace.steps not in {0, *(block.last for block in written_blocks(trace))}:
             found.append(f"no block ends at step {trace.steps}")
-        found += [f"the weights at step {step}" for step in trace.damaged_snapshots()]
+        found += [f"the weights at step {step}" for step in damaged_snapshots(trace)]
     return found
