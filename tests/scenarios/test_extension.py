@@ -438,7 +438,7 @@ def test_options_of_new_components_are_checked_as_those_of_old_ones(command, tmp
     for override, words in {
         "init={kind: sparse, kept: -1}": "init.kept: got -1, expected greater than 0",
         "init={kind: sparse, keep: 1}": "did you mean 'kept'?",
-        "init={kind: spares}": "expected one of 'equal-norms', 'he', 'sparse', 'plain'",
+        "init={kind: spares}": "expected one of 'equal-norms', 'he', 'module', 'sparse', 'plain'",
         "members={seeds: 3, kept: [0.1, 0.2, 0.3]}": "init.kind he has no kept",
         "record.every={spectra: 3}": "did you mean 'spectrum'?",
         "loss={kind: huber, at: 0}": "loss.at: got 0, expected greater than 0",

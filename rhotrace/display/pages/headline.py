@@ -43,8 +43,8 @@ def _network(options: dict[str, Any], depth: int) -> Iterator[str]:
         yield options["kind"]
     if depth > 1 and options.get("width"):
         yield f"width {options['width']}"
-    if options.get("channels"):
-        yield f"channels {'-'.join(map(str, options['channels']))}"
+    if channels := options.get("channels"):
+        yield f"channels {'-'.join(map(str, channels)) if isinstance(channels, list) else channels}"
     if options.get("batch_norm"):
         yield "batch normalisation"
 
