@@ -245,9 +245,9 @@ class RunSeries:
     def broken(self) -> dict[int, tuple[Outcome, int]]:
         """The members that diverged or died, before or after T, which of the two, and the first step where they have."""
         finite, silent = np.isfinite(self.log_rho), self.q == 0
-        for name in ("loss", "q"):
+        for name, values in (("loss", self.loss), ("q", self.q)):
             if name in self.trace:
-                finite &= np.isfinite(self._sum(name))
+                finite &= np.isfinite(values)
         found = {}
         for m in range(self.trace.members):
             if not finite[:, m].all():

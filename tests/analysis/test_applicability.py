@@ -94,11 +94,18 @@ def test_every_command_says_that_it_does_not_apply(train, command, loss):
     assert content["transient"]["each"][0]["T"] is None
 
 
+class Described(SimpleNamespace):
+    """A trace as far as its facts and layout go, with every quantity."""
+
+    def __contains__(self, _: str) -> bool:
+        return True
+
+
 def described(*blocks, equilibrium=True, law="descent"):
     """What decides it, as a trace has it."""
     facts = SimpleNamespace(loss="square", equilibrium=equilibrium, optimizer="momentum", law=law)
     layers = [block for block in blocks if block.role == "weight"]
-    return SimpleNamespace(facts=facts, layout=SimpleNamespace(blocks=blocks, layers=layers))
+    return Described(facts=facts, layout=SimpleNamespace(blocks=blocks, layers=layers), own_loop={})
 
 
 W1, W2 = Block("W1", (3, 4)), Block("W2", (1, 3))
