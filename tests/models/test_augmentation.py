@@ -13,7 +13,6 @@ from rhotrace.config import recipe
 from rhotrace.errors import RecipeError
 from rhotrace.models.augmentation import Augment
 from rhotrace.runfile.reader import open_trace
-from rhotrace.training.train import train as train_recipe
 
 AUGMENTED = ("optimizer={kind: sgd, lr: 0.05, batch_size: 7}", "data.augment={flip: true, crop: 4}")
 
@@ -83,15 +82,7 @@ def test_every_step_of_an_augmented_run_obeys_the_law_and_audit_names_the_assump
 
 def test_a_resumed_run_has_the_same_bits(train, tmp_path, monkeypatch, small):
     whole, own, path = train(*AUGMENTED), recipe.parse(small, list(AUGMENTED)), tmp_path / "resumed.h5"
-    inside.small_blocks(monkeypatch.setattr, 8)
-
-    def kill(progress) -> None:
-        if progress.last >= 24:
-            raise inside.Killed
-
-    with pytest.raises(inside.Killed):
-        train_recipe(own, path, device="cpu", watch=kill)
-    train_recipe(own, path, device="cpu")
+    inside.train_killed_and_resumed(monkeypatch.setattr, own, path)
     with open_trace(whole) as once, open_trace(path) as twice:
         for quantity in once.quantities:
             np.testing.assert_array_equal(once[quantity.name], twice[quantity.name])

@@ -14,7 +14,6 @@ from rhotrace.analysis.verification import verify
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError
 from rhotrace.runfile.reader import open_trace
-from rhotrace.training.train import train as train_recipe
 
 WEIGHT_NORM = "optimizer={kind: weight-norm, lr: 0.05}"
 SCALES = "members={seeds: [0, 0, 1], v_scale: [1, 0.5, 2]}"
@@ -175,15 +174,7 @@ def test_ivanov_is_gradient_descent_until_rho_reaches_its_bound(train):
 def test_a_resumed_run_of_controlled_norms_has_the_same_bits(train, tmp_path, monkeypatch, small, norms):
     whole, path = train(control(norms)), tmp_path / "resumed.h5"
     own = recipe.parse(small, [control(norms)])
-    inside.small_blocks(monkeypatch.setattr, 8)
-
-    def kill(progress) -> None:
-        if progress.last >= 24:
-            raise inside.Killed
-
-    with pytest.raises(inside.Killed):
-        train_recipe(own, path, device="cpu", watch=kill)
-    train_recipe(own, path, device="cpu")
+    inside.train_killed_and_resumed(monkeypatch.setattr, own, path)
     once, twice = contents(whole), contents(path)
     assert once.keys() == twice.keys()
     assert all(np.array_equal(once[name], twice[name], equal_nan=True) for name in once)
@@ -192,15 +183,7 @@ def test_a_resumed_run_of_controlled_norms_has_the_same_bits(train, tmp_path, mo
 def test_a_resumed_weight_norm_run_keeps_its_start_of_v(train, tmp_path, monkeypatch, small):
     whole, path = train(WEIGHT_NORM, SCALES), tmp_path / "resumed.h5"
     own = recipe.parse(small, [WEIGHT_NORM, SCALES])
-    inside.small_blocks(monkeypatch.setattr, 8)
-
-    def kill(progress) -> None:
-        if progress.last >= 24:
-            raise inside.Killed
-
-    with pytest.raises(inside.Killed):
-        train_recipe(own, path, device="cpu", watch=kill)
-    train_recipe(own, path, device="cpu")
+    inside.train_killed_and_resumed(monkeypatch.setattr, own, path)
     once, twice = contents(whole), contents(path)
     assert all(np.array_equal(once[name], twice[name], equal_nan=True) for name in once)
 

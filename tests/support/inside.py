@@ -123,3 +123,16 @@ def before_each_reduction(put: Put, strike: Callable[[int], object]) -> None:
         reduce(team, flat)
 
     put(distributed.Team, "_reduce", reducing)
+
+
+def train_killed_and_resumed(put: Put, content: Recipe, path: Path) -> None:
+    """Trains a recipe in blocks of 8 steps, is killed once 24 steps are done, and resumes the run to its end."""
+    small_blocks(put, 8)
+
+    def kill(progress: training.Progress) -> None:
+        if progress.last >= 24:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training.train(content, path, device="cpu", watch=kill)
+    training.train(content, path, device="cpu")

@@ -16,7 +16,6 @@ from rhotrace.errors import RecipeError
 from rhotrace.models.schedules import Cosine, StepDecay
 from rhotrace.runfile.reader import open_trace
 from rhotrace.theory.step_identity import LAWS, audit
-from rhotrace.training.train import train as train_recipe
 
 DECAY = "{kind: gd, lr: 0.05, weight_decay: 0.03}"
 BALL = "{kind: sgd, lr: 0.03, batch_size: 7, momentum: 0.9}"
@@ -127,15 +126,7 @@ def test_a_member_without_an_option_takes_the_same_steps_beside_others_with_it(t
 def test_a_resumed_run_has_the_same_bits(train, tmp_path, monkeypatch, optimizer, small):
     whole = train(f"optimizer={optimizer}")
     own, path = recipe.parse(small, [f"optimizer={optimizer}"]), tmp_path / "resumed.h5"
-    inside.small_blocks(monkeypatch.setattr, 8)
-
-    def kill(progress) -> None:
-        if progress.last >= 24:
-            raise inside.Killed
-
-    with pytest.raises(inside.Killed):
-        train_recipe(own, path, device="cpu", watch=kill)
-    train_recipe(own, path, device="cpu")
+    inside.train_killed_and_resumed(monkeypatch.setattr, own, path)
     once, twice = contents(whole), contents(path)
     assert once.keys() == twice.keys()
     assert all(np.array_equal(once[name], twice[name], equal_nan=True) for name in once)
