@@ -30,9 +30,10 @@ def data_and_network(
     if loaded.digest != trace.attributes["data_digest"]:
         return f"the data here is other data: its digest is {loaded.digest[:12]}"
     try:
-        return loaded, recipe.network.build(loaded.shape, loaded.y.shape[1])
+        network = recipe.network.build(loaded.shape, loaded.y.shape[1])
     except NotLoadedError as missing:
         return f"needs the run's own code, {missing.place}: --trust-code runs the copy in the file"
+    return loaded, network.recorded_as(trace.layout.blocks)
 
 
 def run_stored_code(*traces: Trace, allowed: bool) -> None:

@@ -1,218 +1,134 @@
-"""The tensors of a ``torch.nn.Module`` as blocks of a network, and the degree of homogeneity in each, measured.
+"""The tensors of a ``torch.nn.Module`` as blocks of a network: their names and roles.
 
-A parameter whose name contains ``bias`` is a shift, any other of two dimensions or more is a weight, and the rest are
-scales. Parameters that are not trained, and buffers that a forward pass changes, are buffers. No degree is assumed: each
-block is multiplied by a factor in float64, at random parameters and inputs, and the outputs say what follows.
+A block is one tensor, or several parameters that the user groups. Its name is the tensor's, made a Python identifier:
+``features.0.weight`` becomes ``features_0``. Run files of recipes from older versions have ``features_0_weight``, and keep
+it: where a file exists, its blocks count.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rhotrace.models.network import Block
+from rhotrace.models.network import Block, Role
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FACTORS = (0.5, 3.0)
-POINTS = 2  # random parameters and inputs at which the degrees are measured
-TINY = 1e-100
-EXACT = 1e-9  # relative difference in float64 up to which outputs agree
-
-Outputs = Callable[["dict[str, torch.Tensor]", "torch.Tensor"], "torch.Tensor"]
+_TAKEN = {"snapshot", "snapshot_step"}  # names of other datasets beside the weights
 
 
 @dataclass(frozen=True)
-class Part:
-    """A tensor of a module and its block.
+class ModulePart:
+    """A block, and where it is in the module.
 
     Attributes:
-        path: its name in the module, such as ``features.0.weight``.
-        block: of the network.
+        block: as the run file describes it; its degree is None until it is measured.
+        names: of the parameters (or of the buffer) that it consists of.
+        kind: class of the module that owns it, such as ``Conv2d``.
     """
 
-    path: str
     block: Block
+    names: tuple[str, ...]
+    kind: str
 
 
-@dataclass(frozen=True)
-class Degrees:
-    """What was measured.
+def module_parts(
+    module: nn.Module, buffers: Collection[str], groups: Mapping[str, tuple[str, ...]] | None = None
+) -> tuple[ModulePart, ...]:
+    """The blocks of a module, parameters before buffers, in the module's own order; a tied parameter is one block.
 
-    Attributes:
-        of: the degree in each tensor, by its name in the module; None where the outputs are not homogeneous in it.
-        why: what takes the degrees of the others away; empty where every weight has one.
+    Args:
+        module: any.
+        buffers: names of those that become blocks, parameters that are not trained among them.
+        groups: names of the weights of each block that consists of several.
     """
+    owners = {
+        f"{path}.{name}".lstrip("."): part
+        for path, part in module.named_modules()
+        for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+    }
+    parameters, grouped = dict(module.named_parameters()), groups or {}
+    home = {name: group for group, names in grouped.items() for name in names}
+    naming = _Names()
+    found: list[ModulePart] = []
+    for name, tensor in (*parameters.items(), *module.named_buffers()):
+        group = home.get(name)
+        if group is None and (name in parameters or name in buffers):
+            role: Role = "buffer" if name in buffers else role_of(name, tensor, owners[name])
+            block = Block(naming.of(name), tuple(tensor.shape) or (1,), role, degree=None)
+            found.append(ModulePart(block, (name,), type(owners[name]).__name__))
+        elif group is not None and grouped[group][0] == name:  # the whole group, at the place of its first parameter
+            size = sum(parameters[each].numel() for each in grouped[group])
+            block = Block(naming.of(group), (size,), "weight", degree=None)
+            found.append(ModulePart(block, grouped[group], "group"))
+    return tuple(found)
 
-    of: Mapping[str, float | None]
-    why: str
 
+def role_of(name: str, parameter: torch.Tensor, owner: nn.Module) -> Role:
+    """The role of a trained parameter.
 
-def role_of(path: str, tensor: torch.Tensor, *, trained: bool) -> str:
-    """The role of a parameter; see the module's docstring."""
-    if not trained:
-        return "buffer"
-    if "bias" in path.rpartition(".")[2]:
+    Args:
+        name: in the module, such as ``features.0.bias``, which is a shift; so is ``bias_hh_l0``.
+        parameter: of two dimensions or more it is a weight, unless a normalisation owns it.
+        owner: the module that it is an attribute of.
+    """
+    import torch
+
+    norms = (torch.nn.modules.batchnorm._NormBase, torch.nn.LayerNorm, torch.nn.GroupNorm)
+    if re.search(r"(^|_)bias($|_)", name.rpartition(".")[2]):
         return "shift"
-    return "weight" if tensor.dim() >= 2 else "scale"
+    normalises = isinstance(owner, norms) or type(owner).__name__.endswith("Norm")
+    return "scale" if normalises or parameter.dim() < 2 else "weight"
 
 
-def block_names(paths: Sequence[str]) -> list[str]:
-    """A distinct Python identifier for each tensor: ``features.0.weight`` becomes ``features_0_weight``."""
-    found: list[str] = []
-    for path in paths:
-        name = re.sub(r"\W", "_", path, flags=re.ASCII)[:80]
-        name = name if name[:1].isalpha() else f"layer_{name}"
-        again = sum(n == name or re.fullmatch(rf"{name}_again\d+", n) is not None for n in found)
-        found.append(f"{name}_again{again}" if again else name)
-    return found
+class _Names:
+    """Names for blocks: identifiers, each given once, none of which is that of another's axis."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set(_TAKEN)
+
+    def of(self, name: str) -> str:
+        parts = name.split(".")
+        plain = "_".join(parts[:-1] if parts[-1] == "weight" and len(parts) > 1 else parts)
+        plain = re.sub(r"\W", "_", plain, flags=re.ASCII)[-80:]
+        plain = plain if plain[:1].isalpha() else f"layer_{plain.lstrip('_')}"
+        candidate, number = plain, 1
+        while not self._is_free(candidate):
+            number += 1
+            candidate = f"{plain}_{number}"
+        self._given.add(candidate)
+        return candidate
+
+    def _is_free(self, name: str) -> bool:
+        axes = {f"{name}_out", f"{name}_in"}  # dimensions of its snapshots
+        owner = name.removesuffix("_out").removesuffix("_in")
+        return name not in self._given and not axes & self._given and (owner == name or owner not in self._given)
 
 
-def tied(module: nn.Module) -> list[tuple[str, str]]:
-    """Pairs of names of one and the same parameter; the first of each is the name of its block."""
+def tied(module: nn.Module) -> list[str]:
+    """Which names stand for one and the same parameter, in words; the first is that of its block."""
     first: dict[int, str] = {}
     return [
-        (first[id(tensor)], path)
-        for path, tensor in module.named_parameters(remove_duplicate=False)
-        if first.setdefault(id(tensor), path) != path
+        f"{name} is the same parameter as {first[id(tensor)]}"
+        for name, tensor in module.named_parameters(remove_duplicate=False)
+        if first.setdefault(id(tensor), name) != name
     ]
 
 
 def random_parts(module: nn.Module) -> list[str]:
-    """The modules inside that draw random numbers in training."""
+    """The modules inside that draw random numbers in training, in words."""
     return [
-        f"{path} ({type(part).__name__}, p={getattr(part, 'p', '?')})"
-        for path, part in module.named_modules()
-        if "Dropout" in type(part).__name__ and getattr(part, "p", True)
+        f"{name or 'the module'} ({type(part).__name__}, p={rate:g})"
+        for name, part in module.named_modules()
+        if (rate := _rate(part))
     ]
 
 
-def measure_degrees(
-    module: nn.Module, outputs: Outputs, shifts: Sequence[str], weights: Sequence[str], shape: tuple[int, ...]
-) -> Degrees:
-    """The degree of homogeneity of a module's outputs in each of its parameters.
-
-    Args:
-        module: in float64 and in mode ``train``; unchanged afterwards.
-        outputs: its outputs at given parameters (by name) on given inputs.
-        shifts: names of the shifts.
-        weights: names of the weights.
-        shape: of one input.
-    """
-    points = list(_points(module, shape))
-    found = _degrees(outputs, points)
-    if all(found.get(path) is not None for path in weights):
-        return Degrees(found, "")
-    return Degrees(found, _reason(module, outputs, points, shifts, weights))
-
-
-def _points(module: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Random parameters in general position, so that a bias that starts at 0 is not overlooked, and random inputs."""
-    import torch
-
-    for seed in range(POINTS):
-        draw = torch.Generator().manual_seed(seed)
-
-        def noise(tensor: torch.Tensor, draw: torch.Generator = draw) -> torch.Tensor:
-            size = tensor.square().mean().sqrt() if tensor.numel() else 0.0
-            return torch.randn(tensor.shape, generator=draw, dtype=torch.float64) * (0.3 * size + 0.05)
-
-        parameters = {path: tensor.detach() + noise(tensor) for path, tensor in module.named_parameters()}
-        yield parameters, torch.randn((8, *shape), generator=draw, dtype=torch.float64)
-
-
-def _degrees(
-    outputs: Outputs, points: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]
-) -> dict[str, float | None]:
-    plain = [outputs(parameters, x) for parameters, x in points]
-    found: dict[str, float | None] = {}
-    for path in points[0][0]:
-
-        def scaled(number: int, factor: float, path: str = path) -> torch.Tensor:
-            parameters, x = points[number]
-            return outputs({**parameters, path: factor * parameters[path]}, x)
-
-        found[path] = _degree(plain, scaled)
-    return found
-
-
-def _degree(plain: Sequence[torch.Tensor], scaled: Callable[[int, float], torch.Tensor]) -> float | None:
-    """The whole number d with ``g(c W) = c^d g(W)`` for every factor at every point; None where there is none."""
-    degrees = set()
-    for number, g in enumerate(plain):
-        if not bool(g.isfinite().all()) or not bool(g.abs().max() > 0):
-            return None
-        for factor in FACTORS:
-            after = scaled(number, factor)
-            ratio = float(after.norm() / g.norm())
-            if not 0 < ratio < math.inf:
-                return None
-            degree = round(math.log(ratio) / math.log(factor))
-            if not bool((after - factor**degree * g).abs().max() <= EXACT * after.abs().max()):
-                return None
-            degrees.add(degree)
-    return float(degrees.pop()) if len(degrees) == 1 else None
-
-
-def _reason(
-    module: nn.Module,
-    outputs: Outputs,
-    points: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]],
-    shifts: Sequence[str],
-    weights: Sequence[str],
-) -> str:
-    """What the outputs lack to be homogeneous in every weight: found by taking one thing after another away."""
-    causes: list[str] = []
-
-    def holds(points: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> bool:
-        degrees = _degrees(outputs, points)
-        return all(degrees[path] is not None for path in weights)
-
-    if shifts:
-        points = [({k: v * 0 if k in shifts else v for k, v in p.items()}, x) for p, x in points]
-        causes.append("biases or shifts")
-        if holds(points):
-            return causes[0]
-    with _without_epsilon(module) as normalisations:
-        if normalisations:
-            causes.append(f"the epsilon of {normalisations[0]}")
-            if holds(points):
-                return " and ".join(causes)
-        plain = [outputs(p, x) for p, x in points]
-        in_x = _degree(plain, lambda n, c: outputs(points[n][0], c * points[n][1]))
-    # A ReLU network without shifts is homogeneous in its inputs, however its paths run.
-    skips = "skips or other paths around layers"
-    causes.append(skips if in_x is not None else f"operations such as tanh, GELU or softmax, or {skips}")
-    return " and ".join(causes)
-
-
-class _without_epsilon:  # noqa: N801 - used as a statement
-    """Takes the epsilon from every normalisation of a module for a while; enters with their kinds.
-
-    Batch normalisation refuses an epsilon of 0; ``TINY`` changes no variance that is not 0.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._epsilons = [
-            (part, part.eps) for part in module.modules() if isinstance(getattr(part, "eps", None), float)
-        ]
-
-    def __enter__(self) -> list[str]:
-        for part, _ in self._epsilons:
-            part.eps = TINY  # type: ignore[assignment]
-        return sorted({type(part).__name__ for part, eps in self._epsilons if eps})
-
-    def __exit__(self, *problem: object) -> None:
-        for part, eps in self._epsilons:
-            part.eps = eps
-
-
-def in_float64(module: nn.Module) -> nn.Module:
-    """A copy in float64 and in mode ``train``."""
-    return copy.deepcopy(module).double().train()
+def _rate(part: nn.Module) -> float:
+    """The rate at which a module drops numbers: ``p`` of a Dropout, ``dropout`` of an LSTM or of attention."""
+    rate = getattr(part, "p" if "Dropout" in type(part).__name__ else "dropout", 0.0)
+    return float(rate) if isinstance(rate, int | float) else 0.0

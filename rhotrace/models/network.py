@@ -160,6 +160,11 @@ class Network(ABC):
         """What takes the degree away from the layers that have none, where that was found out."""
         return ""
 
+    def recorded_as(self, blocks: Sequence[Block]) -> Network:
+        """The network with the names and roles that a run file has for its blocks: an older version's may differ."""
+        del blocks
+        return self
+
     def start(self, seed: int) -> Mapping[str, NDArray[np.float64]]:
         """The blocks (out, fan_in) before the first step, by name, of a network that initialises itself; else none.
 

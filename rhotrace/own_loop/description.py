@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rhotrace.config import strict_yaml
 from rhotrace.config.recipe import digest_of
 from rhotrace.models.losses import Loss
+from rhotrace.models.module_parts import ModulePart
 from rhotrace.models.network import Block
 from rhotrace.own_loop.homogeneity import Homogeneity
 from rhotrace.own_loop.measures import DERIVED
-from rhotrace.own_loop.module_blocks import ModuleBlock
 from rhotrace.own_loop.optimizers import Rule
 from rhotrace.own_loop.own_quantity import BATCH_LOSS, LR_LAYER, LR_STEP, UPDATE_NORM
 from rhotrace.own_loop.rows import follows
@@ -54,7 +54,7 @@ class Training:
     """
 
     model: torch.nn.Module
-    blocks: tuple[ModuleBlock, ...]
+    blocks: tuple[ModulePart, ...]
     homogeneity: Homogeneity
     rule: Rule
     settings: Settings
@@ -113,7 +113,7 @@ def layout_of(training: Training) -> Layout:
     )
 
 
-def described_blocks(blocks: Sequence[ModuleBlock], found: Homogeneity) -> tuple[Block, ...]:
+def described_blocks(blocks: Sequence[ModulePart], found: Homogeneity) -> tuple[Block, ...]:
     """The blocks with their measured degrees."""
     degrees = {name: measured.degree for name, measured in found.degrees.items()}
     return tuple(replace(each.block, degree=degrees.get(each.block.name)) for each in blocks)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.errors import RhoTraceError
+from rhotrace.models.module_parts import ModulePart, random_parts
 from rhotrace.own_loop.homogeneity import outputs_of
 from rhotrace.own_loop.measures import BATCH, FULL, TEST, LayerNorms, Seen, Sums, evaluation
-from rhotrace.own_loop.module_blocks import ModuleBlock, tensors_of
+from rhotrace.own_loop.module_blocks import tensors_of
 from rhotrace.own_loop.optimizers import groups_of
 from rhotrace.own_loop.samples import Samples, as_targets
 from rhotrace.own_loop.settings import Settings
@@ -31,7 +32,7 @@ class Probe:
         settings: what is recorded.
     """
 
-    def __init__(self, model: torch.nn.Module, blocks: tuple[ModuleBlock, ...], settings: Settings) -> None:
+    def __init__(self, model: torch.nn.Module, blocks: tuple[ModulePart, ...], settings: Settings) -> None:
         self._model, self._blocks, self._settings = model, blocks, settings
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
@@ -44,7 +45,7 @@ class Probe:
         self._of_batch = Sums(BATCH, loss) if loss else None
         self._of_full = Sums(FULL, loss) if loss else None
         self._of_test = Sums(TEST, loss) if loss else None
-        modes = any(b.block.role == "buffer" for b in blocks) or any(_has_modes(m) for m in model.modules())
+        modes = any(b.block.role == "buffer" for b in blocks) or bool(random_parts(model))
         # Outputs of a full batch are those on the training set, unless modes ``train`` and ``eval`` differ.
         self._same = settings.full_batch and not modes
         self.evaluates = settings.data is not None and loss is not None and not self._same
@@ -195,9 +196,3 @@ class Probe:
             return {**found, "batch_loss": seen.loss}
         assert self._of_full is not None  # noqa: S101
         return {**found, **self._of_full.named(Seen(full=seen))}
-
-
-def _has_modes(module: torch.nn.Module) -> bool:
-    from torch.nn.modules.dropout import _DropoutNd
-
-    return isinstance(module, _DropoutNd) and module.p > 0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rhotrace.errors import RhoTraceError
-from rhotrace.own_loop.homogeneity import SAMPLES, outputs_of, undisturbed, without_autocast
+from rhotrace.models.homogeneity import SAMPLES
+from rhotrace.own_loop.homogeneity import outputs_of, undisturbed, without_autocast
 
 if TYPE_CHECKING:
     import torch

@@ -31,6 +31,7 @@ from rhotrace.recording.first_layer import FIRST_LAYER
 from rhotrace.recording.moment import Evaluation, Moment
 from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity
 from rhotrace.runfile import provenance
+from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training import first_layer
@@ -127,7 +128,7 @@ def train(
         return _assist(recipe, device, team)
     how = Continuation(force=force, extend_run=extend_run, despite_changes=despite_changes)
     refuse_to_overwrite(path, recipe.steps, how)
-    run = _prepare(recipe, find_device(device), team)
+    run = _prepare(recipe, find_device(device), team, None if force else path)
     with RunLock(path), _threads(run), StopRequest() as stop:
         refuse_to_overwrite(path, recipe.steps, how)  # again: another process may have finished meanwhile
         run.begin(path, how, recipe_file)
@@ -177,7 +178,7 @@ def _threads(run: _Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
+def _prepare(recipe: Recipe, device: str, team: Team | None, path: Path | None = None) -> _Run:
     with team.one_first() if team else contextlib.nullcontext():
         dataset = recipe.load_data()
     samples, outputs = dataset.y.shape
@@ -187,6 +188,9 @@ def _prepare(recipe: Recipe, device: str, team: Team | None) -> _Run:
     if why := loss.refuses(dataset.y):
         raise RecipeError(f"loss.kind: got {loss.kind} and {why}")
     network = recipe.network.build(dataset.shape, outputs)
+    if path and path.exists():
+        with open_trace(path) as trace:
+            network = network.recorded_as(trace.layout.blocks)
     if why := recipe.optimizer.refuses(network.parameters):
         raise RecipeError(f"optimizer.kind: got {recipe.optimizer.kind}, which cannot train this network: {why}")
     if team:

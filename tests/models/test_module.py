@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import inside
@@ -11,9 +13,11 @@ import pytest
 import torch
 from small import SMALL
 
+from rhotrace.analysis.verification import verify
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError
-from rhotrace.models.module_parts import block_names
+from rhotrace.models.module_parts import module_parts
+from rhotrace.models.networks import module
 from rhotrace.runfile.reader import open_trace
 from rhotrace.training.train import train as train_recipe
 
@@ -67,6 +71,10 @@ class Net(nn.Module):
 
 def net(inputs, outputs, how=""):
     return Net(outputs, how)
+
+def norm(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(1, 2, 7, 7, bias=False), nn.LayerNorm((2, 4, 4)), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(32, outputs, bias=False))
 
 def raises(inputs, outputs): raise ValueError("no such width")
 def number(inputs, outputs): return 3
@@ -258,10 +266,42 @@ def test_an_error_in_the_middle_of_training_names_the_line(given, tmp_path):
         train_recipe(broken, tmp_path / "run.h5", device="cpu")
 
 
-def test_block_names_are_distinct_identifiers():
-    names = block_names(["0.weight", "0_weight", "features.0.weight", "ä.weight", "layer_0_weight"])
-    assert len(set(names)) == 5
-    assert all(name.isidentifier() and name.isascii() for name in names)
+def test_a_run_whose_blocks_an_older_version_named_otherwise_is_resumed_and_verified(given, tmp_path):
+    """Older versions named ``1.weight`` ``layer_1_weight``, and took the scale of a normalisation over images for a weight."""
+    content = given("norm", "{}", "steps=30", "optimizer={kind: sgd, lr: 0.05, batch_size: 10, momentum: 0.9}")
+
+    def of_before(*given):
+        roles = {"scale": "weight"}
+        return tuple(
+            replace(
+                part, block=replace(part.block, name=f"old_{part.block.name}", role=roles.get(part.block.role, role))
+            )
+            for part in module_parts(*given)
+            if (role := part.block.role)
+        )
+
+    def leave(block):
+        if block.last >= 16:
+            raise SystemExit(7)
+
+    def older(path, **how):
+        inside.small_blocks(setattr, 8)
+        module.module_parts = of_before
+        trained(content, path, **how)
+
+    for path, how in ((tmp_path / "whole.h5", {}), (tmp_path / "cut.h5", {"watch": leave})):
+        child = multiprocessing.get_context("fork").Process(target=older, args=(path,), kwargs=how)
+        child.start()
+        child.join(100)
+        assert child.exitcode == (7 if how else 0)
+    cut = trained(content, tmp_path / "cut.h5")
+    with open_trace(tmp_path / "whole.h5") as whole, open_trace(tmp_path / "cut.h5") as resumed:
+        assert [(block.name, block.role) for block in resumed.layout.blocks] == [
+            ("old_layer_0", "weight"), ("old_layer_1", "weight"), ("old_layer_1_bias", "shift"), ("old_layer_4", "weight")
+        ]  # fmt: skip
+        for quantity in whole.quantities:
+            assert np.array_equal(cut[quantity.name], whole[quantity.name], equal_nan=True), quantity.name
+        assert {check.name: check.outcome for check in verify(resumed).checks}["weights, a and q"] == "sound"
 
 
 def test_an_initialisation_of_its_own_needs_a_module():

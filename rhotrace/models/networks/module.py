@@ -10,10 +10,11 @@ under ``vmap`` where that works, and one after another where it does not, or whe
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -25,8 +26,9 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from rhotrace.errors import RecipeError
 from rhotrace.models import own_code
+from rhotrace.models.homogeneity import SAMPLES, cause, degrees, moved
 from rhotrace.models.losses import Loss, Square
-from rhotrace.models.module_parts import Part, block_names, in_float64, measure_degrees, random_parts, role_of, tied
+from rhotrace.models.module_parts import ModulePart, module_parts, random_parts, tied
 from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network, NetworkOptions, numbers_made
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from rhotrace.models.network import Tensors
 
 Values = dict[str, NDArray[np.float64]]
-_SAMPLES = 8  # of the trial passes
 
 
 @NETWORKS.register
@@ -142,13 +143,26 @@ class OwnModule(Network):
         scratch = self._changed_buffers(first)
         self._refuse_chance(first)
         self.parts = self._parts(first, build(1), scratch)
-        self._scratch = tuple(path for path in scratch if path not in {part.path for part in self.parts})
-        self.blocks = tuple(part.block for part in self.parts)
+        self._scratch = tuple(path for path in scratch if path not in {part.names[0] for part in self.parts})
         if not any(part.block.role == "weight" for part in self.parts):
             raise self._fault("has no weight of two dimensions or more that is trained")
         self._measure()
-        self._convolves = any(len(block.shape) > 2 for block in self.layers)
         self._no_vmap = self._why_not_together()
+
+    def recorded_as(self, blocks: Sequence[Block]) -> OwnModule:
+        """See ``Network.recorded_as``."""
+        if [block.shape for block in blocks] != [part.block.shape for part in self.parts]:
+            return self
+        found = copy.copy(self)
+        for known in ("parameters", "buffers", "layers", "layer_numbers"):
+            vars(found).pop(known, None)
+        found._set_blocks(blocks)
+        return found
+
+    def _set_blocks(self, blocks: Sequence[Block]) -> None:
+        self.parts = tuple(replace(part, block=block) for part, block in zip(self.parts, blocks, strict=True))
+        self.blocks = tuple(blocks)
+        self._convolves = any(len(block.shape) > 2 for block in self.layers)
 
     # --- what the module is -------------------------------------------------------------------------------------
 
@@ -206,48 +220,47 @@ class OwnModule(Network):
                 f"draws random numbers in training{where}, which a resumed run could not repeat; remove them (p=0)"
             )
 
-    def _parts(self, module: nn.Module, other: nn.Module, changed: list[str]) -> tuple[Part, ...]:
+    def _parts(self, module: nn.Module, other: nn.Module, changed: list[str]) -> tuple[ModulePart, ...]:
         """The tensors that differ between members or change in training; all others are constants of the module."""
         import torch
 
         there = dict(other.named_buffers())
-        tensors: dict[str, tuple[torch.Tensor, str]] = {
-            path: (tensor, role_of(path, tensor, trained=tensor.requires_grad))
-            for path, tensor in module.named_parameters()
+        varying = {
+            path
+            for path, tensor in module.named_buffers()
+            if tensor.is_floating_point()
+            and (path in changed or (path in there and not torch.equal(tensor, there[path])))
         }
-        for path, tensor in module.named_buffers():
-            own = path in there and not torch.equal(tensor, there[path])
-            if tensor.is_floating_point() and (path in changed or own):
-                tensors[path] = tensor, "buffer"
-        names = block_names(list(tensors))
-        return tuple(
-            Part(path, Block(name, tuple(tensor.shape) or (1,), role=role, degree=None))  # type: ignore[arg-type]
-            for name, (path, (tensor, role)) in zip(names, tensors.items(), strict=True)
-        )
+        frozen = {path for path, tensor in module.named_parameters() if not tensor.requires_grad}
+        return module_parts(module, varying | frozen)
 
     def _measure(self) -> None:
         """Gives the blocks their degrees, and notes what was found."""
-        exact = in_float64(self._module)
-        buffers = dict(exact.named_buffers())
+        import torch
 
-        def outputs(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        exact = copy.deepcopy(self._module).double()
+        buffers = dict(exact.named_buffers())
+        tensors = {path: moved(path, tensor, torch.float64) for path, tensor in exact.named_parameters()}
+
+        def outputs(parameters: Mapping[str, torch.Tensor], factor: float = 1.0) -> torch.Tensor:
             own = {path: tensor.clone() for path, tensor in buffers.items()}
-            return self._outputs_of(exact, {**own, **parameters}, x, "train")
+            return self._outputs_of(exact, {**own, **parameters}, factor * self._trial, "train")
 
         paths = {
-            role: [p.path for p in self.parts if p.block.role == role]
+            role: [part.names[0] for part in self.parts if part.block.role == role]
             for role in ("weight", "scale", "shift", "buffer")
         }
-        found = measure_degrees(exact, outputs, paths["shift"], paths["weight"], self._inputs)
-        self.parts = tuple(replace(p, block=replace(p.block, degree=found.of.get(p.path))) for p in self.parts)
-        self.blocks = tuple(part.block for part in self.parts)
-        self._departs = found.why
+        found = degrees(outputs, tensors, {path: (path,) for path in tensors})
+        of = {path: measured.degree for path, measured in found.items()}
+        self._set_blocks([replace(part.block, degree=of.get(part.names[0])) for part in self.parts])
+        odd = any(block.degree is None for block in self.layers)
+        self._departs = cause(exact, outputs, tensors, paths["weight"], paths["shift"]) if odd else ""
         frozen = [path for path, tensor in self._module.named_parameters() if not tensor.requires_grad]
         self._notes = [
             ", ".join(f"{len(names)} {role}{'s' * (len(names) > 1)}" for role, names in paths.items() if names),
             f"degree of homogeneity, measured in float64: {_by_degree(self.layers)}"
-            + (f", because of {found.why}" if found.why else ""),
-            *[f"{again} is the same parameter as {path}" for path, again in tied(self._module)],
+            + (f", because of {self._departs}" if self._departs else ""),
+            *tied(self._module),
             *([f"not trained: {', '.join(frozen[:3])}{' and more' * (len(frozen) > 3)}"] if frozen else []),
         ]
 
@@ -266,13 +279,11 @@ class OwnModule(Network):
         """The module's own initialisation: its constructor, under the seed."""
         module = self._build(seed)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        if any(
-            part.path not in tensors or (tuple(tensors[part.path].shape) or (1,)) != part.block.shape
-            for part in self.parts
-        ):
+        shapes = {path: tuple(tensor.shape) or (1,) for path, tensor in tensors.items()}
+        if any(shapes.get(part.names[0]) != part.block.shape for part in self.parts):
             raise self._fault("has other tensors under another seed; its shape must not depend on chance")
         return {
-            part.block.name: tensors[part.path].detach().double().numpy().reshape(part.block.matrix)
+            part.block.name: tensors[part.names[0]].detach().double().numpy().reshape(part.block.matrix)
             for part in self.parts
         }
 
@@ -287,10 +298,10 @@ class OwnModule(Network):
         for part in self.parts:
             of_buffer = part.block.role == "buffer"
             tensor = buffers[part.block.name].clone() if of_buffer else parameters[part.block.name]
-            tensors[part.path] = tensor.reshape(self._shapes[part.path])
+            tensors[part.names[0]] = tensor.reshape(self._shapes[part.names[0]])
         g = self._outputs_of(self._module, tensors, x.reshape(len(x), *self._inputs), mode)
         changed = self.buffers if mode == "train" else ()
-        paths = {part.block.name: part.path for part in self.parts}
+        paths = {part.block.name: part.names[0] for part in self.parts}
         return Applied(g, {}, {block.name: tensors[paths[block.name]].detach() for block in changed})
 
     def _outputs_of(
@@ -315,7 +326,7 @@ class OwnModule(Network):
 
     def _constants_like(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The buffers that are constant, where x is and of its type."""
-        varying = {part.path for part in self.parts}
+        varying = {part.names[0] for part in self.parts}
         return {
             path: tensor.to(x.device, x.dtype if tensor.is_floating_point() else None)
             for path, tensor in self._module.named_buffers()
@@ -351,7 +362,7 @@ class OwnModule(Network):
         starts = [self.start(seed) for seed in (0, 1)]
         tensors = [torch.as_tensor(np.stack([own[block.name] for own in starts])) for block in self.blocks]
         parameters, buffers = self.split(tensors)
-        x, y = self._trial.flatten(1), torch.zeros(_SAMPLES, self._outputs, dtype=torch.float64)
+        x, y = self._trial.flatten(1), torch.zeros(SAMPLES, self._outputs, dtype=torch.float64)
         found = []
         for self._no_vmap in ("a trial", ""):
             try:
@@ -390,8 +401,8 @@ def trial_inputs(shape: tuple[int, ...]) -> torch.Tensor:
     """Random inputs of norm 1 to examine a module with."""
     import torch
 
-    x = torch.randn((_SAMPLES, math.prod(shape)), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return (x / x.norm(dim=1, keepdim=True)).reshape(_SAMPLES, *shape)  # type: ignore[no-any-return]
+    x = torch.randn((SAMPLES, math.prod(shape)), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (x / x.norm(dim=1, keepdim=True)).reshape(SAMPLES, *shape)  # type: ignore[no-any-return]
 
 
 def _by_degree(layers: tuple[Block, ...]) -> str:
