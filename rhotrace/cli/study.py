@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from rhotrace.cli.exit_codes import INTERRUPTED
-from rhotrace.cli.options import AsJson
+from rhotrace.cli.options import AsJson, TrustCode
 from rhotrace.cli.output import answer, say
 
 if TYPE_CHECKING:
@@ -74,9 +74,12 @@ def study_run(
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a page that is not a report.")] = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer studies; `rhotrace study NAME` is short for it. The file of your own study is Python code, and is executed.
+
+    Python files that its recipes name are executed only with --trust-code, as by `rhotrace train`.
 
     Exit code 130: interrupted; the same command resumes.
     """
@@ -99,6 +102,7 @@ def study_run(
                 folder=runs,
                 train=lambda *what: _finished(*what, device=device),
                 open_runs=open_runs,
+                trust_code=trust_code,
             )
             if one is None:
                 raise typer.Exit(INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config import recipe as recipes
 from rhotrace.config.recipe import Recipe
+from rhotrace.config.trusted_code import named
 from rhotrace.display.blocks import Block, Code, Data, Heading, Paragraph
 from rhotrace.display.html.renderer import report_page
 from rhotrace.display.html.report import write_page as write_text
@@ -37,7 +39,14 @@ class Answered:
 
 
 def answered(
-    study: Study, file: Path, *, scale: str, folder: Path, train: Trainer, open_runs: ExitStack
+    study: Study,
+    file: Path,
+    *,
+    scale: str,
+    folder: Path,
+    train: Trainer,
+    open_runs: ExitStack,
+    trust_code: bool = False,
 ) -> Answered | None:
     """Answers a study; runs that are finished are used again, and interrupted ones resumed.
 
@@ -48,6 +57,7 @@ def answered(
         folder: of the run files.
         train: trains one run.
         open_runs: keeps the run files open, for the figures are drawn later.
+        trust_code: run the Python files that the recipes name.
 
     Returns:
         None if training was interrupted.
@@ -60,11 +70,11 @@ def answered(
     paths, commands = {}, []
     for training in study.trainings[scale]:
         source, path = recipe_file(training, file), folder / file_name(training, scale)
-        content = recipes.load(source, list(training.overrides))
+        content = recipes.load(source, list(training.overrides), trust_code=trust_code)
         if not _finished(path, content) and not train(content, path, source):
             return None
         paths[training.name] = path
-        commands.append(_command(training, source, path))
+        commands.append(_command(training, source, path, content))
     runs = {name: RunSeries(open_runs.enter_context(open_trace(path))) for name, path in paths.items()}
     return Answered(study, scale, study.answer(runs), tuple(commands))
 
@@ -92,8 +102,9 @@ def _finished(path: Path, content: Recipe) -> bool:
         return True
 
 
-def _command(training: Training, source: Path, path: Path) -> str:
-    options = "".join(f" --set {override}" for override in training.overrides)
+def _command(training: Training, source: Path, path: Path, content: Recipe) -> str:
+    options = "".join(f" --set {shlex.quote(override)}" for override in training.overrides)
+    options += " --trust-code" if named(content.model_dump()) else ""
     return f"rhotrace train {source}{options} -o {path}"
 
 

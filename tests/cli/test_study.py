@@ -5,11 +5,26 @@ from __future__ import annotations
 import json
 
 import pytest
-from own_study import write_study
+from own_study import STUDY, write_study
 from small import SMALL
 
 from rhotrace.cli import exit_codes
 from rhotrace.runfile.reader import open_trace
+
+NET = """
+from torch import nn
+
+def net(inputs, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 4, bias=False), nn.ReLU(), nn.Linear(4, outputs, bias=False))
+"""
+CODE = """
+from typing import Literal
+from rhotrace.models.losses import LOSSES, Square
+
+@LOSSES.register
+class Own(Square):
+    kind: Literal["own"] = "own"
+"""
 
 
 def test_the_list_has_every_study_with_its_question(command):
@@ -58,6 +73,29 @@ def test_a_study_of_ones_own_answers_as_json_and_as_a_page(command, tmp_path):
     code, again, _ = command("study", "run", path, "--json", "-o", "page.html")
     assert code == 0
     assert json.loads(again) == [found]
+
+
+def test_code_that_a_recipe_names_runs_only_when_it_is_trusted(command, tmp_path):
+    path = write_study(tmp_path / "own", STUDY.replace('"init.rho_k=2"', '"init={kind: equal-norms, rho_k: 2}"'))
+    recipe = path.with_suffix(".yaml")
+    lines = [line for line in SMALL.splitlines() if not line.startswith("network:")]
+    recipe.write_text(
+        "\n".join([*lines, "network: {kind: module, build: nets.py:net}", "code: [losses.py]", "loss: {kind: own}"])
+    )
+    (tmp_path / "own" / "nets.py").write_text(NET)
+    (tmp_path / "own" / "losses.py").write_text(CODE)
+    code, out, err = command("study", path, "--device", "cpu", "--json")
+    assert (code, out) == (exit_codes.USER_ERROR, "")
+    assert err.startswith("error: ")
+    assert "losses.py, which would run with all your rights; read it, then allow it with --trust-code" in err
+    assert not (tmp_path / "runs").exists()
+    code, out, err = command("study", path, "--device", "cpu", "--json", "--trust-code")
+    assert code == 0, err
+    (found,) = json.loads(out)
+    assert (found["verdict"], [each.count(" --trust-code") for each in found["commands"]]) == ("yes", [1, 1])
+    assert "--set 'init={kind: equal-norms, rho_k: 2}' --trust-code -o " in found["commands"][1]  # as a shell reads it
+    again = command("study", path, "--json", "--trust-code")
+    assert (again[0], json.loads(again[1])) == (0, [found])
 
 
 @pytest.mark.parametrize(
