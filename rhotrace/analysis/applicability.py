@@ -151,7 +151,7 @@ def _of_the_loop(trace: Trace) -> Iterator[str]:
     own = trace.own_loop
     law, blocks = own.get("no_law"), own.get("blocks", {})
     if law:
-        yield f"no exact law of the steps ({law})"
+        yield f"no exact law of the steps: {law}"
     if "lr_layer" in trace:
         yield "learning rates of their own for some layers (the flow of the norms has one for all)"
     there, weights = own.get("output_dtype"), own.get("parameter_dtype")

@@ -20,6 +20,7 @@ from rhotrace.recording.first_layer import FIRST_LAYER
 from rhotrace.recording.quantities import QUANTITIES
 from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wrong, examine
 from rhotrace.runfile.layout import SLAB_BYTES
+from rhotrace.runfile.own_loop_facts import NO_RECIPE
 from rhotrace.runfile.reader import Trace
 from rhotrace.theory.step_identity import lost_directions
 
@@ -167,6 +168,8 @@ def _refuse_drift(trace: Trace) -> None:
 
 def _outputs(trace: Trace) -> str:
     _refuse_drift(trace)
+    if trace.own_loop:
+        raise NotChecked(NO_RECIPE)
     try:
         recipe = trace.validated_recipe()
     except TraceError as unknown:

@@ -24,7 +24,7 @@ def _figure(path: Path | None) -> Path | None:
     return path
 
 
-RunFile = Annotated[Path, typer.Argument(help="Run file made by `rhotrace train`.", show_default=False)]
+RunFile = Annotated[Path, typer.Argument(help="Run file of `rhotrace train` or `rhotrace.record`.", show_default=False)]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,

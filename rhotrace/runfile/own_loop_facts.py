@@ -9,10 +9,7 @@ from typing import Any
 
 from rhotrace.errors import TraceError
 
-NO_RECIPE = (
-    "recorded in a training loop of your own, so there is no recipe to build its network or its data from; that loop "
-    "resumes it, with rhotrace.record(..., resume=STEP)"
-)
+NO_RECIPE = "recorded in a training loop of your own: there is no recipe to build its network or its data from"
 
 
 def own_loop_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,4 +30,4 @@ def own_loop_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_without_recipe(path: Path, own_loop: Mapping[str, Any]) -> None:
     """Raises TraceError for a recording, from which nothing can be built again."""
     if own_loop:
-        raise TraceError(f"{path}: {NO_RECIPE}")
+        raise TraceError(f"{path}: {NO_RECIPE}; that loop resumes it, with rhotrace.record(..., resume=STEP)")

@@ -111,6 +111,9 @@ def test_every_command_reads_a_recording(tmp_path, inside, name):
     ):
         code, said = inside(words)
         assert code == 0, said
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "rhotrace train" not in page  # there is no recipe to train again
+    assert "What is above is a description and not a recipe" in " ".join(page.split())
 
 
 def test_a_command_that_needs_a_recipe_says_what_is_missing(tmp_path, small, inside):
@@ -119,6 +122,13 @@ def test_a_command_that_needs_a_recipe_says_what_is_missing(tmp_path, small, ins
     code, said = inside(["train", tmp_path / "small.yaml", "-o", path, "--steps", "100"])
     assert code == 2
     assert "recorded in a training loop of your own" in " ".join(said.split())
+    assert "that loop resumes it, with rhotrace.record(..., resume=STEP)" in " ".join(said.split())
+    for command in ("audit", "verify"):  # the reason alone, without a path or a remedy for another command
+        code, said = inside([command, trained(tmp_path / f"{command}.h5", snapshots=[0])])
+        said = " ".join(said.split())
+        assert code == 0
+        assert "recorded in a training loop of your own: there is no recipe" in said
+        assert "resume=STEP" not in said
 
 
 def test_gradients_that_are_not_those_of_the_named_loss_are_found(tmp_path, inside):

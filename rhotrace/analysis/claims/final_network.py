@@ -13,6 +13,7 @@ from rhotrace.errors import TraceError
 from rhotrace.models import datasets
 from rhotrace.models.losses import Square
 from rhotrace.models.network import Network
+from rhotrace.runfile.own_loop_facts import NO_RECIPE
 from rhotrace.runfile.reader import Trace
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def final_network(trace: Trace) -> FinalNetwork | str:
     steps = trace.snapshot_steps()
     if not steps:
         return "the file has no snapshots"
+    if trace.own_loop:
+        return NO_RECIPE
     try:
         again = data_and_network(trace, trace.validated_recipe())
     except TraceError as unknown:

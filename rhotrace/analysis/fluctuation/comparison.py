@@ -257,7 +257,10 @@ def _refuse(traces: Sequence[Trace]) -> None:
 
 def _data(trace: Trace) -> str:
     data = trace.recipe["data"]
-    return f"{data['dataset']} {trace.attributes['data_classes']}, N = {trace.attributes['samples']}, label noise {data['label_noise']:g}, seed {data['seed']}"
+    kind = f"{data['dataset']} {trace.attributes['data_classes']}, N = {trace.attributes['samples']}".replace(" ,", ",")
+    if trace.own_loop:
+        return f"{kind}, digest {data['digest'][:12]}"
+    return f"{kind}, label noise {data['label_noise']:g}, seed {data['seed']}"
 
 
 def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:

@@ -130,7 +130,7 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
         if not np.isfinite(contrast.ratio.low):
             yield (
                 f"log(rho/rho_eq) fluctuates {contrast.ratio.value:.3g} times as much under {names[contrast.run]} as under "
-                f"{base}, but no interval can be given: train at least 3 members with different seeds."
+                f"{base}, but no interval can be given: that takes at least 3 members with different seeds."
             )
     more = [c for c in known if c.ratio.low > 1]
     less = [c for c in known if c.ratio.high < 1]

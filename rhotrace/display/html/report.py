@@ -238,7 +238,8 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
 
     yield Heading("Where it came from", 3, f"{key}-origin", folded=True)
     yield provenance(one.trace)
-    yield Code(str(one.trace.attributes["recipe"]), f"{one.name.replace('/', '-')}.yaml")
+    recipe = "" if one.trace.own_loop else f"{one.name.replace('/', '-')}.yaml"
+    yield Code(str(one.trace.attributes["recipe"]), recipe)
 
 
 def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
@@ -267,15 +268,26 @@ def _of_several(found: Sequence[Found], together: _Together) -> Iterator[Block]:
 
 
 def _reproduce(found: Sequence[Found]) -> Iterator[Block]:
-    yield Paragraph(
-        "The recipe of each run is above, with every default spelled out. Save the recipes under the names used here; these "
-        "commands then produce the runs and this report again. On the machine that trained them the numbers are the same "
-        "to the last bit."
-    )
-    names = [one.name.replace("/", "-") for one in found]
-    lines = [f"rhotrace train {shlex.quote(f'{name}.yaml')} -o {shlex.quote(f'runs/{name}.h5')}" for name in names]
-    lines.append(f"rhotrace report {shlex.join(f'runs/{name}.h5' for name in names)} -o report.html")
-    yield Code("\n".join(lines))
+    recorded = [one.name for one in found if one.trace.own_loop]
+    if len(recorded) < len(found):
+        yield Paragraph(
+            "The recipe of each run is above, with every default spelled out. Save the recipes under the names used here; "
+            "these commands then produce the runs and this report again. On the machine that trained them the numbers are "
+            "the same to the last bit."
+        )
+    if recorded:
+        yield Paragraph(
+            f"Recorded in a training loop of your own: {', '.join(recorded)}. What is above is a "
+            "description and not a recipe, so only the script that is named there trains again."
+        )
+    names = {one.name: one.name.replace("/", "-") for one in found}
+    files = [str(one.trace.path) if one.name in recorded else f"runs/{names[one.name]}.h5" for one in found]
+    lines = [
+        f"rhotrace train {shlex.quote(f'{names[one.name]}.yaml')} -o {shlex.quote(file)}"
+        for one, file in zip(found, files, strict=True)
+        if one.name not in recorded
+    ]
+    yield Code("\n".join([*lines, f"rhotrace report {shlex.join(files)} -o report.html"]))
     yield table("<run file | <SHA-256 | bytes", [_file(one.trace) for one in found])
 
 

@@ -235,7 +235,7 @@ def _audit(result: Analysis) -> Iterator[Block]:
     yield Heading("Audit")
     audit = result.audit
     if audit is None:
-        yield Paragraph(f"not checked: {result.no_audit}")
+        yield Paragraph(f"not checked: {result.no_audit.removeprefix('does not apply: ')}")
         return
     step, member, layer = audit.where
     held = result.summary["optimizer"] == "norm-control"

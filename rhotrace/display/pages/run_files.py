@@ -30,7 +30,7 @@ def info_page(trace: Trace, summary: dict[str, Any]) -> list[Block]:
         Data({**summary, "attributes": trace.attributes, "sessions": trace.sessions}),
         *title(f"{trace.path}, {summary['bytes'] / 1e6:.2f} MB", headline(summary)),
         provenance(trace),
-        Heading("Recipe"),
+        Heading("Description of the training" if trace.own_loop else "Recipe"),
         Code(str(trace.attributes["recipe"])),
         *(part for file, text in texts(trace.attributes).items() for part in (Heading(f"Code: {file}"), Code(text))),
     ]
