@@ -18,7 +18,7 @@ from rhotrace.config.recipe import digest_of
 from rhotrace.models.losses import Loss
 from rhotrace.models.module_parts import ModulePart
 from rhotrace.models.network import Block
-from rhotrace.own_loop.homogeneity import Homogeneity
+from rhotrace.own_loop.homogeneity import Homogeneity, processes
 from rhotrace.own_loop.measures import DERIVED
 from rhotrace.own_loop.optimizers import Rule
 from rhotrace.own_loop.own_quantity import BATCH_LOSS, LR_LAYER, LR_STEP, UPDATE_NORM
@@ -78,6 +78,8 @@ class Training:
     def law(self) -> tuple[str | None, str]:
         """Name of the exact law of the steps, and why there is none."""
         sums = "batch_a" in self.measured or "batch_c" in self.measured
+        if self.rule.law and (others := processes()) > 1:
+            return None, f"the outputs of each step are those of one of {others} processes"
         if self.rule.law and not sums:
             return None, "the outputs of each step's batch were not given to trace.step(outputs, targets)"
         if self.rule.law and "grad_norm" not in self.measured:
@@ -175,7 +177,7 @@ def attributes_of(training: Training, device: torch.device) -> dict[str, Attribu
         "data_md5": "",
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "processes": 1,
+        "processes": processes(),
         **provenance.collect(script),
     }
 

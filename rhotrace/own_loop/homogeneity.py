@@ -50,6 +50,8 @@ def measured_degrees(
 
     if inputs is None:
         return Homogeneity({}, why_not="no samples were given (data=...)")
+    if processes() > 1 and any(isinstance(part, torch.nn.SyncBatchNorm) for part in model.modules()):
+        return Homogeneity({}, why_not="SyncBatchNorm would wait for the other processes")
     failure = ""
     for dtype in (torch.float64, torch.float32):
         try:
@@ -58,6 +60,14 @@ def measured_degrees(
         except Exception as problem:  # a module of the user's may raise anything
             failure = failure or f"the forward pass failed in the test ({type(problem).__name__}: {problem})"[:200]
     return Homogeneity({}, why_not=failure)
+
+
+def processes() -> int:
+    """How many processes train together, under ``torch.distributed``."""
+    import torch
+
+    group = torch.distributed
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 def _tested(

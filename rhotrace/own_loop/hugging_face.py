@@ -10,7 +10,7 @@ A row is one optimizer step. ``trainer.train(resume_from_checkpoint=True)`` resu
 ``global_step``, and replaces the rows after it. The trainer does not show its callbacks the outputs on a batch, so a row has
 norms, gradients, updates and the learning rate; with ``data``, the sums over the training set too.
 
-After an error in the training, which the trainer does not report to callbacks, ``callback.close()`` lets go of the file.
+After an error in the training, which the trainer does not report to callbacks, ``callback.close()`` releases the file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
         self.close(finished=state.global_step >= state.max_steps)
 
     def close(self, *, finished: bool = False) -> None:
-        """Ends the recording; the trainer tells its callbacks nothing of an error, after which a file stays locked."""
+        """Ends the recording; needed after an error, which the trainer does not report and which leaves the file locked."""
         trace, self.trace = self.trace, None
         if trace:
             trace.close(finished=finished)
