@@ -1,4 +1,4 @@
-"""Python files of a user's own that a recipe names: read and hashed always, run only after the user has allowed it.
+"""The user's Python files that a recipe names: always read and hashed, but run only after the user has allowed it.
 
 A file runs once for each version of its text, in a namespace of its own. What it defines is found again by the SHA-256 of
 that text, so no other version of the file can take its place. ``config.trusted_code`` decides what may run.

@@ -63,7 +63,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
         self.close(finished=state.global_step >= state.max_steps)
 
     def close(self, *, finished: bool = False) -> None:
-        """Ends the recording; needed after an error, which the trainer does not report and which leaves the file locked."""
+        """Ends the recording; also after an error, which the trainer does not report and which leaves the file locked."""
         trace, self.trace = self.trace, None
         if trace:
             trace.close(finished=finished)

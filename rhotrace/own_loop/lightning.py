@@ -6,7 +6,7 @@
 
     trainer = lightning.Trainer(callbacks=[Record("run.h5", data=(x, y), loss="square")], ...)
 
-A row is one optimizer step. It begins behind the backward pass and the clipping of gradients, for Lightning computes
+A row is one optimizer step. It begins after the backward pass and the clipping of gradients, because Lightning computes
 gradients in a closure within ``optimizer.step()``. The number of rows is part of Lightning's checkpoints:
 ``trainer.fit(model, ckpt_path=...)`` resumes the recording there, and replaces the rows after the checkpoint.
 """
@@ -59,7 +59,7 @@ class Record(Callback):  # type: ignore[misc]
                 self._after_clipping(pl_module)
 
     def _after_clipping(self, module: Any) -> None:  # noqa: ANN401
-        """Lightning has no hook behind its clipping of gradients, so the module's own method gets one."""
+        """Lightning has no hook after its clipping of gradients, so the module's own method gets one."""
         clip = module.configure_gradient_clipping
 
         def clip_and_begin(optimizer: Any, *words: Any, **named: Any) -> None:  # noqa: ANN401

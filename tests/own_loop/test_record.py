@@ -282,7 +282,7 @@ def test_own_quantities_have_name_unit_and_axis(tmp_path):
         assert (run.quantity("heat").units, run.quantity("heat").says) == ("K", "of the bath")
 
 
-def test_the_training_does_not_notice(tmp_path):
+def test_recording_changes_no_bit_of_the_training(tmp_path):
     def weights(recorded: bool):
         torch.manual_seed(3)
         net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
@@ -339,7 +339,7 @@ def test_a_wrong_argument_is_refused_before_the_first_step(tmp_path, wrong, says
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loop_without_optimizer_steps_is_told_so(tmp_path):
+def test_a_loop_without_optimizer_steps_is_an_error(tmp_path):
     other = torch.optim.SGD(mlp().parameters(), lr=0.1)
     with pytest.raises(RhoTraceError, match="optimizer: got one that trains none of this model's weights"):
         rhotrace.record(tmp_path / "run.h5", mlp(), other)

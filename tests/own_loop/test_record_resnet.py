@@ -64,7 +64,7 @@ def loop(path: Path, images, *, kill: bool = False) -> None:
     ) as trace:
         for step in range(trace.steps, STEPS):
             if kill and step == KILLED:
-                trace.flush()  # rows behind the checkpoint, which the resumed loop replaces
+                trace.flush()  # rows after the checkpoint, which the resumed loop replaces
                 os.kill(os.getpid(), signal.SIGKILL)
             chosen = torch.randperm(256, generator=torch.Generator().manual_seed(step))[:BATCH]
             optimizer.zero_grad()

@@ -75,7 +75,7 @@ class ModuleOptions(NetworkOptions):
 
 @lru_cache(maxsize=32)
 def _built(place: str, sha256: str | None, options: str, inputs: tuple[int, ...], outputs: int) -> OwnModule:
-    """Several parts of a run ask for its network; the module is examined once."""
+    """The network of a module, which is examined once although several parts of a run ask for it."""
     import torch
 
     make = own_code.function(place, sha256)
@@ -103,7 +103,7 @@ def _explained(place: str, error: Exception, about: str) -> Exception:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Every random number that a module may start with follows from the seed; the generators are left as they were."""
+    """Makes every random number that a module may start with follow from the seed; the generators keep their states."""
     import random
 
     import torch
