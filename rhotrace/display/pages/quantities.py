@@ -24,7 +24,10 @@ def quantities_page() -> list[Block]:
             "test = every record.test_every steps; any other = as record.every says, by default never. "
             "needs: what is computed for it, beside what each step has in hand."
         ),
-        table("<record.every | <what is computed, and its cost", [(c.name, c.says) for c in CADENCES.values() if c.default is None]),
+        table(
+            "<record.every | <what is computed, and its cost",
+            [(c.name, c.says) for c in CADENCES.values() if c.default is None],
+        ),
     ]
 
 
