@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from rhotrace.errors import RecipeError
+from rhotrace.recording.quantity import QUANTITIES
+from rhotrace.training.distributed import Team
 
 ASKED = "record.every.noise_scale=4"
 
@@ -69,3 +71,12 @@ def test_what_does_not_fit_at_once_is_summed_in_parts(train):
 def test_batch_normalisation_has_no_gradients_of_single_samples(recorded):
     with pytest.raises(RecipeError, match=r"record\.every\.noise_scale: got 4, but .*single sample.*; remove it"):
         recorded("network.batch_norm=true", ASKED)
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "effective_dimension", "nc1", "hessian_trace"])
+def test_several_processes_refuse_what_needs_all_samples(name):
+    team = object.__new__(Team)
+    team.size = 2
+    team.refuse_needs([QUANTITIES["stable_rank"], QUANTITIES["weight_distance"]])
+    with pytest.raises(RecipeError, match=f"quantity {name}: needs .* train it in one process"):
+        team.refuse_needs([QUANTITIES[name]])
