@@ -155,13 +155,20 @@ def row(name: str, side: Side) -> str:
     )
     reached = number(max((p.reached for p in found), default=math.nan), 2)
     every = [s for p in found for s in p.stretches]
-    refused = sorted(s.predicted / s.measured for s in every if not s.holds)
-    ends = " to ".join(dict.fromkeys(number(x, 2) for x in (refused[0], refused[-1]))) if refused else "–"
+    ends = _ends([s.predicted / s.measured for s in every if not s.holds])
     given = f"{sum(s.holds for s in every)}/{len(every)}"
     return (
         f"| {name} | {number(side.std.value)} | {frozen} | {ranged(side.predicted_over, 2)} | {follows} | {reached} "
         f"| {given} | {ends} |"
     )
+
+
+def _ends(ratios: list[float]) -> str:
+    """The least and the largest, and how many have no value because the linearised network diverges."""
+    finite = sorted(ratio for ratio in ratios if math.isfinite(ratio))
+    said = " to ".join(dict.fromkeys(number(x, 2) for x in (finite[0], finite[-1]))) if finite else "–"
+    lost = len(ratios) - len(finite)
+    return said + (f" ({lost} diverges)" if lost == 1 else f" ({lost} diverge)" if lost else "")
 
 
 def stretches(side: Side) -> dict[str, Any]:

@@ -140,10 +140,9 @@ def _theory(result: Comparison) -> Iterator[Block]:
                 ranged(side.predicted_over),
                 *(number(_middle([getattr(p, name) for p in found]), 2) for name in ("correlation", "sharpness")),
                 number(max((p.reached for p in found), default=math.nan), 2),
-                f"{sum(p.held for p in found)}/{sum(len(p.stretches) for p in found)}",
             ]
         rows.append(cells)
-    more = " | linearised | follows | sharpness | reached | holds" if predicted else ""
+    more = " | linearised | follows | sharpness | reached" if predicted else ""
     columns = f"<run | log rho | log rho_eq | corr. | lag | skew | jump | over V at rest{more}"
     yield table(columns, rows, "What moves, and what theory says of it")
     more = "" if predicted or asked else " --predict adds the theory in which V moves."
