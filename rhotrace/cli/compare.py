@@ -62,7 +62,8 @@ def compare(
     With --predict, the network linearised at its snapshots. The prediction starts anew at each snapshot.
     linearised: fluctuation predicted under freshly drawn batches, over that measured on the same stretches.
     follows: correlation of the prediction with the run, step by step, under the run's own batches.
-    sharpness: lr times the largest curvature of the linearised loss at the last snapshot, unstable from near 2.
+    sharpness: lr times the largest curvature of the linearised loss at the last snapshot.
+    reached: the largest sharpness along the predicted motion; a stretch that reaches 1.5 or diverges (∞) has no prediction.
     """
     from rhotrace.analysis.fluctuation import comparison
     from rhotrace.analysis.run_series import RunSeries

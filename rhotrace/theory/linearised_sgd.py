@@ -13,10 +13,15 @@ that rest, one kernel serves three cases:
     weight normalisation   t_k = (rho_k/||v_k||)^2
     V frozen               t_k = 0,  K = S g g^T with S = sum_k rho_k^-2
 
+A step uses the rows of its own batch, so the curvature that differs from batch to batch is in it exactly. What is left
+out is that K moves with the weights.
+
 Arrays are flat over outputs and samples: index c N + n of a vector is output c of sample n.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +82,21 @@ def sharpness(kernel: Floats, samples: int, lr: float) -> float:
     return float(lr * 2 * top / samples)
 
 
-def replay(kernel: Floats, g: Floats, y: Floats, batches: NDArray[np.int64], lr: float) -> Floats:
-    """delta before each step of SGD on the linearised network, (steps,).
+class Replay(NamedTuple):
+    """SGD on the linearised network.
+
+    Attributes:
+        delta: before each step, (steps,); NaN from where the network has no equilibrium, or is far from it (|delta| > 5).
+        drive: sum over the steps of 2 eta/b times the residuals of the batch, (CN,): the outputs end at ``g - K drive``.
+            None where they end without an equilibrium, or far from it.
+    """
+
+    delta: Floats
+    drive: Floats | None
+
+
+def replay(kernel: Floats, g: Floats, y: Floats, batches: NDArray[np.int64], lr: float) -> Replay:
+    """SGD on the linearised network, under given batches.
 
     Args:
         kernel: K, (CN, CN), symmetric.
@@ -86,20 +104,24 @@ def replay(kernel: Floats, g: Floats, y: Floats, batches: NDArray[np.int64], lr:
         y: targets, (C, N).
         batches: sample numbers of each step, (steps, b).
         lr: learning rate eta.
-
-    Returns:
-        delta; NaN from where the linearised network has no equilibrium, or is far from it (|delta| > 5).
     """
     offsets = np.arange(len(g)) * g.shape[1]
     g, y = g.flatten(), y.ravel()
-    delta = np.full(len(batches), np.nan)
+    delta, drive = np.full(len(batches), np.nan), np.zeros_like(g)
     scale = 2 * lr / batches.shape[1]
     with np.errstate(all="ignore"):  # what overflows is NaN from there on
         for step, batch in enumerate(batches):
-            a, q = y @ g, g @ g
-            if not (a > 0 and abs(np.log(q / a)) < _LOST):
+            delta[step] = _delta(g, y)
+            if np.isnan(delta[step]):
                 break
-            delta[step] = np.log(q / a)
             index = (offsets[:, None] + batch).ravel()
-            g -= scale * ((g[index] - y[index]) @ kernel[index])  # rows, for K is symmetric
-    return delta
+            residual = g[index] - y[index]
+            np.add.at(drive, index, scale * residual)  # a sample can be in a batch twice
+            g -= scale * (residual @ kernel[index])  # rows, for K is symmetric
+        return Replay(delta, None if np.isnan(_delta(g, y)) else drive)
+
+
+def _delta(g: Floats, y: Floats) -> float:
+    a, q = y @ g, g @ g
+    delta = float(np.log(q / a)) if a > 0 else np.nan
+    return delta if abs(delta) < _LOST else np.nan

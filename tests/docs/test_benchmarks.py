@@ -38,7 +38,8 @@ def run(tmp_path: Path, code: str) -> str:
         ),
         (
             "import prediction as b; b.BASE = b.BASE.replace('train: 1000', 'train: 60')\n"
-            "b.CONDITIONS = {'L = 2': ['network.depth=2', 'init.rho_k=1.0', 'steps=1500']}; b.main([])",
+            "b.CONDITIONS = {'L = 2': ['network.depth=2', 'init.rho_k=1.0', 'steps=1500']}; b.main(['L = 2'], b.Path('found.json'))\n"
+            "assert b.json.loads(b.Path('found.json').read_text())['runs'][0]['stretches']",
             "| L = 2 |",
         ),
         (

@@ -1,4 +1,4 @@
-"""SGD on the linearised network: held to real steps, to a toy with V at rest, and to a Lyapunov equation."""
+"""SGD on the linearised network: compared with real steps, with a toy with V at rest, and with Lyapunov equations."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_replay_is_the_recursion_of_its_definition(outputs):
     rng = np.random.default_rng(8)
     batches, lr = rng.integers(9, size=(30, 4)), 2e-3
     before = g.copy(), y.copy(), kernel.copy()
-    found = replay(kernel, g, y, batches, lr)
+    found, drive = replay(kernel, g, y, batches, lr)
     assert all(np.array_equal(a, b) for a, b in zip(before, (g, y, kernel), strict=True))
     K, now, expected = kernel.reshape(outputs, 9, outputs, 9), g.copy(), []
     for batch in batches:
@@ -139,14 +139,17 @@ def test_a_replay_is_the_recursion_of_its_definition(outputs):
         now = now - 2 * lr / 4 * sum(K[:, :, :, n] @ (now - y)[:, n] for n in batch)
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert any(len(set(batch)) < 4 for batch in batches)  # a sample twice in a batch
+    np.testing.assert_allclose(g.ravel() - kernel @ drive, now.ravel(), rtol=0, atol=1e-12)
 
 
 def test_a_replay_stops_where_there_is_no_equilibrium():
     y = np.ones((1, 4))
     batches = np.zeros((5, 1), dtype=np.int64)
-    assert np.isnan(replay(np.eye(4), -y, y, batches, 0.1)).all()
-    assert np.isnan(replay(np.eye(4), 0 * y, y, batches, 0.1)).all()
-    assert np.isnan(replay(np.eye(4), 1e3 * y, y, batches, 0.1)).all()
+    for g in (-y, 0 * y, 1e3 * y):
+        found = replay(np.eye(4), g, y, batches, 0.1)
+        assert np.isnan(found.delta).all()
+        assert found.drive is None
 
 
 def test_a_replay_beyond_the_edge_of_stability_runs_away_and_stays_lost():
@@ -158,13 +161,14 @@ def test_a_replay_beyond_the_edge_of_stability_runs_away_and_stays_lost():
     everything = np.tile(np.arange(12), (400, 1))
     edge = 2 / (2 * np.linalg.eigvalsh(kernel)[-1] / 12)
     for beyond in (1.2, 3, 1e3, 1e100):
-        delta = replay(kernel, g, y, everything, beyond * edge)
+        delta, drive = replay(kernel, g, y, everything, beyond * edge)
+        assert drive is None
         alive = np.isfinite(delta)
         assert alive[0]
         assert not alive[-1]
         assert (np.diff(alive.astype(int)) <= 0).all()
         assert np.abs(delta[alive]).max() <= 5
-    assert np.isfinite(replay(kernel, g, y, everything, 0.9 * edge)).all()
+    assert np.isfinite(replay(kernel, g, y, everything, 0.9 * edge).delta).all()
 
 
 # --- V at rest ---------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ def test_a_replay_without_turning_has_the_fluctuation_of_the_frozen_formula(norm
     g, y = np.full((1, 40), MEAN), LABELS[None]
     kernel = whole_kernel(np.zeros((40, 40)), g, rho_k, np.zeros_like(rho_k))
     batches = np.random.default_rng(21).integers(40, size=(20 * steps, batch_size))
-    measured = replay(kernel, g, y, batches, lr)[steps // 5 :].std()
+    measured = replay(kernel, g, y, batches, lr).delta[steps // 5 :].std()
     S = float(np.sum(rho_k**-2))
     expected = frozen_std(lr=lr, S=S, q=MEAN**2, step_variance=MEAN**2 * LABELS.var() / batch_size)
     assert measured == pytest.approx(expected, rel=0.05)
@@ -267,8 +271,31 @@ def test_a_replay_has_the_variance_of_a_lyapunov_equation(lr, batch_size, stretc
     assert expected < 0.05
 
     batches = rng.integers(samples, size=(80_000, batch_size))
-    delta = replay(kernel, g[None], y[None], batches, lr)
+    delta = replay(kernel, g[None], y[None], batches, lr).delta
     assert delta[0] == pytest.approx(0, abs=1e-12)
+    assert delta[500:].std() == pytest.approx(expected, rel=0.05)
+
+
+def test_a_replay_has_the_variance_of_a_lyapunov_equation_in_which_each_batch_has_a_curvature_of_its_own():
+    """With single samples and long steps, the noise that comes with the deviation is no longer small."""
+    samples, features, lr = 30, 3, 0.15
+    rng = np.random.default_rng(5)
+    basis, _ = np.linalg.qr(rng.standard_normal((samples, features)))
+    phi = basis * np.sqrt(samples)
+    y = 3 * basis @ rng.standard_normal(features) + 0.02 * rng.standard_normal(samples)
+    g = basis @ (basis.T @ y)
+
+    memory = np.eye(features) - 2 * lr / samples * phi.T @ phi
+    noise = 4 * lr**2 * phi.T @ np.diag((g - y) ** 2 / samples) @ phi
+    one = [np.eye(features) - 2 * lr * np.outer(row, row) for row in phi]  # the step of each sample
+    operator = np.mean([np.kron(step, step) for step in one], axis=0)
+    covariance = np.linalg.solve(np.eye(features**2) - operator, noise.ravel()).reshape(features, features)
+    slope = phi.T @ (2 * g / (g @ g) - y / (y @ g))
+    expected = np.sqrt(slope @ covariance @ slope)
+    mean_curvature = np.sqrt(slope @ solve_discrete_lyapunov(memory, noise) @ slope)
+    assert expected > 1.2 * mean_curvature
+
+    delta = replay(phi @ phi.T, g[None], y[None], rng.integers(samples, size=(100_000, 1)), lr).delta
     assert delta[500:].std() == pytest.approx(expected, rel=0.05)
 
 

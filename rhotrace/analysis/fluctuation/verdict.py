@@ -36,13 +36,30 @@ def cautions(result: Comparison) -> list[str]:
 
 
 def unpredicted(result: Comparison) -> list[str]:
-    """Which members have no prediction although it was asked for, and why."""
+    """Which members, or stretches, have no prediction although it was asked for, and why."""
     names = called(result.sides)
-    return [
+    lines = [
         f"{names[side.letter]}: no prediction for member {', '.join(str(m) for m, why in side.no_prediction.items() if why == reason)}: {reason}"
         for side in result.sides
         for reason in sorted(set(side.no_prediction.values()))
     ]
+    return lines + [line for side in result.sides for line in _nonlinear(side, names[side.letter])]
+
+
+def _nonlinear(side: Side, name: str) -> Iterator[str]:
+    """For which stretches the prediction is not given."""
+    found = [m.prediction for m in side.each if m.prediction]
+    beyond = [(p, s.reached) for p in found for s in p.stretches if not s.holds]
+    if beyond:
+        all_of = sum(len(p.stretches) for p in found)
+        members = ", ".join(dict.fromkeys(str(p.member) for p, _ in beyond))
+        how_many = f"{len(beyond)} of {all_of} stretches" if len(beyond) < all_of else "any stretch"
+        reached = _span([x for _, x in beyond], ".2g").replace("inf", "infinity")
+        yield (
+            f"{name}: the prediction is not given for {how_many} (member {members}), because lr x sharpness reaches {reached} "
+            f"along the predicted motion, not below {found[0].limit:g}: descent is near instability there, and the terms that "
+            "the linearised network leaves out decide"
+        )
 
 
 def verdicts(result: Comparison) -> list[str]:
@@ -334,6 +351,13 @@ def _theory(sides: Sequence[Side]) -> Iterator[str]:
             f"of {np.median(correlations):.2f} (median over members). It starts anew from the run's weights at each snapshot, so it "
             f"is tested over stretches of at most {REACH} evaluations."
         )
+        held, of = sum(p.held for p in each), sum(len(p.stretches) for p in each)
+        largest = max(s.reached for p in each for s in p.stretches if s.holds)
+        where = "in all its stretches" if held == of else f"in {held} of {of} stretches"
+        yield (
+            f"The linearisation holds {where}: lr x sharpness reaches {largest:.2g} along the predicted motion, below the "
+            f"limit of {each[0].limit:g}."
+        )
 
 
 def _span(values: Sequence[float] | Floats, digits: str = ".2f") -> str:
@@ -394,12 +418,6 @@ def _about_run(side: Side, name: str) -> Iterator[str]:
         yield (
             f"{name}: the fluctuation changes by more than a factor 2 from the first to the second half of the window "
             f"in {swelling} of {n} members: its size depends on when the run ends"
-        )
-    lost = [m.fluctuation.member for m in side.each if m.prediction and not np.isfinite(m.prediction.predicted)]
-    if lost:
-        yield (
-            f"{name}: the linearised network diverges in {len(lost)} of {n} members: only the terms that it leaves out "
-            "stabilise the real one, so these have no prediction"
         )
 
 

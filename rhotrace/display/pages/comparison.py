@@ -139,9 +139,10 @@ def _theory(result: Comparison) -> Iterator[Block]:
             cells += [
                 ranged(side.predicted_over),
                 *(number(_middle([getattr(p, name) for p in found]), 2) for name in ("correlation", "sharpness")),
+                number(max((p.reached for p in found), default=math.nan), 2),
             ]
         rows.append(cells)
-    more = " | linearised | follows | sharpness" if predicted else ""
+    more = " | linearised | follows | sharpness | reached" if predicted else ""
     columns = f"<run | log rho | log rho_eq | corr. | lag | skew | jump | over V at rest{more}"
     yield table(columns, rows, "What moves, and what theory says of it")
     more = "" if predicted or asked else " --predict adds the theory in which V moves."

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from components import batch_indices
+from components import batch_indices, equal_norms, mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL
 
 from rhotrace.analysis.fluctuation import linearised_prediction
-from rhotrace.analysis.fluctuation.linearised_prediction import Prediction, predict
+from rhotrace.analysis.fluctuation.linearised_prediction import LIMIT, Prediction, moved, predict
 from rhotrace.analysis.rebuild_network import data_and_network
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.config import recipe
@@ -42,6 +44,7 @@ RUNS = {
         f"optimizer={{kind: weight-norm, lr: 0.02, batch_size: 10, {REPLACED}}}",
         "init.rho_k=1.2",
     ),
+    "unstable": (*NOISY, f"optimizer={{kind: sgd, lr: 0.05, batch_size: 50, {REPLACED}}}", "init.rho_k=2.0"),
     "gd": (*NOISY, "optimizer={kind: gd, lr: 0.01}", "init.rho_k=2.0", "steps=300"),
     "linear": (
         *LINEAR,
@@ -82,6 +85,9 @@ def predicted(path, window=WINDOW):
         return predict(RunSeries(trace), dict.fromkeys(range(trace.members), window))
 
 
+known = functools.cache(predicted)  # for tests that change nothing
+
+
 def root_mean_square(found, name):
     return np.sqrt(np.mean([getattr(p, name) ** 2 for p in found.values()]))
 
@@ -111,14 +117,14 @@ def test_a_replay_of_a_linear_network_under_its_own_batches_is_the_run_itself(ru
             ones = np.ones(1)
             kernel = network.tangent_kernel(weights, x, torch.as_tensor(ones)[None])[0].numpy()
             kernel = whole_kernel(kernel, g, trace["rho_k"][start, member], ones)
-            found = replay(kernel, g, y, batches[:, member], of.lr[member])
+            found = replay(kernel, g, y, batches[:, member], of.lr[member]).delta
             assert np.ptp(found) > 0.05
             np.testing.assert_allclose(found, deltas[start:, member], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["linear", "linear-shuffled"])
 def test_the_prediction_for_a_linear_network_is_right_but_for_the_draw_of_its_batches(runs, name):
-    found = predicted(runs(name), (500, 1499))
+    found = known(runs(name), (500, 1499))
     assert [p.correlation for p in found.values()] == pytest.approx([1.0] * 4, abs=1e-9)
     ratio = root_mean_square(found, "predicted") / root_mean_square(found, "measured")
     assert ratio == pytest.approx(1, abs=0.2)
@@ -127,7 +133,7 @@ def test_the_prediction_for_a_linear_network_is_right_but_for_the_draw_of_its_ba
 def test_the_prediction_uses_each_members_own_batches_and_learning_rate_at_the_traced_steps(runs):
     with open_trace(runs("linear-own-ways")) as trace:
         assert any(s % 3 for s in trace.snapshot_steps() if s > 100)
-    found = predicted(runs("linear-own-ways"), (150, 699))
+    found = known(runs("linear-own-ways"), (150, 699))
     assert len(found[0].stretches) > 1
     for p in found.values():
         assert [s.correlation for s in p.stretches] == pytest.approx([1.0] * len(p.stretches), abs=1e-9)
@@ -138,18 +144,25 @@ def test_the_measured_fluctuation_is_that_of_the_run_about_a_line(runs):
     with open_trace(runs("linear-own-ways")) as trace:
         run = RunSeries(trace)
         steps, deltas = run.steps, run.delta
-    for member, p in predicted(runs("linear-own-ways"), (150, 699)).items():
+    for member, p in known(runs("linear-own-ways"), (150, 699)).items():
         for s in p.stretches:
             rows = (steps >= s.first) & (steps <= s.last)
             line = np.polynomial.Polynomial.fit(steps[rows], deltas[rows, member], 1)
             assert s.measured == pytest.approx((deltas[rows, member] - line(steps[rows])).std(), rel=1e-6)
 
 
+def test_the_curvature_of_a_linear_network_does_not_change_along_its_motion(runs):
+    for p in known(runs("linear"), (500, 1499)).values():
+        assert p.held == len(p.stretches) > 0
+        assert [s.reached for s in p.stretches] == pytest.approx([s.sharpness for s in p.stretches], rel=1e-6)
+        assert p.reached < p.limit == LIMIT
+
+
 # --- networks that are not ---------------------------------------------------------------------------------
 
 
 def test_the_prediction_for_noisy_labels_is_within_a_factor_of_two_where_the_frozen_one_is_not(runs):
-    found = predicted(runs("sgd"))
+    found = known(runs("sgd"))
     assert list(found) == [0, 1]
     for p in found.values():
         assert 0.5 < p.predicted / p.measured < 2, p
@@ -159,8 +172,71 @@ def test_the_prediction_for_noisy_labels_is_within_a_factor_of_two_where_the_fro
         assert len(p.stretches) > 2
 
 
+@pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0), (0.3, 2.5, 1.2)], ids=["descent", "weight-normalisation"])
+def test_the_weights_that_a_motion_leads_to_have_the_outputs_of_the_kernel_to_first_order(factors):
+    network, rng = mlp(5, 2, depth=3, width=7), np.random.default_rng(4)
+    start = equal_norms(network, 4, rho_k=1.3)
+    weights = tuple(torch.as_tensor(W)[None] for W in start)
+    x, drive, t = torch.as_tensor(rng.standard_normal((9, 5))), rng.standard_normal(18), np.array(factors)
+    g = network.forward(weights, x)[0].numpy()
+    turning = network.tangent_kernel(weights, x, torch.as_tensor(t)[None])[0].numpy()
+    kernel = whole_kernel(turning, g, np.full(3, 1.3), t)
+
+    def error(size):
+        after = network.forward(moved(network, weights, x, size * drive, t), x)[0].numpy()
+        return np.linalg.norm((after - g).ravel() / size + kernel @ drive)
+
+    assert error(1e-7) < 1e-4 * np.linalg.norm(kernel @ drive)
+    assert error(1e-4) / error(5e-5) == pytest.approx(2, rel=0.05)
+
+
+def test_where_the_predicted_motion_meets_too_large_a_curvature_there_is_no_prediction_and_it_would_be_wrong(runs):
+    holds, not_ = known(runs("sgd")), known(runs("unstable"))
+    for p in holds.values():
+        assert p.reached < 0.5 < LIMIT
+        assert p.held == len(p.stretches)
+    for p in not_.values():
+        assert p.reached > 2
+        assert p.held == 0
+        assert not any(s.holds for s in p.stretches)
+        assert np.isnan([p.measured, p.predicted, p.frozen, p.correlation]).all()
+        wrong = [not s.predicted > 0.5 * s.measured for s in p.stretches]
+        assert sum(wrong) >= 3
+
+
+def test_a_number_is_over_the_stretches_in_which_the_linearisation_holds(runs, monkeypatch):
+    whole = known(runs("sgd"))[0]
+    limit = sorted(s.reached for s in whole.stretches)[1]
+    monkeypatch.setattr(linearised_prediction, "LIMIT", limit)
+    p = predicted(runs("sgd"))[0]
+    held = [s for s in p.stretches if s.holds]
+    assert (len(held), p.held, p.limit) == (1, 1, limit)
+    assert (p.predicted, p.measured) == pytest.approx((held[0].predicted, held[0].measured), rel=1e-12)
+    assert p.reached == whole.reached
+
+
+def test_compare_says_where_the_linearisation_holds_and_why_there_is_no_prediction_elsewhere(runs, command):
+    paths = [str(runs("sgd")), str(runs("unstable"))]
+    code, output, _ = command("compare", *paths, "--predict", "--window", "800:1999")
+    assert code == 0
+    said = " ".join(output.split())
+    assert "unstable: the prediction is not given for any stretch (member 0, 1), because lr x sharpness reaches" in said
+    assert "not below 1.5: descent is near instability there" in said
+    assert "The linearisation holds in all its stretches: lr x sharpness reaches 0." in said
+    assert "below the limit of 1.5." in said
+    answer = json.loads(command("compare", *paths, "--predict", "--window", "800:1999", "--json")[1])
+    first, second = answer["sides"]
+    assert second["predicted_over"]["value"] is None
+    for member in second["each"]:
+        assert member["prediction"]["limit"] == 1.5
+        assert member["prediction"]["held"] == 0
+        assert member["prediction"]["predicted"] is None
+        assert {s["holds"] for s in member["prediction"]["stretches"]} == {False}
+    assert all(member["prediction"]["reached"] < 1.5 for member in first["each"])
+
+
 def test_the_prediction_is_the_same_bits_again(runs):
-    first, second = predicted(runs("sgd")), predicted(runs("sgd"))
+    first, second = known(runs("sgd")), predicted(runs("sgd"))
     assert first == second
     assert np.isfinite([first[0].measured, first[0].predicted, first[0].correlation]).all()
 
@@ -194,7 +270,7 @@ def test_nothing_disturbs_a_full_batch(runs):
 
 
 def test_weight_normalisation_turns_v_by_its_own_factor(runs, monkeypatch):
-    right = predicted(runs("weight-norm"))
+    right = known(runs("weight-norm"))
     monkeypatch.setattr(linearised_prediction, "tangent_factors", lambda rho_k, _v_norm=None: np.ones_like(rho_k))
     as_descent = predicted(runs("weight-norm"))
     for p, wrong in zip(right.values(), as_descent.values(), strict=True):
