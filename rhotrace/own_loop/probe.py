@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import RhoTraceError
 from rhotrace.own_loop.homogeneity import outputs_of
-from rhotrace.own_loop.measures import BATCH, FULL, TEST, LayerNorms, Seen, Sums, evaluation
+from rhotrace.own_loop.layer_norms import norms_of
+from rhotrace.own_loop.measures import BATCH, FULL, TEST, Seen, Sums, evaluation
 from rhotrace.own_loop.module_blocks import ModuleBlock, tensors_of
 from rhotrace.own_loop.optimizers import groups_of
 from rhotrace.own_loop.samples import Samples, as_targets
@@ -19,11 +20,12 @@ from rhotrace.own_loop.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    Pieces = dict[str, torch.Tensor]
+    Numbers = torch.Tensor | NDArray[np.float64]
+    Pieces = dict[str, Numbers]
 
 
 class Probe:
-    """Measures the steps of a module; all results are (width,) tensors in float64 on its device.
+    """Measures the steps of a module; all results are (width,) in float64, and none waits for its device.
 
     Args:
         model: a plain module.
@@ -35,8 +37,8 @@ class Probe:
         self._model, self._blocks, self._settings = model, blocks, settings
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
-        self._norms = LayerNorms(self.layers)
-        self._weights = self._norms.tensors
+        self._norms = norms_of(self.layers)
+        self._weights = [tensor for layer in self.layers for tensor in layer]
         self.device = self._weights[0].device
         self._before: list[torch.Tensor] = []
         self._zeros: dict[int, torch.Tensor] = {}
@@ -83,7 +85,9 @@ class Probe:
                     torch._foreach_copy_(self._before, weights)
             return found
 
-    def _gradient_norms(self, optimizers: Sequence[torch.optim.Optimizer]) -> torch.Tensor:
+    def _gradient_norms(self, optimizers: Sequence[torch.optim.Optimizer]) -> Numbers:
+        import torch
+
         gradients = [W.grad for W in self._weights]
         if any(G is None or G.is_sparse for G in gradients):
             gradients = [self._dense(k, G) for k, G in enumerate(gradients)]
@@ -91,7 +95,7 @@ class Probe:
         for one in optimizers:  # a fused optimizer unscales in its own kernel
             if getattr(one, "grad_scale", None) is not None:
                 scale: torch.Tensor = one.grad_scale  # type: ignore[attr-defined]
-                return norms / scale.double()
+                return torch.as_tensor(norms) / scale.double()
         return norms
 
     def _dense(self, number: int, gradient: torch.Tensor | None) -> torch.Tensor:

@@ -17,6 +17,8 @@ from rhotrace.recording.quantities import QUANTITIES
 if TYPE_CHECKING:
     import torch
 
+    Numbers = torch.Tensor | NDArray[np.float64]
+
 Array = NDArray[np.float64]
 
 BLOCK_STEPS = 1024
@@ -68,7 +70,7 @@ class Rows:
         self._due[cadence].append(pieces)
 
     def add(
-        self, pieces: Mapping[str, torch.Tensor], rates: list[float], own: Mapping[str, Any], size: int | None
+        self, pieces: Mapping[str, Numbers], rates: list[float], own: Mapping[str, Any], size: int | None
     ) -> None:
         """Completes a row.
 
@@ -155,8 +157,8 @@ def follows(name: str, measured: Collection[str]) -> bool:
     return "rho_k" in measured and (name == "log_rho" or ("a" in measured and "q" in measured))
 
 
-def _widths(pieces: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    return {name: int(values.numel()) for name, values in pieces.items()}
+def _widths(pieces: Mapping[str, Numbers]) -> dict[str, int]:
+    return {name: len(values) for name, values in pieces.items()}
 
 
 def _stacked(due: Sequence[Mapping[str, torch.Tensor]], widths: Mapping[str, int]) -> dict[str, Array]:
@@ -175,11 +177,11 @@ def split(rows: Array, widths: Mapping[str, int]) -> dict[str, Array]:
 
 
 class Ring:
-    """Rows of numbers on a device, written one after another and copied out together.
+    """Rows of numbers where the module is, written one after another and copied out together.
 
     Args:
         widths: numbers of each column of the row, by name.
-        device: of the rows.
+        device: of the module.
     """
 
     def __init__(self, widths: Mapping[str, int], device: torch.device) -> None:
@@ -190,13 +192,18 @@ class Ring:
         self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (8 * max(1, width))))
         self._rows = torch.empty(self.size, width, dtype=torch.float64, device=device)
         self._each = self._rows.unbind()
+        self._on_host = [*self._rows.numpy()] if device.type == "cpu" else []
         self.count = 0
 
-    def add(self, pieces: list[torch.Tensor]) -> None:
+    def add(self, pieces: Sequence[Numbers]) -> None:
         """Writes the next row: the columns one after another, each (width,)."""
         import torch
 
-        torch.cat(pieces, out=self._each[self.count])
+        if self._on_host:  # numpy's call costs half of torch's
+            there = [piece if type(piece) is np.ndarray else piece.numpy() for piece in pieces]
+            np.concatenate(there, out=self._on_host[self.count])
+        else:
+            torch.cat(cast("list[torch.Tensor]", pieces), out=self._each[self.count])
         self.count += 1
 
     def take(self) -> dict[str, Array]:
