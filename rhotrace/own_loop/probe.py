@@ -34,12 +34,15 @@ class Probe:
     """
 
     def __init__(self, model: torch.nn.Module, blocks: tuple[ModuleBlock, ...], settings: Settings) -> None:
+        import torch
+
         self._model, self._blocks, self._settings = model, blocks, settings
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
         self._norms = norms_of(self.layers)
         self._weights = [tensor for layer in self.layers for tensor in layer]
         self.device = self._weights[0].device
+        self._untraced = torch.no_grad()
         self._before: list[torch.Tensor] = []
         self._zeros: dict[int, torch.Tensor] = {}
         loss = settings.loss
@@ -69,9 +72,9 @@ class Probe:
         """Norms of weights and gradients, and of the velocity where that is measured."""
         import torch
 
-        with torch.no_grad():
+        with self._untraced:
             weights = self._weights
-            found = {"rho_k": self._norms(weights)}
+            found: Pieces = {"rho_k": self._norms(weights)}
             if self._settings.gradients:
                 found["grad_norm"] = self._gradient_norms(optimizers)
             if self.heavy_ball:
@@ -117,9 +120,9 @@ class Probe:
 
     def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
         """Learning rate of each layer; 0 of one that is not trained."""
-        now = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
-        if len(now) != len(self._known) or any(a is not b for a, b in zip(now, self._known, strict=True)):
-            self._known = now
+        known = self._known
+        if len(optimizers) != len(known) or any([one.param_groups is not old for one, old in zip(optimizers, known, strict=True)]):
+            self._known = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
             self._groups = [home[1] if home else {"lr": 0.0} for home in groups_of(optimizers, self.layers)]
             self._alike = len({*map(id, self._groups)}) == 1
         if self._alike:
@@ -165,10 +168,11 @@ class Probe:
 
         if not self._settings.updates and not (batch and self._settings.loss):
             return {}
-        with torch.no_grad():
+        with self._untraced:
             found: Pieces = {}
             if self._settings.updates:
-                found["update_norm"] = self._norms(list(torch._foreach_sub(self._weights, self._before)))
+                torch._foreach_sub_(self._before, self._weights)  # the update with its sign changed
+                found["update_norm"] = self._norms(self._before)
             if batch and self._settings.loss:
                 found |= self._of_outputs(batch)
             return found

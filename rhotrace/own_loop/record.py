@@ -355,7 +355,9 @@ class Recording:
         batch, self._batch, self._open = self._batch, [], False
         self._stepped.clear()
         pieces = self._probe.after(batch)
-        self._rows.add({**self._pieces, **pieces}, self._rates, own, _size(batch))
+        if not self._rows.begun:
+            self._rows.batch_size = _size(batch)
+        self._rows.add({**self._pieces, **pieces} if pieces else self._pieces, self._rates, own)
         self.steps += 1
         if self._rows.full or time.monotonic() > self._deadline:
             self.flush()

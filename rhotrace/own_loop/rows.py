@@ -69,23 +69,21 @@ class Rows:
         """Adds what was measured at the stride of a cadence, for the row that begins."""
         self._due[cadence].append(pieces)
 
-    def add(
-        self, pieces: Mapping[str, Numbers], rates: list[float], own: Mapping[str, Any], size: int | None
-    ) -> None:
+    def add(self, pieces: Mapping[str, Numbers], rates: list[float], own: Mapping[str, Any]) -> None:
         """Completes a row.
 
         Args:
             pieces: measured at every step; NaN stands for those of the first row that a later one lacks.
             rates: learning rate of each layer.
             own: values of the user's quantities.
-            size: samples of the step's batch.
 
         Raises:
             RhoTraceError: a value has no quantity, or not its length.
         """
         if self._ring is None:
-            self._ring, self.begun, self.batch_size = Ring(_widths(pieces), self._device), True, size
-        self._add_own(own)
+            self._ring, self.begun = Ring(_widths(pieces), self._device), True
+        if own or self._own:
+            self._add_own(own)
         widths = self._ring.widths
         if pieces.keys() == widths.keys():
             self._ring.add([*pieces.values()])
