@@ -89,7 +89,9 @@ def _parts(tensors: Tensors, rows: int) -> list[list[Piece]]:
                 free = rows
             end = min(size, done + free * ROW)
             whole = (done, end) == (0, size)
-            parts[-1].append((number, None if whole else slice(done, end), (*tensor.shape,) if whole else (end - done,)))
+            parts[-1].append(
+                (number, None if whole else slice(done, end), (*tensor.shape,) if whole else (end - done,))
+            )
             free -= -(-(end - done) // ROW)
             done = end
     return parts
@@ -105,7 +107,9 @@ class _Fill:
         alone: nothing else uses the buffer, so that its zeros remain.
     """
 
-    def __init__(self, part: list[Piece], buffer: NDArray[np.float64], sums: NDArray[np.float64], *, alone: bool) -> None:
+    def __init__(
+        self, part: list[Piece], buffer: NDArray[np.float64], sums: NDArray[np.float64], *, alone: bool
+    ) -> None:
         import torch
 
         self._pieces = [(number, cut) for number, cut, _ in part]

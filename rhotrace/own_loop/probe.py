@@ -121,7 +121,9 @@ class Probe:
     def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
         """Learning rate of each layer; 0 of one that is not trained."""
         known = self._known
-        if len(optimizers) != len(known) or any([one.param_groups is not old for one, old in zip(optimizers, known, strict=True)]):
+        if len(optimizers) != len(known) or any(
+            one.param_groups is not old for one, old in zip(optimizers, known, strict=True)
+        ):
             self._known = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
             self._groups = [home[1] if home else {"lr": 0.0} for home in groups_of(optimizers, self.layers)]
             self._alike = len({*map(id, self._groups)}) == 1
