@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     Tensors = Sequence[torch.Tensor]
-    Norms = Callable[[Tensors], torch.Tensor | NDArray[np.float64]]
+    Numbers = torch.Tensor | NDArray[np.float64]
+    Norms = Callable[[Tensors], Numbers]
 
 ROW = 1024  # numbers that are multiplied and added at once; BLAS takes one thread for so few
 ROWS = 256  # in the buffer, which is then 2 MiB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from rhotrace.own_loop.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    Numbers = torch.Tensor | NDArray[np.float64]
-    Pieces = dict[str, Numbers]
+    from rhotrace.own_loop.layer_norms import Numbers
+
+    Pieces = Mapping[str, Numbers]
 
 
 class Probe:
@@ -74,7 +75,7 @@ class Probe:
 
         with self._untraced:
             weights = self._weights
-            found: Pieces = {"rho_k": self._norms(weights)}
+            found: dict[str, Numbers] = {"rho_k": self._norms(weights)}
             if self._settings.gradients:
                 found["grad_norm"] = self._gradient_norms(optimizers)
             if self.heavy_ball:
@@ -142,15 +143,15 @@ class Probe:
 
     # --- on sets of samples -------------------------------------------------------------------------------------
 
-    def full(self) -> Pieces:
+    def full(self) -> dict[str, torch.Tensor]:
         """The sums over the training set."""
         return self._evaluated(self._settings.data, self._of_full, "full")
 
-    def test(self) -> Pieces:
+    def test(self) -> dict[str, torch.Tensor]:
         """The sums over the test set."""
         return self._evaluated(self._settings.test, self._of_test, "test")
 
-    def _evaluated(self, samples: Samples | None, sums: Sums | None, name: str) -> Pieces:
+    def _evaluated(self, samples: Samples | None, sums: Sums | None, name: str) -> dict[str, torch.Tensor]:
         if samples is None or sums is None or self._settings.loss is None:
             return {}
         outputs, targets = samples.evaluate(self._model, self._settings.loss, self.device)
@@ -171,7 +172,7 @@ class Probe:
         if not self._settings.updates and not (batch and self._settings.loss):
             return {}
         with self._untraced:
-            found: Pieces = {}
+            found: dict[str, Numbers] = {}
             if self._settings.updates:
                 torch._foreach_sub_(self._before, self._weights)  # the update with its sign changed
                 found["update_norm"] = self._norms(self._before)

@@ -55,6 +55,8 @@ from rhotrace.runfile.run_lock import RunLock
 if TYPE_CHECKING:
     import torch
 
+    from rhotrace.own_loop.layer_norms import Numbers
+
     Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
     Loss = str | Callable[..., torch.Tensor]
 
@@ -153,7 +155,7 @@ class Recording:
             )
         self._rows = Rows(settings, self._probe.device, self._probe.due)
         self._batch: list[tuple[Any, torch.Tensor]] = []
-        self._pieces: dict[str, torch.Tensor] = {}
+        self._pieces: Mapping[str, Numbers] = {}
         self._rates: list[float] = []
         self._stepped: list[torch.optim.Optimizer] = []
         self._open = False

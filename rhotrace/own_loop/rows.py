@@ -17,7 +17,7 @@ from rhotrace.recording.quantities import QUANTITIES
 if TYPE_CHECKING:
     import torch
 
-    Numbers = torch.Tensor | NDArray[np.float64]
+    from rhotrace.own_loop.layer_norms import Numbers
 
 Array = NDArray[np.float64]
 
@@ -198,7 +198,7 @@ class Ring:
         import torch
 
         if self._on_host:  # numpy's call costs half of torch's
-            there = [piece if type(piece) is np.ndarray else piece.numpy() for piece in pieces]
+            there = [piece if isinstance(piece, np.ndarray) else piece.numpy() for piece in pieces]
             np.concatenate(there, out=self._on_host[self.count])
         else:
             torch.cat(cast("list[torch.Tensor]", pieces), out=self._each[self.count])
