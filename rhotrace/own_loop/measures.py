@@ -1,4 +1,4 @@
-"""What a recording measures on the module's device: layer norms, and the sums over outputs.
+"""What a recording measures of the outputs, on the module's device.
 
 Nothing here synchronises with the host. All numbers are accumulated in float64.
 """
@@ -20,65 +20,10 @@ if TYPE_CHECKING:
 
     from rhotrace.recording.moment import Moment
 
-_SMALL = 1 << 14  # numbers in a tensor that is stacked with others, as in ``recording.quantities.layer_norms``
-
 BATCH = ("batch_a", "batch_q", "batch_c")
 FULL = ("a", "q", "loss", "error", "margin_min", "margin_quantile")
 TEST = ("test_loss", "test_error")
 DERIVED = ("log_rho", "log_rho_eq", "rho_eq_over_rho", "log_margin")
-
-
-class LayerNorms:
-    """Frobenius norms of the layers, each of which is one tensor or several; the bits are those of a recipe's run.
-
-    Args:
-        layers: the tensors of each layer.
-    """
-
-    def __init__(self, layers: Sequence[tuple[torch.Tensor, ...]]) -> None:
-        import torch
-
-        self.tensors = [tensor for layer in layers for tensor in layer]
-        self._on_processor = self.tensors[0].device.type == "cpu"
-        self._places: list[list[int]] = []
-        for number, tensor in enumerate(self.tensors):
-            last = self.tensors[self._places[-1][0]] if self._places else None
-            if last is not None and last.shape == tensor.shape and tensor.numel() <= _SMALL:
-                self._places[-1].append(number)
-            else:
-                self._places.append([number])
-        homes = [k for k, layer in enumerate(layers) for _ in layer]
-        self._homes = None
-        if len(homes) > len(layers):
-            self._homes = torch.tensor(homes, device=self.tensors[0].device)
-        self._layers = len(layers)
-
-    def __call__(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        """The norms of the layers, (L,) in float64.
-
-        Args:
-            tensors: one for each of ``self.tensors``, of its shape.
-        """
-        import torch
-
-        if not self._on_processor:
-            norms = torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
-        else:
-            norms = torch.cat([self._of(place, tensors) for place in self._places])
-        if self._homes is None:
-            return norms
-        total = torch.zeros(self._layers, dtype=torch.float64, device=norms.device)
-        return total.index_add_(0, self._homes, norms.square()).sqrt_()
-
-    def _of(self, place: list[int], tensors: list[torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        if len(place) == 1:
-            norms: torch.Tensor = torch.linalg.vector_norm(tensors[place[0]], dtype=torch.float64).reshape(1)
-        else:
-            stacked = torch.stack([tensors[k] for k in place])
-            norms = torch.linalg.vector_norm(stacked, dim=tuple(range(1, stacked.dim())), dtype=torch.float64)
-        return norms
 
 
 class OwnLoss(Loss):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rhotrace.errors import RhoTraceError
 from rhotrace.models.module_parts import ModulePart, random_parts
 from rhotrace.own_loop.homogeneity import outputs_of
-from rhotrace.own_loop.measures import BATCH, FULL, TEST, LayerNorms, Seen, Sums, evaluation
+from rhotrace.own_loop.layer_norms import norms_of
+from rhotrace.own_loop.measures import BATCH, FULL, TEST, Seen, Sums, evaluation
 from rhotrace.own_loop.module_blocks import tensors_of
 from rhotrace.own_loop.optimizers import groups_of
 from rhotrace.own_loop.samples import Samples, as_targets
@@ -20,11 +21,13 @@ from rhotrace.own_loop.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    Pieces = dict[str, torch.Tensor]
+    from rhotrace.own_loop.layer_norms import Numbers
+
+    Pieces = Mapping[str, Numbers]
 
 
 class Probe:
-    """Measures the steps of a module; all results are (width,) tensors in float64 on its device.
+    """Measures the steps of a module; all results are (width,) in float64, and none waits for its device.
 
     Args:
         model: a plain module.
@@ -33,12 +36,15 @@ class Probe:
     """
 
     def __init__(self, model: torch.nn.Module, blocks: tuple[ModulePart, ...], settings: Settings) -> None:
+        import torch
+
         self._model, self._blocks, self._settings = model, blocks, settings
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
-        self._norms = LayerNorms(self.layers)
-        self._weights = self._norms.tensors
+        self._norms = norms_of(self.layers)
+        self._weights = [tensor for layer in self.layers for tensor in layer]
         self.device = self._weights[0].device
+        self._untraced = torch.no_grad()
         self._before: list[torch.Tensor] = []
         self._zeros: dict[int, torch.Tensor] = {}
         loss = settings.loss
@@ -68,9 +74,9 @@ class Probe:
         """Norms of weights and gradients, and of the velocity where that is measured."""
         import torch
 
-        with torch.no_grad():
+        with self._untraced:
             weights = self._weights
-            found = {"rho_k": self._norms(weights)}
+            found: dict[str, Numbers] = {"rho_k": self._norms(weights)}
             if self._settings.gradients:
                 found["grad_norm"] = self._gradient_norms(optimizers)
             if self.heavy_ball:
@@ -84,7 +90,9 @@ class Probe:
                     torch._foreach_copy_(self._before, weights)
             return found
 
-    def _gradient_norms(self, optimizers: Sequence[torch.optim.Optimizer]) -> torch.Tensor:
+    def _gradient_norms(self, optimizers: Sequence[torch.optim.Optimizer]) -> Numbers:
+        import torch
+
         gradients = [W.grad for W in self._weights]
         if any(G is None or G.is_sparse for G in gradients):
             gradients = [self._dense(k, G) for k, G in enumerate(gradients)]
@@ -92,7 +100,7 @@ class Probe:
         for one in optimizers:  # a fused optimizer unscales in its own kernel
             if getattr(one, "grad_scale", None) is not None:
                 scale: torch.Tensor = one.grad_scale  # type: ignore[attr-defined]
-                return norms / scale.double()
+                return torch.as_tensor(norms) / scale.double()
         return norms
 
     def _dense(self, number: int, gradient: torch.Tensor | None) -> torch.Tensor:
@@ -114,9 +122,11 @@ class Probe:
 
     def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
         """Learning rate of each layer; 0 of one that is not trained."""
-        now = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
-        if len(now) != len(self._known) or any(a is not b for a, b in zip(now, self._known, strict=True)):
-            self._known = now
+        known = self._known
+        if len(optimizers) != len(known) or any(
+            one.param_groups is not old for one, old in zip(optimizers, known, strict=True)
+        ):
+            self._known = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
             self._groups = [home[1] if home else {"lr": 0.0} for home in groups_of(optimizers, self.layers)]
             self._alike = len({*map(id, self._groups)}) == 1
         if self._alike:
@@ -134,15 +144,15 @@ class Probe:
 
     # --- on sets of samples -------------------------------------------------------------------------------------
 
-    def full(self) -> Pieces:
+    def full(self) -> dict[str, torch.Tensor]:
         """The sums over the training set."""
         return self._evaluated(self._settings.data, self._of_full, "full")
 
-    def test(self) -> Pieces:
+    def test(self) -> dict[str, torch.Tensor]:
         """The sums over the test set."""
         return self._evaluated(self._settings.test, self._of_test, "test")
 
-    def _evaluated(self, samples: Samples | None, sums: Sums | None, name: str) -> Pieces:
+    def _evaluated(self, samples: Samples | None, sums: Sums | None, name: str) -> dict[str, torch.Tensor]:
         if samples is None or sums is None or self._settings.loss is None:
             return {}
         outputs, targets = samples.evaluate(self._model, self._settings.loss, self.device)
@@ -162,10 +172,11 @@ class Probe:
 
         if not self._settings.updates and not (batch and self._settings.loss):
             return {}
-        with torch.no_grad():
-            found: Pieces = {}
+        with self._untraced:
+            found: dict[str, Numbers] = {}
             if self._settings.updates:
-                found["update_norm"] = self._norms(list(torch._foreach_sub(self._weights, self._before)))
+                torch._foreach_sub_(self._before, self._weights)  # the update with its sign changed
+                found["update_norm"] = self._norms(self._before)
             if batch and self._settings.loss:
                 found |= self._of_outputs(batch)
             return found

@@ -55,6 +55,8 @@ from rhotrace.runfile.run_lock import RunLock
 if TYPE_CHECKING:
     import torch
 
+    from rhotrace.own_loop.layer_norms import Numbers
+
     Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
     Loss = str | Callable[..., torch.Tensor]
 
@@ -153,7 +155,7 @@ class Recording:
             )
         self._rows = Rows(settings, self._probe.device, self._probe.due)
         self._batch: list[tuple[Any, torch.Tensor]] = []
-        self._pieces: dict[str, torch.Tensor] = {}
+        self._pieces: Mapping[str, Numbers] = {}
         self._rates: list[float] = []
         self._stepped: list[torch.optim.Optimizer] = []
         self._open = False
@@ -355,7 +357,9 @@ class Recording:
         batch, self._batch, self._open = self._batch, [], False
         self._stepped.clear()
         pieces = self._probe.after(batch)
-        self._rows.add({**self._pieces, **pieces}, self._rates, own, _size(batch))
+        if not self._rows.begun:
+            self._rows.batch_size = _size(batch)
+        self._rows.add({**self._pieces, **pieces} if pieces else self._pieces, self._rates, own)
         self.steps += 1
         if self._rows.full or time.monotonic() > self._deadline:
             self.flush()

@@ -17,6 +17,8 @@ from rhotrace.recording.quantities import QUANTITIES
 if TYPE_CHECKING:
     import torch
 
+    from rhotrace.own_loop.layer_norms import Numbers
+
 Array = NDArray[np.float64]
 
 BLOCK_STEPS = 1024
@@ -67,23 +69,21 @@ class Rows:
         """Adds what was measured at the stride of a cadence, for the row that begins."""
         self._due[cadence].append(pieces)
 
-    def add(
-        self, pieces: Mapping[str, torch.Tensor], rates: list[float], own: Mapping[str, Any], size: int | None
-    ) -> None:
+    def add(self, pieces: Mapping[str, Numbers], rates: list[float], own: Mapping[str, Any]) -> None:
         """Completes a row.
 
         Args:
             pieces: measured at every step; NaN stands for those of the first row that a later one lacks.
             rates: learning rate of each layer.
             own: values of the user's quantities.
-            size: samples of the step's batch.
 
         Raises:
             RhoTraceError: a value has no quantity, or not its length.
         """
         if self._ring is None:
-            self._ring, self.begun, self.batch_size = Ring(_widths(pieces), self._device), True, size
-        self._add_own(own)
+            self._ring, self.begun = Ring(_widths(pieces), self._device), True
+        if own or self._own:
+            self._add_own(own)
         widths = self._ring.widths
         if pieces.keys() == widths.keys():
             self._ring.add([*pieces.values()])
@@ -155,8 +155,8 @@ def follows(name: str, measured: Collection[str]) -> bool:
     return "rho_k" in measured and (name == "log_rho" or ("a" in measured and "q" in measured))
 
 
-def _widths(pieces: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    return {name: int(values.numel()) for name, values in pieces.items()}
+def _widths(pieces: Mapping[str, Numbers]) -> dict[str, int]:
+    return {name: len(values) for name, values in pieces.items()}
 
 
 def _stacked(due: Sequence[Mapping[str, torch.Tensor]], widths: Mapping[str, int]) -> dict[str, Array]:
@@ -175,11 +175,11 @@ def split(rows: Array, widths: Mapping[str, int]) -> dict[str, Array]:
 
 
 class Ring:
-    """Rows of numbers on a device, written one after another and copied out together.
+    """Rows of numbers where the module is, written one after another and copied out together.
 
     Args:
         widths: numbers of each column of the row, by name.
-        device: of the rows.
+        device: of the module.
     """
 
     def __init__(self, widths: Mapping[str, int], device: torch.device) -> None:
@@ -190,13 +190,18 @@ class Ring:
         self.size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (8 * max(1, width))))
         self._rows = torch.empty(self.size, width, dtype=torch.float64, device=device)
         self._each = self._rows.unbind()
+        self._on_host = [*self._rows.numpy()] if device.type == "cpu" else []
         self.count = 0
 
-    def add(self, pieces: list[torch.Tensor]) -> None:
+    def add(self, pieces: Sequence[Numbers]) -> None:
         """Writes the next row: the columns one after another, each (width,)."""
         import torch
 
-        torch.cat(pieces, out=self._each[self.count])
+        if self._on_host:  # numpy's call costs half of torch's
+            there = [piece if isinstance(piece, np.ndarray) else piece.numpy() for piece in pieces]
+            np.concatenate(there, out=self._on_host[self.count])
+        else:
+            torch.cat(cast("list[torch.Tensor]", pieces), out=self._each[self.count])
         self.count += 1
 
     def take(self) -> dict[str, Array]:
