@@ -25,4 +25,6 @@ def training(folder: Path, effort: Effort) -> Iterator[Row]:
             if row["ratio"] > workload.goal:
                 row["parts"] = step_parts(content, effort)
                 row["why"] = in_words(row)
+                if row["low"] <= workload.goal:
+                    row["why"] += " The goal lies within the range of the pairs."
         yield row
