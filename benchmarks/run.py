@@ -103,7 +103,11 @@ def main() -> None:
             if time.perf_counter() - began > 60 * words.minutes:
                 result.setdefault("cut_short", []).append(name)
             each.close()
-        result["machine"] |= {"load_at_end": os.getloadavg()[0], "minutes": (time.perf_counter() - began) / 60}
+        minutes = {"minutes": (time.perf_counter() - began) / 60, "processor_minutes": sum(os.times()[:4]) / 60}
+        result["machine"] |= {"load_at_end": os.getloadavg()[0], **minutes}
+        print(
+            f"{60 * minutes['minutes']:4.0f} s  {name}: done, {60 * minutes['processor_minutes']:.0f} s of the processor so far"
+        )
         (words.output / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         (words.output / "speed.md").write_text(markdown(result), encoding="utf-8")
     picture(result, words.output / "speed.png")

@@ -40,6 +40,7 @@ def growth(_: Path, effort: Effort) -> Iterator[Row]:
 def _each(go: Loop, effort: Effort) -> float:
     """Seconds of a step."""
     steps = 3
+    go(steps)
     steps = max(steps, int(effort.seconds / max(go(steps) / steps, 1e-5)))
     return min(go(steps) / steps for _ in range(2))
 

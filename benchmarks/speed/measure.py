@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+MOST = 4000  # steps of one side of a pair
 HERE = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 Loop = Callable[[int], float]  # processor seconds of some steps
@@ -21,7 +23,8 @@ class Effort:
     """How thoroughly to measure.
 
     Attributes:
-        seconds: of one side of a pair, about.
+        seconds: of one side of a pair, about. A training writes its state once a second, so that a shorter one writes it more
+            often for each step than a long one does.
         rounds: pairs.
         quick: only what shows that everything still runs.
         long: steps of the run that is analyzed.
@@ -30,7 +33,7 @@ class Effort:
         limits: of the machine; see ``limits``.
     """
 
-    seconds: float = 0.3
+    seconds: float = 0.5
     rounds: int = 5
     quick: bool = False
     long: int = 1_000_000
@@ -44,9 +47,13 @@ QUICK = {"seconds": 0.01, "rounds": 1, "quick": True, "long": 3000, "longest": 3
 
 def paired(ours: Loop, theirs: Loop, effort: Effort, rounds: int | None = None) -> Row:
     """Median and range of the ratio of two loops that take turns, and microseconds per step of each."""
-    steps = 2 if effort.quick else 4
-    while (took := max(ours(steps), theirs(steps))) < effort.seconds / 4 and steps < 4000:
-        steps = min(4000, int(steps * min(20.0, 1.1 * effort.seconds / max(took, 1e-3))) + 1)
+    steps, took = 2, 0.0
+    while (
+        took < effort.seconds / 4 and steps < MOST
+    ):  # of the bare loop, as a training also writes its blocks and state
+        took = theirs(steps)
+        steps = max(2, min(MOST, math.ceil(effort.seconds * steps / max(took, 1e-3))))
+    ours(2)
     pairs = [(ours(steps), theirs(steps)) for _ in range(min(rounds or effort.rounds, effort.rounds))]
     ratios = sorted(a / b for a, b in pairs)
     mine, other = (1e6 * statistics.median(p[k] for p in pairs) / steps for k in (0, 1))

@@ -44,7 +44,7 @@ def markdown(result: Row) -> str:
     lines = [
         "# Speed\n",
         f"Written by `python benchmarks/run.py` on {of['date']}: {of['processor']}, {of['cores']} cores, one thread, load "
-        f"{of['load_at_start']:.1f} at the start and {of.get('load_at_end', 0):.1f} at the end, {of.get('minutes', 0):.1f} minutes; "
+        f"{of['load_at_start']:.1f} at the start and {of.get('load_at_end', 0):.1f} at the end, {of.get('minutes', 0):.1f} minutes ({of.get('processor_minutes', 0):.1f} of the processor); "
         f"Python {of['python']}, {packages}.\n",
         "Ratios are of processor time, median (range), RhoTrace over the other; below 1, RhoTrace is faster. *Of the limit* is the least time "
         "that the products (at the product peak) or the memory allow, over the time taken; for whole commands, the time of a process that "

@@ -21,6 +21,8 @@ from .workloads import DEEP8
 
 SHORT = 2000  # steps of the run whose rows are stretched
 BLOCK = 20_000
+UNITS = {"seconds": "s", "peak_MB": "MB"}
+Asked = dict[str, tuple[tuple[object, ...], Row]]  # label: words of the command, and its goals
 PICTURES = ("rho", "layers", "margins", "loss", "fluctuation", "transient")
 
 
@@ -58,40 +60,41 @@ def reading(folder: Path, effort: Effort) -> Iterator[Row]:
     """Analysis, figures and report of a run of a million steps; analysis of one of deep8's length."""
     four = ("members.seeds=4",)
     short = long_run(folder, SHORT if effort.quick else 8000, *four)
-    yield from _commands(short, "L = 8, 4 members", [(("analyze", short, "--fit-transient"), {"seconds": 1.0})])
+    fit = {"analyze --fit-transient": (("analyze", short, "--fit-transient"), {"seconds": 1.0})}
+    yield from _commands(short, "L = 8, 4 members", fit)
     if effort.quick:
         return
     path = long_run(folder, effort.long, *four)
-    asked = [
-        (("analyze", path), {"seconds": 2.0, "peak_MB": 300.0}),
-        (("plot", path, "--what", "rho", "-o", folder / "rho.png"), {}),
-        (("plot", path, "--what", "transient", "-o", folder / "transient.png"), {}),
-        (("report", path, "-o", folder / "report.html"), {}),
-    ]
+    asked: Asked = {
+        "analyze": (("analyze", path), {"seconds": 2.0, "peak_MB": 300.0}),
+        "plot rho": (("plot", path, "--what", "rho", "-o", folder / "rho.png"), {}),
+        "plot transient": (("plot", path, "--what", "transient", "-o", folder / "transient.png"), {}),
+        "report": (("report", path, "-o", folder / "report.html"), {}),
+    }
     yield from _commands(path, "L = 8, 4 members", asked)
 
 
 def pictures(folder: Path, effort: Effort) -> Iterator[Row]:
     """Each picture of a run of ten million steps."""
     path = long_run(folder, effort.longest, "network.depth=3", "members.seeds=1", "init.rho_k=0.5", "optimizer.lr=0.1")
-    kinds = PICTURES[:1] if effort.quick else PICTURES
-    asked = [
-        (("plot", path, "--what", kind, "-o", folder / f"{kind}.png"), {"seconds": 10.0, "peak_MB": 1000.0})
-        for kind in kinds
-    ]
+    asked: Asked = {
+        f"plot {kind}": (
+            ("plot", path, "--what", kind, "-o", folder / f"{kind}.png"),
+            {"seconds": 10.0, "peak_MB": 1000.0},
+        )
+        for kind in (PICTURES[:1] if effort.quick else PICTURES)
+    }
     yield from _commands(path, "L = 3, 1 member", asked)
 
 
-def _commands(path: Path, size: str, asked: list[tuple[tuple[object, ...], Row]]) -> Iterator[Row]:
+def _commands(path: Path, size: str, asked: Asked) -> Iterator[Row]:
+    """A row for each command, after one for a process that only reads the file."""
     with open_trace(path) as trace:
         of = f"{trace.steps:,} steps, {size}, {path.stat().st_size / 1e6:.0f} MB"
     floor = process("speed.reading:read_all", path)
     yield {"what": f"h5py reads every number: {of}", **floor}
-    for words, goal in asked:
-        name = " ".join(
-            map(str, (words[0], *(words[3:4] if words[0] == "plot" else words[2:3] if "--fit" in str(words) else ())))
-        )
-        row = {"what": f"{name}: {of}", "goal": goal, "limit_seconds": floor["seconds"], **rhotrace(*words)}
+    for label, (words, goal) in asked.items():
+        row = {"what": f"{label}: {of}", "goal": goal, "limit_seconds": floor["seconds"], **rhotrace(*words)}
         missed = [f"{row[what]:.1f} {UNITS[what]} (goal {most:g})" for what, most in goal.items() if row[what] > most]
         if missed:
             row["why"] = (
@@ -99,9 +102,6 @@ def _commands(path: Path, size: str, asked: list[tuple[tuple[object, ...], Row]]
                 f"every number by h5py takes {floor['seconds']:.1f} s and {floor['peak_MB']:.0f} MB."
             )
         yield row
-
-
-UNITS = {"seconds": "s", "peak_MB": "MB"}
 
 
 def size(folder: Path, effort: Effort) -> Iterator[Row]:
@@ -115,15 +115,14 @@ def size(folder: Path, effort: Effort) -> Iterator[Row]:
             raw = np.ascontiguousarray(trace[quantity.name])
             packed += len(zlib.compress(np.frombuffer(raw.tobytes(), np.uint8).reshape(-1, 8).T.tobytes(), 6))
         packed += sum(len(zlib.compress(W.tobytes())) for tensors in trace.state().values() for W in tensors)
-    stored = []
+    stored: list[int] = []
+
+    def count(_: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            stored.append(item.id.get_storage_size())
+
     with h5py.File(path) as file:
-        file.visititems(
-            lambda _, item: (
-                stored.append(item.id.get_storage_size())
-                if hasattr(item, "id") and isinstance(item, h5py.Dataset)
-                else None
-            )
-        )
+        file.visititems(count)
     whole = path.stat().st_size
     row = {
         "what": f"file size, {steps:,} steps, L = 8, 4 members",
