@@ -63,7 +63,12 @@ def markdown(result: Row) -> str:
             lines += [f"## {head}\n", *table(columns, [cells(row) for row in rows])]
     if missed:
         lines += ["## Goals that are missed, and why\n"]
-        lines += [f"- **{HEADS[part]}: {row['what']}**: {row['why']}" for part, row in missed] + [""]
+        starts = [row for part, row in missed if part == "starts"]
+        lines += [f"- **{HEADS[part]}: {row['what']}**: {row['why']}" for part, row in missed if part != "starts"]
+        if starts:
+            slowest = max(starts, key=lambda row: row["seconds"])
+            lines.append(f"- **Start of {len(starts)} commands**; the slowest is `{slowest['what']}`: {slowest['why']}")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -64,6 +64,7 @@ def test_the_benchmark_of_speed_writes_its_data_table_and_figure(tmp_path):
     assert f"{sgd['us']:.0f}" in page
     assert sgd["why"] in page
     assert "Out of time" not in page
+    assert "goals are reached.**" in page
     assert (tmp_path / "out" / "speed.png").stat().st_size > 1000
 
 
