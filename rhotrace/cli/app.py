@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from rhotrace.cli.analyze import analyze
 from rhotrace.cli.audit import audit
+from rhotrace.cli.benchmark import benchmark
 from rhotrace.cli.compare import compare
 from rhotrace.cli.exit_codes import CLOSED_PIPE, HELP, USER_ERROR
 from rhotrace.cli.export import export
@@ -80,6 +81,7 @@ for panel, command, example in (
     ("Run files", repair, "repair runs/deep8.h5 -o runs/deep8.repaired.h5"),
     ("Run files", export, "export runs/deep8.h5 --to csv --every 10"),
     ("Reference", quantities, "quantities --json"),
+    ("Reference", benchmark, "benchmark recipes/deep8.yaml --members 1,4,16"),
 ):
     app.command(epilog=f"Example: rhotrace {example}", rich_help_panel=panel)(command)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Reference")

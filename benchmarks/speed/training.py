@@ -1,0 +1,35 @@
+"""RhoTrace beside the loop that records nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rhotrace.config import recipe
+
+from .limits import least
+from .loops import bare, traced
+from .measure import Effort, Row, paired
+from .step_parts import in_words, step_parts
+from .workloads import DEEP8, workloads
+
+
+def training(folder: Path, effort: Effort) -> Iterator[Row]:
+    """A row for each workload; where its goal is missed, with the parts of its step.
+
+    Without minibatches a side takes a second, in which a training writes its state once; with them a block ends sooner.
+    """
+    for workload in workloads(folder, quick=effort.quick):
+        content = recipe.parse(DEEP8, list(workload.overrides))
+        own = effort if content.optimizer.minibatches or effort.quick else replace(effort, seconds=1.0, rounds=3)
+        row = {"what": workload.name, "beside": "bare loop", **paired(traced(content), bare(content), own)}
+        row |= least(content, effort.limits)
+        if workload.goal is not None:
+            row["goal"] = workload.goal
+            if row["ratio"] > workload.goal:
+                row["parts"] = step_parts(content, effort)
+                row["why"] = in_words(row)
+                if row["low"] <= workload.goal:
+                    row["why"] += " The goal lies within the range of the pairs."
+        yield row
