@@ -8,19 +8,21 @@ import pytest
 from own_study import write_study
 
 from rhotrace.display.blocks import Data, Paragraph
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import DataError, RhoTraceError
 from rhotrace.studies import run as studies
 from rhotrace.studies.catalogue import find
 from rhotrace.training.train import train
 
 
-def answered(path, folder, *, scale="small", stop_before=""):
+def answered(path, folder, *, scale="small", stop_before="", without_data=""):
     """The answer, and the names of the runs that were trained for it."""
     trained = []
 
     def trainer(recipe, file, source):
         if file.stem == stop_before:
             return False
+        if file.stem == without_data:
+            raise DataError("data: cifar-10 not found in a, b.\nWith a network: ...", brief="data: cifar-10 not found")
         assert source == path.parent / "own.yaml"
         trained.append(file.stem)
         train(recipe, file, device="cpu")
@@ -53,6 +55,24 @@ def test_a_study_whose_training_is_interrupted_has_no_answer_yet(tmp_path):
     found, trained = answered(path, runs)
     assert trained == ["large"]
     assert found.answer.verdict == "yes"
+
+
+def test_an_optional_run_without_its_data_is_left_out_and_another_is_an_error(tmp_path):
+    path, runs = write_study(tmp_path / "own"), tmp_path / "runs"
+    with pytest.raises(DataError, match="With a network"):
+        answered(path, runs, without_data="large")
+    text = path.read_text()
+    text = text.replace('("init.rho_k=2",))', '("init.rho_k=2",), optional=True)')
+    text = text.replace('runs["large"]', 'runs.get("large", runs["small"])')
+    path.write_text(text)
+    found, trained = answered(path, runs, without_data="large")
+    assert trained == []
+    assert found.left_out == ("large: data: cifar-10 not found",)
+    assert "Left out: large: data: cifar-10 not found." in (runs / "page.html").read_text(encoding="utf-8")
+    assert len(found.commands) == 1
+    found, trained = answered(path, runs)
+    assert trained == ["large"]
+    assert found.left_out == ()
 
 
 def test_a_run_of_another_recipe_is_not_replaced(tmp_path):
