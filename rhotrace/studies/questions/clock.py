@@ -68,7 +68,7 @@ class Depth:
         T: the same in time.
         held: tau of held norms over that of free norms at equal A.
         frozen: T of equation (5) with A and B of the start over T.
-        without: networks whose A at the start is not positive, so that frozen directions have no T.
+        without: networks that with their directions held would have no T.
         interpolation: error of a straight line over two snapshots, relative to the distance at equal tau.
     """
 
@@ -164,8 +164,8 @@ def of_depth(free: RunSeries, held: RunSeries) -> Depth:
         for i, mine in enumerate(at_T)
     ]
     result = scaling([free]).each[0]
-    frozen = np.array([free.transient.each[m].T_constant / T[m] for m in range(len(T))])
-    known = np.isfinite(frozen)
+    frozen = np.array([each.T_constant / each.T for each in free.transient.each])
+    frozen[~(frozen > 0)] = np.nan
     held_ratio, held_exponent = _held(free, held, members)
     return Depth(
         law=result.law,
@@ -180,7 +180,7 @@ def of_depth(free: RunSeries, held: RunSeries) -> Depth:
         T=result.clock.T if result.clock else NONE,
         held=held_ratio,
         frozen=_of_seeds(frozen, members),
-        without=int((~known).sum()),
+        without=int(np.isnan(frozen).sum()),
         interpolation=_interpolation(networks, members, ends) / float(near.mean()),
     )
 
@@ -243,13 +243,6 @@ def _interpolation(networks: _Networks, members: list[list[int]], ends: list[flo
     return float(np.mean(found))
 
 
-_LEAD = {
-    "yes": "the directions of different starts are the same at equal tau, up to T",
-    "no": "up to T, the directions of different starts are not the same at equal tau",
-    "undecided": "whether the directions of different starts are the same at equal tau up to T is undecided",
-}
-
-
 # --- the answer ------------------------------------------------------------------------------------------------
 
 
@@ -260,33 +253,34 @@ def answer(runs: Runs) -> Answer:
     parts = {L: depth.parts() for L, depth in depths.items()}
     decided = [", ".join(f"{v} at L = {L}" for L, each in parts.items() if (v := each[place])) for place in range(3)]
     conv_words = (
-        " Convolutional networks on CIFAR-10 (exponent, law, tau at equal A largest over smallest start): "
-        + "; ".join(
-            f"L = {L}: {ranged(one.systematic.whole)}, {one.law:g}, {ranged(one.clock.to_equal) if one.clock else 'none'}"
-            for L, one in conv.items()
-        )
+        " In convolutional networks on CIFAR-10 it is "
+        + "; ".join(f"L = {L}: {ranged(one.systematic.whole)} (law {one.law:g})" for L, one in conv.items())
+        + ", and tau at equal A, largest over smallest start, is "
+        + "; ".join(f"L = {L}: {ranged(one.clock.to_equal if one.clock else NONE)}" for L, one in conv.items())
         + "."
         if conv
-        else " Convolutional networks were not trained: CIFAR-10 is not available."
+        else " Convolutional networks were not trained, because CIFAR-10 is not available."
     )
 
     def each(of: Callable[[Depth], str]) -> str:
         return "; ".join(f"L = {L}: {of(depth)}" for L, depth in depths.items())
 
+    met = [sum(part[place] == "yes" for part in parts.values()) for place in range(3)]
     return Answer(
         verdict=verdict(list(depths.values())),
-        words=f"{_LEAD[_all([near for near, _, _ in parts.values()])]}. When the first of a seed's networks comes to its T, the distance of their directions at equal tau is "
-        "this many times that at equal time: {each(lambda d: ranged(d.against_time))}; and that between seeds: "
-        f"{each(lambda d: ranged(d.against_seeds))}. Both were to be below {NEAR:g}. "
-        "At half of that tau, where the outputs are smaller (added after looking), they are apart by this share of what they have "
-        f"turned: {each(lambda d: ranged(d.early))}; and up to T, the two smallest starts alone (likewise) by {each(lambda d: ranged(d.smaller))}. With the norms held, A comes to the same value at this many times the tau of free norms: "
-        f"{each(lambda d: ranged(d.held))}. With the directions held, T would be this many times as long: {each(lambda d: ranged(d.frozen))}. "
-        f"Largest over smallest start, tau at T is {each(lambda d: f'{ranged(d.clock)}, and T {ranged(d.T)}')}. "
-        f"The exponent of T, with systematic errors: {each(lambda d: f'{ranged(d.exponent)}, law {d.law:g}')}.{conv_words}",
+        words=f"of {len(depths)} depths, directions are the same at equal tau up to T at {met[0]}, held norms keep the clock at {met[1]}, and held "
+        f"directions have another T at {met[2]}. When the first of a seed's networks comes to its T, the distance between the directions of different "
+        f"starts at equal tau is this many times that at equal time: {each(lambda d: ranged(d.against_time))}; and that between seeds: "
+        f"{each(lambda d: ranged(d.against_seeds))}. Both were to be below {NEAR:g}. At half of that tau, where the outputs are smaller (added after "
+        f"looking), they are apart by this share of what they have turned: {each(lambda d: ranged(d.early))}. With the norms held, A comes to the same "
+        f"value at this many times the tau of free norms: {each(lambda d: ranged(d.held))}. With the directions held, T would be this many times as long: "
+        f"{each(lambda d: ranged(d.frozen))}. Largest over smallest start, tau at T is {each(lambda d: f'{ranged(d.clock)} where T is {ranged(d.T)}')}. "
+        f"The exponent of T, with systematic errors, is {each(lambda d: f'{ranged(d.exponent)} (law {d.law:g})')}.{conv_words}",
         limits="one pair of digits, 200 samples, one width, three starts at each depth, eight seeds. Directions between snapshots are on a "
         f"straight line; its error is up to {number(max(d.interpolation for d in depths.values()), 2)} of the distance at equal tau. Near T the directions "
         "turn fast, so that a small difference in tau is a large distance. With the directions held, "
-        f"{count(sum(d.without for d in depths.values()), 'network')} would never have a T, because A(0) is not positive; the ratio is of the others.",
+        f"{count(sum(d.without for d in depths.values()), 'network')} would have no T, because A(0) is not positive or rho(0) is not below half of "
+        "rho_eq(0); the ratio is of the others.",
         would_change="smaller starts, whose outputs stay small for more of the transient, if their directions were the same at equal tau up to T.",
         details=tuple(_details(runs, depths, decided)),
         values={

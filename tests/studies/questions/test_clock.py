@@ -14,7 +14,7 @@ from rhotrace.studies.questions import clock
 from rhotrace.studies.questions.clock import Depth
 
 GRID = "members={grid: [{rho_k: [0.3], lr: [0.6667], seeds: 2}, {rho_k: [0.6], lr: [0.1667], seeds: 2}]}"
-NETWORKS = ("network={kind: mlp, depth: 4, width: 8}", "init.rho_k=1", GRID, "steps=720", "record={snapshots: 100}")
+NETWORKS = ("network={kind: mlp, depth: 4, width: 8}", "init.rho_k=1", GRID, "steps=800", "record={snapshots: 100}")
 
 
 def near(value: float) -> Interval:
