@@ -101,7 +101,8 @@ def interpolation(evidence: Evidence) -> Finding:
 def minimum_norm(_: Evidence) -> Finding:
     """Minimum norm among interpolants."""
     return untestable(
-        "the smallest rho at which a ReLU network interpolates is not known; runs can only be compared with each other"
+        "the smallest rho at which a ReLU network interpolates is not known; runs can only be compared with each other: "
+        "`rhotrace study minimum-norm`"
     )
 
 
