@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -108,8 +109,8 @@ def _finished(path: Path, content: Recipe) -> bool:
 
 
 def _command(training: Training, source: Path, path: Path) -> str:
-    options = "".join(f" --set {override}" for override in training.overrides)
-    return f"rhotrace train {source}{options} -o {path}"
+    options = [word for override in training.overrides for word in ("--set", override)]
+    return shlex.join(["rhotrace", "train", str(source), *options, "-o", str(path)])
 
 
 def copy(name: str, to: Path) -> list[Path]:

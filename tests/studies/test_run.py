@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 
 import pytest
@@ -44,7 +45,16 @@ def test_runs_are_trained_once_and_then_used_again(tmp_path):
     again, trained = answered(path, runs)
     assert trained == []
     assert again.answer.values == first.answer.values
+    assert shlex.split(first.commands[1])[:2] == ["rhotrace", "train"]
     assert first.commands[1].endswith(f"own.yaml --set init.rho_k=2 -o {runs / 'large.h5'}")
+
+
+def test_the_commands_of_a_study_can_be_pasted_into_a_shell(tmp_path):
+    path, runs = write_study(tmp_path / "own"), tmp_path / "runs"
+    path.write_text(path.read_text().replace('"init.rho_k=2"', '"init={kind: equal-norms, rho_k: 2}"'))
+    found, _ = answered(path, runs)
+    words = shlex.split(found.commands[1])
+    assert words[words.index("--set") + 1] == "init={kind: equal-norms, rho_k: 2}"
 
 
 def test_a_study_whose_training_is_interrupted_has_no_answer_yet(tmp_path):

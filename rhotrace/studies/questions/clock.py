@@ -314,7 +314,7 @@ def _details(runs: Runs, depths: dict[int, Depth], decided: list[str]) -> list[B
         )
         for L, d in depths.items()
     ]
-    names = ("directions meet at equal tau", "held norms keep the clock", "held directions have another T")
+    names = ("Directions are the same at equal tau", "Held norms keep the clock", "Held directions have another T")
 
     def draw(L: int) -> Callable[[Path], None]:
         def figure(path: Path) -> None:
@@ -335,9 +335,9 @@ def _details(runs: Runs, depths: dict[int, Depth], decided: list[str]) -> list[B
         return figure
 
     return [
-        *(Paragraph(f"{name.capitalize()}: {words}.") for name, words in zip(names, decided, strict=True)),
+        *(Paragraph(f"{name}: {words}.") for name, words in zip(names, decided, strict=True)),
         table(
-            ">L | exponent of T | of held norms | V at equal tau / equal time | / other seed | / turned | / turned, at half of tau | / turned, two smallest starts | tau at T over starts | tau held/free | T frozen / T",
+            "L | exponent of T | of held norms | V at equal tau / equal time | / other seed | / turned | / turned, at half of tau | / turned, two smallest starts | tau at T over starts | tau held/free | T frozen / T",
             rows,
         ),
         *(

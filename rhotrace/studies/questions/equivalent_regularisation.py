@@ -201,7 +201,7 @@ def _trainings(*more: str) -> tuple[Training, ...]:
     for C, penalty in _BOUNDS.items():
         found += [
             Training(f"ivanov-{C}", _RECIPE, (f"optimizer.norms={{kind: ivanov, C: {C}}}", *more)),
-            Training(f"tikhonov-{C}", _RECIPE, (f"optimizer.norms={{kind: tikhonov, penalty: {penalty:f}}}", *more)),
+            Training(f"tikhonov-{C}", _RECIPE, (f"optimizer.norms={{kind: tikhonov, penalty: {penalty:g}}}", *more)),
         ]
     return (*found, Training("ivanov-4-start", _RECIPE, ("init.rho_k=1.5874", *more)))
 
