@@ -83,8 +83,9 @@ def no_step_law(trace: Trace) -> str:
         return no_sums(trace) or "does not apply: the outputs of the batches were not recorded"
     if unknown := _unmeasured(trace):
         return f"does not apply: {unknown}"
-    odd = all(block.degree is None for block in trace.layout.layers)
-    return "does not apply: the outputs are homogeneous in no layer" if odd else ""
+    odd = [block.degree is None for block in trace.layout.layers]
+    together = f"{no_degrees(trace)}, and the norms of all layers are set together" if law.whole and any(odd) else ""
+    return "does not apply: the outputs are homogeneous in no layer" if all(odd) else together
 
 
 def not_plain(trace: Trace) -> str:

@@ -310,6 +310,8 @@ class RunSeries:
             chosen = list(members)
             arrays, read = ({name: values[:, chosen] for name, values in own.items()} for own in (arrays, read))
             options, lr = {name: values[chosen] for name, values in options.items()}, _of_members(lr, chosen)
+        if law and law.norms:
+            options |= {name: trace.recipe["optimizer"]["norms"].get(name) for name in law.norms}
         dtype = trace.attributes["dtype"]
         return {**arrays, "lr": lr, "dtype": dtype, "law": law, "degree": np.array(degree), "read": {**read, **options}}
 

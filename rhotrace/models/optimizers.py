@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Lt
 from rhotrace.models.component import Component, PerMember, Registry
 from rhotrace.models.minibatches import Minibatches, Sampling
 from rhotrace.models.network import Block
-from rhotrace.models.norm_schedules import ConstantNorms, Norms
+from rhotrace.models.norm_schedules import ConstantNorms, Descended, Norms
 from rhotrace.models.schedules import Constant, Schedule
 
 if TYPE_CHECKING:
@@ -270,9 +270,10 @@ class NormControl(NormsApart):
 
         weights, (taken,) = state["weights"], state["taken"]
         taken.add_(1)
+        before = torch.cat([_frobenius(W) for W in weights], dim=2)  # (M, 1, L)
         _descend(weights, gradients, lr)
-        free = torch.cat([_frobenius(W) for W in weights], dim=2)  # (M, 1, L)
-        wanted = self.norms.norms(torch.cat(state["start"], dim=2), free, taken)
+        free = torch.cat([_frobenius(W) for W in weights], dim=2)
+        wanted = self.norms.norms(Descended(torch.cat(state["start"], dim=2), before, free, taken, lr))
         for k, W in enumerate(weights):
             W.mul_((wanted / free)[:, :, k : k + 1])
 

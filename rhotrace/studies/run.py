@@ -17,7 +17,7 @@ from rhotrace.config.trusted_code import named
 from rhotrace.display.blocks import Block, Code, Data, Heading, Paragraph
 from rhotrace.display.html.renderer import report_page
 from rhotrace.display.html.report import write_page as write_text
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import DataError, RhoTraceError
 from rhotrace.runfile.provenance import now, session, versions
 from rhotrace.runfile.reader import open_trace
 from rhotrace.studies.catalogue import find, recipe_file
@@ -30,12 +30,21 @@ Trainer = Callable[[Recipe, Path, Path], bool]  # recipe, run file, recipe's fil
 
 @dataclass(frozen=True)
 class Answered:
-    """A study with its answer, and the commands that train its runs by hand."""
+    """A study with its answer.
+
+    Attributes:
+        study: the question.
+        scale: ``small`` or ``gpu``.
+        answer: to it.
+        commands: that train its runs by hand.
+        left_out: optional runs whose data are not available, and why.
+    """
 
     study: Study
     scale: str
     answer: Answer
     commands: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def answered(
@@ -67,16 +76,22 @@ def answered(
     """
     if scale not in study.trainings:
         raise RhoTraceError(f"{study.name}: got scale {scale}, expected {' or '.join(study.trainings)}")
-    paths, commands = {}, []
+    paths, commands, left_out = {}, [], []
     for training in study.trainings[scale]:
         source, path = recipe_file(training, file), folder / file_name(training, scale)
         content = recipes.load(source, list(training.overrides), trust_code=trust_code)
-        if not _finished(path, content) and not train(content, path, source):
-            return None
+        try:
+            if not _finished(path, content) and not train(content, path, source):
+                return None
+        except DataError as absent:
+            if not training.optional:
+                raise
+            left_out.append(f"{training.name}: {absent.brief}")
+            continue
         paths[training.name] = path
         commands.append(_command(training, source, path, content))
     runs = {name: RunSeries(open_runs.enter_context(open_trace(path))) for name, path in paths.items()}
-    return Answered(study, scale, study.answer(runs), tuple(commands))
+    return Answered(study, scale, study.answer(runs), tuple(commands), tuple(left_out))
 
 
 def file_name(training: Training, scale: str) -> str:
@@ -103,9 +118,10 @@ def _finished(path: Path, content: Recipe) -> bool:
 
 
 def _command(training: Training, source: Path, path: Path, content: Recipe) -> str:
-    options = "".join(f" --set {shlex.quote(override)}" for override in training.overrides)
-    options += " --trust-code" if named(content.model_dump()) else ""
-    return f"rhotrace train {source}{options} -o {path}"
+    options = [word for override in training.overrides for word in ("--set", override)]
+    if named(content.model_dump()):
+        options.append("--trust-code")
+    return shlex.join(["rhotrace", "train", str(source), *options, "-o", str(path)])
 
 
 def copy(name: str, to: Path) -> list[Path]:
@@ -164,6 +180,7 @@ def _data(one: Answered) -> dict[str, Any]:
         "would_change": answer.would_change,
         "values": dict(answer.values),
         "commands": list(one.commands),
+        "left_out": list(one.left_out),
     }
 
 
@@ -173,6 +190,8 @@ def _section(one: Answered) -> Iterator[Block]:
     yield Paragraph(f"{study.question} ({study.source})")
     yield Paragraph(f"{answer.verdict.capitalize()}: {answer.words}", strong=True, apart=True)
     yield Paragraph(f"Limits: {answer.limits}")
+    if one.left_out:
+        yield Paragraph(f"Left out: {'; '.join(one.left_out)}.")
     yield Paragraph(f"What would change it: {answer.would_change}")
     yield from answer.details
     yield Heading("Runs", 3, f"{study.name}-runs", folded=True)

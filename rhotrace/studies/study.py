@@ -24,11 +24,13 @@ class Training:
         name: of the run, by which ``answer`` finds it at any scale; also of its file, ``NAME.h5`` or ``NAME-gpu.h5``.
         recipe: name of a shipped recipe, or of a file beside the study, without ``.yaml``.
         overrides: of the recipe, such as ``steps=4000``.
+        optional: where its data are not available, the study is answered without it.
     """
 
     name: str
     recipe: str
     overrides: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)

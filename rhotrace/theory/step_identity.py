@@ -9,7 +9,8 @@ eta obeys, without any approximation, under gradient descent on the full set or 
 and under weight normalisation ``gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)``, gamma_k = rho_k.
 The first two terms are the memo's flow, equation (3) and Lemma 1; the last is what finite steps add. For any other loss
 ``<W_k, dL/dW_k> = d_k c_b`` with c_b = mean <dL/dg, g> over the batch, by the chain rule and Euler's theorem; so -c_b/2
-stands for a_b - q_b in every law. Weight decay and momentum are derived at ``_decay`` and ``_heavy_ball``.
+stands for a_b - q_b in every law. Weight decay and momentum are derived at ``_decay`` and ``_heavy_ball``. Norms that are
+set after each step, by ``optimizer.kind: norm-control``, obey the laws from ``_held`` on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rhotrace.theory import norm_dynamics
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +68,8 @@ class Recorded:
         grad_norm: ||G_k||, (n, M, L).
         drive: d_k (a_b - q_b), or -d_k c_b/2, of every step but the last, (n - 1, M, 1 or L).
         eta: learning rate of every step but the last, broadcastable to that shape.
-        read: what else the law reads, by name: quantities (n, M, L), and options as ``eta``, zero where the run has none.
+        read: what else the law reads, by name: quantities (n, M, L), options as ``eta``, zero where the run has none,
+            and options of ``optimizer.norms`` as they are, NaN for null.
         dtype: of the weights.
     """
 
@@ -105,6 +109,8 @@ class StepLaw:
         predict: what the law says of recorded steps.
         quantities: that it reads beside rho_k, ||G_k|| and the sums of each step's batch.
         options: per-member options that it reads, from the run file's datasets of these names; zero without one.
+        norms: options of ``optimizer.norms`` that it reads, from the recipe.
+        whole: the norm of each layer after a step depends on those of all layers.
     """
 
     name: str
@@ -113,6 +119,8 @@ class StepLaw:
     predict: Callable[[Recorded], Step]
     quantities: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    whole: bool = False
 
 
 def _descent(run: Recorded) -> Step:
@@ -188,6 +196,64 @@ def _held(run: Recorded) -> Step:
     return Step(square[:-1], nothing, nothing, np.maximum(square[:-1], square[1:]))
 
 
+def _set(run: Recorded, norms: Floats, *terms: Floats) -> Step:
+    """A step that sets the norms; none of their change is called flow."""
+    square = norms**2
+    nothing = np.zeros_like(run.rho_k[1:])
+    return Step(square, nothing, nothing, _largest(run.rho_k[:-1] ** 2, run.rho_k[1:] ** 2, square, *terms))
+
+
+def _linear_norms(run: Recorded) -> Step:
+    taken = np.arange(1, len(run.rho_k))[:, None, None]
+    return _set(run, run.rho_k[0] * (1 + (run.read["factor"] - 1) * np.minimum(taken / run.read["steps"], 1)))
+
+
+def _step_norms(run: Recorded) -> Step:
+    taken = np.arange(1, len(run.rho_k))
+    passed = (taken[:, None] >= run.read["milestones"]).sum(axis=1)
+    return _set(run, run.rho_k[0] * (run.read["factor"] ** passed)[:, None, None])
+
+
+def _ivanov_norms(run: Recorded) -> Step:
+    free = _descent(run)
+    norms = np.sqrt(free.square)
+    log_rho = np.log(norms).sum(axis=2, keepdims=True)
+    shrunk = np.minimum((np.log(run.read["C"]) - log_rho) / norms.shape[2], 0)
+    return _set(run, norms * np.exp(shrunk), free.scale)
+
+
+def _closed_form_norms(run: Recorded) -> Step:
+    """Equation (5) with given A and B from norm to norm: ``time_to_reach`` of the recorded norm, compared with eta.
+
+    Their difference times the speed of equation (5) is by how much the norm is off, relative to its distance from
+    equilibrium. That avoids an inversion of the closed form. At equilibrium, where the time is not finite, the norm stays.
+    """
+    A, B, depth = run.read["A"], run.read["B"], run.rho_k.shape[2]
+    r = np.exp(np.log(run.rho_k).mean(axis=2, keepdims=True))
+    before, after = r[:-1], r[1:]
+    late = norm_dynamics.time_to_reach(after, before, A=A, B=B, depth=depth) - run.eta
+    equilibrium = (A / B) ** (1 / depth)
+    near = np.abs(before / equilibrium - 1) < _AT_REST * np.sqrt(ROUNDING[run.dtype])
+    speed = 2 * after ** (depth - 1) * (A - B * after**depth)
+    settling = np.exp(-2 * depth * A * equilibrium ** (depth - 2) * run.eta)
+    expected = np.where(near, equilibrium + (before - equilibrium) * settling, after - late * speed)
+    return _set(run, run.rho_k[:-1] * expected / before)
+
+
+def _tikhonov_norms(run: Recorded) -> Step:
+    """The step of descent and then the penalty lambda rho^2, implicitly: a - q = lambda rho^2 at rest."""
+    free, steps = _descent(run), run.read["steps"]
+    t = np.arange(len(run.rho_k) - 1)[:, None, None]
+    left = np.ones(t.shape) if np.isnan(steps) else np.maximum(1 - t / steps, 0) ** run.read["power"]
+    before = run.rho_k[:-1]
+    rho_over = np.exp(np.log(before).sum(axis=2, keepdims=True) - np.log(before))
+    pull = 2 * run.eta * run.read["penalty"] * left * rho_over**2
+    return _set(run, np.sqrt(free.square) / (1 + pull), free.scale / (1 + pull) ** 2)
+
+
+_AT_REST = 0.1  # rho_k/its equilibrium - 1 over the root of rounding, below which equation (5) is linear to rounding
+
+
 def _largest(*terms: Floats) -> Floats:
     return np.asarray(reduce(np.maximum, (np.abs(term) for term in terms)))
 
@@ -199,6 +265,11 @@ _HEAVY_BALL = (
     "+ eta^2 ||u_k(t+1)||^2"
 )
 _HELD = "rho_k(t+1) = rho_k(t)"
+_LINEAR = "rho_k(t) = rho_k(0) (1 + (factor - 1) min(t/steps, 1))"
+_STEPS = "rho_k(t) = rho_k(0) factor^(milestones up to t)"
+_IVANOV = "rho_k(t+1) = min(1, (C/rho)^(1/L)) times that of descent"
+_CLOSED_FORM = "d rho/dt = 2 L rho^((2L-2)/L) (A - B rho) over a time eta, with rho_k/rho_j as at the start"
+_TIKHONOV = "rho_k(t+1) = that of descent over 1 + 2 eta lambda(t) rho^2/rho_k^2"
 _WEIGHT_NORM = "gamma_k(t+1) = gamma_k + (2 eta d_k / gamma_k)(a_b - q_b)"
 
 LAWS: dict[str, StepLaw] = {
@@ -216,6 +287,11 @@ LAWS: dict[str, StepLaw] = {
         ),
         StepLaw("weight-norm", _WEIGHT_NORM, "", _weight_norm, quantities=("v_norm",)),
         StepLaw("held", _HELD, "", _held),
+        StepLaw("linear-norms", _LINEAR, "", _linear_norms, norms=("factor", "steps")),
+        StepLaw("step-norms", _STEPS, "", _step_norms, norms=("factor", "milestones")),
+        StepLaw("ivanov-norms", _IVANOV, "", _ivanov_norms, norms=("C",), whole=True),
+        StepLaw("closed-form-norms", _CLOSED_FORM, "", _closed_form_norms, norms=("A", "B"), whole=True),
+        StepLaw("tikhonov-norms", _TIKHONOV, "", _tikhonov_norms, norms=("penalty", "steps", "power"), whole=True),
     )
 }
 
@@ -243,7 +319,7 @@ def audit(
         dtype: of the weights; the step was taken with lr and the other options rounded to it.
         law: of the optimizer's steps.
         degree: of homogeneity of the outputs in each layer, (L,); 1 by default.
-        read: what else the law reads, by name: quantities (steps, M, L) and options (M,).
+        read: what else the law reads, by name: quantities (steps, M, L), options (M,), and those of ``optimizer.norms``.
 
     Returns:
         The audit, or None where fewer than two steps are finite.
@@ -302,6 +378,7 @@ def identity(
     given, none = read or {}, np.zeros(rho_k.shape[1])
     others = {name: given[name] for name in law.quantities}
     others |= {name: option(given.get(name, none)) for name in law.options}
+    others |= {name: np.asarray(given[name], dtype=np.float64) for name in law.norms}
     with np.errstate(all="ignore"):
         drive = _drive(batch_a, batch_q, degree)
         step = law.predict(Recorded(rho_k, grad_norm, drive, option(lr), others, dtype))

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 
 import pytest
 from own_study import write_study
 
 from rhotrace.display.blocks import Data, Paragraph
-from rhotrace.errors import RhoTraceError
+from rhotrace.errors import DataError, RhoTraceError
 from rhotrace.studies import run as studies
 from rhotrace.studies.catalogue import find
 from rhotrace.training.train import train
 
 
-def answered(path, folder, *, scale="small", stop_before=""):
+def answered(path, folder, *, scale="small", stop_before="", without_data=""):
     """The answer, and the names of the runs that were trained for it."""
     trained = []
 
     def trainer(recipe, file, source):
         if file.stem == stop_before:
             return False
+        if file.stem == without_data:
+            raise DataError("data: cifar-10 not found in a, b.\nWith a network: ...", brief="data: cifar-10 not found")
         assert source == path.parent / "own.yaml"
         trained.append(file.stem)
         train(recipe, file, device="cpu")
@@ -42,7 +45,16 @@ def test_runs_are_trained_once_and_then_used_again(tmp_path):
     again, trained = answered(path, runs)
     assert trained == []
     assert again.answer.values == first.answer.values
+    assert shlex.split(first.commands[1])[:2] == ["rhotrace", "train"]
     assert first.commands[1].endswith(f"own.yaml --set init.rho_k=2 -o {runs / 'large.h5'}")
+
+
+def test_the_commands_of_a_study_can_be_pasted_into_a_shell(tmp_path):
+    path, runs = write_study(tmp_path / "own"), tmp_path / "runs"
+    path.write_text(path.read_text().replace('"init.rho_k=2"', '"init={kind: equal-norms, rho_k: 2}"'))
+    found, _ = answered(path, runs)
+    words = shlex.split(found.commands[1])
+    assert words[words.index("--set") + 1] == "init={kind: equal-norms, rho_k: 2}"
 
 
 def test_a_study_whose_training_is_interrupted_has_no_answer_yet(tmp_path):
@@ -53,6 +65,24 @@ def test_a_study_whose_training_is_interrupted_has_no_answer_yet(tmp_path):
     found, trained = answered(path, runs)
     assert trained == ["large"]
     assert found.answer.verdict == "yes"
+
+
+def test_an_optional_run_without_its_data_is_left_out_and_another_is_an_error(tmp_path):
+    path, runs = write_study(tmp_path / "own"), tmp_path / "runs"
+    with pytest.raises(DataError, match="With a network"):
+        answered(path, runs, without_data="large")
+    text = path.read_text()
+    text = text.replace('("init.rho_k=2",))', '("init.rho_k=2",), optional=True)')
+    text = text.replace('runs["large"]', 'runs.get("large", runs["small"])')
+    path.write_text(text)
+    found, trained = answered(path, runs, without_data="large")
+    assert trained == []
+    assert found.left_out == ("large: data: cifar-10 not found",)
+    assert "Left out: large: data: cifar-10 not found." in (runs / "page.html").read_text(encoding="utf-8")
+    assert len(found.commands) == 1
+    found, trained = answered(path, runs)
+    assert trained == ["large"]
+    assert found.left_out == ()
 
 
 def test_a_run_of_another_recipe_is_not_replaced(tmp_path):

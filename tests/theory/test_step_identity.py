@@ -114,7 +114,8 @@ def test_ones_for_degrees_change_no_bit(train):
 
 def test_laws_are_found_by_their_names():
     assert all(isinstance(law, StepLaw) and law.name == name for name, law in LAWS.items())
-    assert set(LAWS) == {"descent", "decay", "heavy-ball", "held", "weight-norm"}
+    controlled = {f"{kind}-norms" for kind in ("linear", "step", "ivanov", "closed-form", "tikhonov")}
+    assert set(LAWS) == {"descent", "decay", "heavy-ball", "held", "weight-norm"} | controlled
 
 
 def test_nothing_finite_is_nothing_to_check():

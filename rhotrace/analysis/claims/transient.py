@@ -42,7 +42,7 @@ def longer(evidence: Evidence) -> Finding:
     words = ", ".join(f"{T:.4g} at {r:g}" for r, T in centres.items())
     return judged(
         list(centres.values()) == sorted(centres.values()),
-        f"geometric mean of T (lr x steps) by {shown}: {words}; exponents, and depth: `rhotrace scaling`",
+        f"geometric mean of T (lr x steps) by {shown}: {words}; exponents, and depth: `rhotrace scaling`; why: `rhotrace study clock`",
         "longer at every smaller start",
     )
 
@@ -50,7 +50,7 @@ def longer(evidence: Evidence) -> Finding:
 def ivanov(_: Evidence) -> Finding:
     """Equation (9)."""
     return untestable(
-        "needs runs under rho <= C, `optimizer: {kind: norm-control, norms: {kind: ivanov, C: …}}`, to compare with"
+        "needs runs under rho <= C, `optimizer: {kind: norm-control, norms: {kind: ivanov, C: …}}`; `rhotrace study equivalent-regularisation`"
     )
 
 
@@ -101,7 +101,8 @@ def interpolation(evidence: Evidence) -> Finding:
 def minimum_norm(_: Evidence) -> Finding:
     """Minimum norm among interpolants."""
     return untestable(
-        "the smallest rho at which a ReLU network interpolates is not known; runs can only be compared with each other"
+        "the smallest rho at which a ReLU network interpolates is not known; runs can only be compared with each other: "
+        "`rhotrace study minimum-norm`"
     )
 
 

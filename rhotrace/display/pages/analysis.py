@@ -239,7 +239,7 @@ def _audit(result: Analysis) -> Iterator[Block]:
         return
     step, member, layer = audit.where
     held = result.summary["optimizer"] == "norm-control"
-    identity = "the norms are held" if held else f"{paper.cite('eq3')}, with its finite-step term"
+    identity = "the norms follow their schedule" if held else f"{paper.cite('eq3')}, with its finite-step term"
     verdict = "holds to rounding" if audit.holds else "does NOT hold"
     yield Paragraph(
         f"discrete step identity ({identity}): {verdict} in {audit.checked} checks; "

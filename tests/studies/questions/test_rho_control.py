@@ -32,8 +32,11 @@ def runs(controlled, best):
     return {
         "starts-gd": run([0.5, 1, 2, 4], [0.12, 0.11, 0.10, 0.09]),
         "control-constant": run([2, 3, 4], [controlled, 0.11, 0.11], best),
-        **{f"control-{name}": run([1], [0.11]) for name in ("linear", "step", "ivanov")},
+        **{f"control-{name}": run([1], [0.11]) for name in rho_control.SCHEDULES},
     }
+
+
+TITLE = "3 against 8 (MNIST)"
 
 
 @pytest.mark.parametrize(
@@ -43,9 +46,32 @@ def runs(controlled, best):
 def test_a_schedule_must_be_better_at_the_end_and_at_the_best_time(end, best, verdict):
     found = rho_control.answer(runs(end, best))
     assert found.verdict == verdict
-    assert found.values["best_start"] == "rho_k(0) 4"
-    against = found.values["against_free"]["held, rho_k(0) 2"]
+    assert found.values[TITLE]["best_start"] == "rho_k(0) 4"
+    against = found.values[TITLE]["against_free"]["held, rho_k(0) 2"]
     assert against.value == pytest.approx(end - 0.11, abs=3e-4)
+
+
+def test_without_cifar_it_is_answered_on_mnist_and_says_so():
+    small = runs(0.08, 0.04)
+    found = rho_control.answer(small)
+    assert list(found.values) == [TITLE]
+    assert "Not trained: automobile against bird (CIFAR-10), because the data are not available." in found.words
+    cifar = {name.replace("control", "control-cifar"): run for name, run in runs(0.11, 0.05).items()}
+    cifar["starts-cifar"] = cifar.pop("starts-gd")
+    both = rho_control.answer(small | cifar)
+    assert list(both.values) == [TITLE, "automobile against bird (CIFAR-10)"]
+    assert "Not trained" not in both.words
+    assert both.verdict == "in part"  # yes on one, undecided on the other
+    assert "for 9 comparisons at once" in found.limits
+    assert "for 18 comparisons at once" in both.limits
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "all_of_them"),
+    [(["yes", "yes"], "yes"), (["yes", "no"], "in part"), (["no", "undecided"], "undecided"), (["no"], "no")],
+)
+def test_one_verdict_of_several_data_sets(verdicts, all_of_them):
+    assert rho_control.of_all(verdicts) == all_of_them
 
 
 def test_intervals_for_several_comparisons_are_wider_and_none_better_is_no():
