@@ -552,27 +552,36 @@ def test_damage_after_a_first_reading_is_not_hidden_by_the_cache(copy):
     assert str(file) in fault(root=str(copy))
 
 
-def test_torchvision_that_does_not_import_names_the_pair_and_a_command(copy, monkeypatch):
+@pytest.mark.parametrize("dataset", [torchvision_images.Mnist, torchvision_images.FashionMnist])
+def test_the_md5_sums_are_those_of_torchvision(dataset):
+    official = dict(getattr(torchvision.datasets, dataset.loader).resources)
+    assert dict(zip(dataset.files[0], dataset.md5, strict=True)) == official
+
+
+# --- CIFAR-10 ----------------------------------------------------------------------------------------------
+
+
+def test_torchvision_that_does_not_import_names_the_pair_and_a_command(cifar, monkeypatch):
     torchvision_images._read_folder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    message = fault(root=str(copy))
+    message = fault(dataset="cifar-10", classes=["cat", "dog"], root=str(cifar))
     assert "torchvision " + provenance.version("torchvision") in message
     assert "torch " + provenance.version("torch") in message
     assert "it needs torch" in message
     assert "pip install --upgrade torch torchvision" in message
 
 
-def test_torchvision_that_fails_without_a_word_is_a_data_error_too(copy, monkeypatch):
+def test_torchvision_that_fails_without_a_word_is_a_data_error_too(cifar, monkeypatch):
     class Broken:
         def __getattr__(self, name):
             raise RuntimeError
 
     torchvision_images._read_folder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision", Broken())
-    assert "cannot be imported" in fault(root=str(copy))
+    assert "cannot be imported" in fault(dataset="cifar-10", classes=["cat", "dog"], root=str(cifar))
 
 
-def test_torchvision_that_is_not_installed_is_not_called_none(copy, monkeypatch):
+def test_torchvision_that_is_not_installed_is_not_called_none(cifar, monkeypatch):
     torchvision_images._read_folder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision", None)
     version = metadata.version
@@ -583,12 +592,9 @@ def test_torchvision_that_is_not_installed_is_not_called_none(copy, monkeypatch)
         return version(package)
 
     monkeypatch.setattr(metadata, "version", without)
-    message = fault(root=str(copy))
+    message = fault(dataset="cifar-10", classes=["cat", "dog"], root=str(cifar))
     assert "None" not in message.replace("None in sys.modules", "")
     assert "pip install" in message
-
-
-# --- CIFAR-10 ----------------------------------------------------------------------------------------------
 
 
 def test_cifar_10_agrees_with_the_pickles(cifar):
