@@ -196,7 +196,7 @@ class _Idx(LabelledImages):
     folder: ClassVar[str]
     shape = (1, 28, 28)
     sizes: ClassVar[tuple[int, int]] = (60_000, 10_000)
-    md5: ClassVar[tuple[str, ...]]  # of the archives, as torchvision has them; importing it takes as long as torch itself
+    md5: ClassVar[tuple[str, ...]]  # of the archives; torchvision has them too, but is slow to import
 
     @classmethod
     def read_files(cls, folder: Path, files: tuple[str, ...]) -> Parts:
