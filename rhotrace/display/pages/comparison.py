@@ -138,7 +138,8 @@ def _theory(result: Comparison) -> Iterator[Block]:
             found = [m.prediction for m in side.each if m.prediction]
             cells += [
                 ranged(side.predicted_over),
-                *(number(_middle([getattr(p, name) for p in found]), 2) for name in ("correlation", "sharpness")),
+                number(_middle([p.correlation for p in found if p.held]), 2),
+                number(_middle([p.sharpness for p in found]), 2),
                 number(max((p.reached for p in found), default=math.nan), 2),
             ]
         rows.append(cells)

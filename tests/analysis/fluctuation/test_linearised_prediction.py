@@ -235,6 +235,23 @@ def test_compare_says_where_the_linearisation_holds_and_why_there_is_no_predicti
     assert all(member["prediction"]["reached"] < 1.5 for member in first["each"])
 
 
+def test_what_compare_prints_is_of_the_members_with_a_prediction(runs, command, monkeypatch):
+    first, second = known(runs("sgd"), (1000, 1999)).values()
+    lowest = [min(s.reached for s in p.stretches) for p in (first, second)]
+    monkeypatch.setattr(linearised_prediction, "LIMIT", np.mean(lowest).item())
+    paths = [runs("sgd"), runs("unstable")]
+    code, output, _ = command("compare", *paths, "--predict", "--window", "1000:1999")
+    assert code == 0
+    none = int(np.argmax(lowest))
+    given = sum(s.reached < np.mean(lowest) for s in (first, second)[1 - none].stretches)
+    of = len(first.stretches) + len(second.stretches)
+    said = " ".join(output.split())
+    assert f"sgd: the prediction is not given for {of - given} of {of} stretches (member" in said
+    assert f"The linearisation holds in {given} of {of} stretches" in said
+    row = [line for line in output.splitlines() if line.split()[:1] == ["sgd"]][-1]
+    assert row.split()[-3] not in {"–", "nan"}, row  # follows
+
+
 def test_the_prediction_is_the_same_bits_again(runs):
     first, second = known(runs("sgd")), predicted(runs("sgd"))
     assert first == second
