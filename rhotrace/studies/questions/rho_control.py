@@ -27,7 +27,7 @@ _DATA = {
     "3 against 8 (MNIST)": ("starts-gd", "control"),
     "automobile against bird (CIFAR-10)": ("starts-cifar", "control-cifar"),
 }
-_BASE = "rho_k(0) 1"
+_BASE, _HELD_AT = "rho_k(0) 1", "rho_k(0) 2"
 SCHEDULES = {
     "linear": "{kind: linear, factor: 3.2, steps: 2000}",
     "step": "{kind: step, milestones: [500, 1000, 1500], factor: 1.5}",
@@ -79,7 +79,7 @@ def on(title: str, runs: Runs, sets: int) -> Found:
     name, begin = _DATA[title]
     free_run, held = runs[name], runs[f"{begin}-constant"]
     free = {label: _errors(free_run, mine) for label, mine in each_start(free_run).items()}
-    controlled = {f"held, {label}": _errors(held, mine) for label, mine in each_start(held).items()}
+    controlled = {f"held, {label or _HELD_AT}": _errors(held, mine) for label, mine in each_start(held).items()}
     for schedule in SCHEDULES:
         run = runs[f"{begin}-{schedule}"]
         controlled[_LABELS.get(schedule, schedule)] = _errors(run, range(run.trace.members))
@@ -213,7 +213,7 @@ def of_all(verdicts: Sequence[Verdict]) -> Verdict:
 
 _LARGE = ("data.train=4000", "data.test=1900", "network.width=512")
 _STEPS = {"control": "steps=30000", "control-cifar": "steps=20000"}
-_HELD = "members={grid: {rho_k: [2, 3, 4], seeds: 8}}"
+_HELD = {"control": "members={grid: {rho_k: [2, 3, 4], seeds: 8}}", "control-cifar": "init.rho_k=2"}
 
 
 def _trainings(*, large: bool) -> tuple[Training, ...]:
@@ -223,7 +223,7 @@ def _trainings(*, large: bool) -> tuple[Training, ...]:
         recipe = "studies/rho-control-cifar" if cifar else "studies/rho-control"
         more = (*_LARGE, _STEPS[begin]) if large else ()
         own = [Training(name, "studies/starts-cifar" if cifar else "studies/starts", more, cifar)]
-        own.append(Training(f"{begin}-constant", recipe, (_HELD, *more), cifar))
+        own.append(Training(f"{begin}-constant", recipe, (_HELD[begin], *more), cifar))
         for schedule, norms in SCHEDULES.items():
             own.append(Training(f"{begin}-{schedule}", recipe, (f"optimizer.norms={norms}", *more), cifar))
         found += own
