@@ -73,6 +73,7 @@ class Outputs:
 
     @classmethod
     def of(cls, run: RunSeries) -> Outputs:
+        """Reads the snapshots of a run and evaluates them on the test set."""
         steps, g = run.trace.snapshot_steps(), outputs_on_test_set(run.trace)
         rows = np.minimum(np.array(steps), len(run.trace["log_rho"]) - 1)  # the last snapshot is after the last step
         log_rho = run.trace["log_rho"][rows]
