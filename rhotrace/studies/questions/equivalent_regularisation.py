@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.display.blocks import Figure, table
+from rhotrace.display.blocks import Block, Figure, table
 from rhotrace.display.figures.curves import Curve, curves_figure
 from rhotrace.display.numbers import number, ranged, span
 from rhotrace.statistics.intervals import Interval, geometric_mean, mean
@@ -157,20 +157,6 @@ def answer(runs: Runs) -> Answer:
     close, nearest_at = nearest(free, outputs[f"ivanov-{MATCHED}"])
     starts, both = apart(f"ivanov-{MATCHED}-start"), apart(f"tikhonov-{MATCHED}")
 
-    def draw(path: Path) -> None:
-        curves = []
-        for name in (f"ivanov-{MATCHED}", f"tikhonov-{MATCHED}", "ivanov-16"):
-            angles = [[angle(f, end) for f, end in zip(at, outputs[name].f[-1], strict=True)] for at in free.f[1:]]
-            curves.append(Curve(f"to {name}", np.exp(free.log_rho[1:]), np.array(angles)))
-        curves_figure(
-            curves,
-            path,
-            x="rho of the free network",
-            y="angle (degrees)",
-            title="From the free to the constrained networks",
-            log="x",
-        )
-
     return Answer(
         verdict=verdict(ivanov.ratio, tikhonov.ratio),
         words=f"rho(T) is {number(at_T.min())} to {number(at_T.max())}. Where rho passes C = {MATCHED}, the outputs of the free network on the test set are at "
@@ -185,19 +171,7 @@ def answer(runs: Runs) -> Answer:
         f"turn by {number(max(ivanov.moving, tikhonov.moving), 2)} degrees or less. Angles between seeds share networks, so the intervals of ratios are too short by a "
         f"little. Outputs of the free network are on a straight line between snapshots, to about {number(ivanov.interpolation, 2)} degrees.",
         would_change="free networks that at rho = C are nearer to the constrained ones than half the distance between seeds, of another shape or on other data.",
-        details=(
-            table(
-                "<trained under | rho at the end | free at this rho to it | free, other seed | ratio | to other seeds under it | free at this rho to its end | lambda free / rest",
-                [
-                    (name, *(ranged(v) for v in (m.rho, m.own, m.seeds, m.ratio, m.solutions, m.end, m.multiplier)))
-                    for name, m in found.items()
-                ],
-            ),
-            Figure(
-                "Angle between outputs on the test set, from the free network along its run to the constrained one at its end.",
-                draw,
-            ),
-        ),
+        details=_details(free, outputs, found),
         values={
             "nearest": close,
             "nearest_at": nearest_at,
@@ -206,6 +180,36 @@ def answer(runs: Runs) -> Answer:
             "tikhonov_from_ivanov": both,
             **{name: vars(m) for name, m in found.items()},
         },
+    )
+
+
+def _details(free: Outputs, outputs: dict[str, Outputs], found: dict[str, Match]) -> tuple[Block, ...]:
+    def draw(path: Path) -> None:
+        curves = []
+        for name in (f"ivanov-{MATCHED}", f"tikhonov-{MATCHED}", "ivanov-16"):
+            angles = [[angle(f, end) for f, end in zip(at, outputs[name].f[-1], strict=True)] for at in free.f[1:]]
+            curves.append(Curve(f"to {name}", np.exp(free.log_rho[1:]), np.array(angles)))
+        curves_figure(
+            curves,
+            path,
+            x="rho of the free network",
+            y="angle (degrees)",
+            title="From the free to the constrained networks",
+            log="x",
+        )
+
+    return (
+        table(
+            "<trained under | rho at the end | free at this rho to it | free, other seed | ratio | to other seeds under it | free at this rho to its end | lambda free / rest",
+            [
+                (name, *(ranged(v) for v in (m.rho, m.own, m.seeds, m.ratio, m.solutions, m.end, m.multiplier)))
+                for name, m in found.items()
+            ],
+        ),
+        Figure(
+            "Angle between outputs on the test set, from the free network along its run to the constrained one at its end.",
+            draw,
+        ),
     )
 
 
