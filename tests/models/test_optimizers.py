@@ -170,7 +170,14 @@ def test_ivanov_is_gradient_descent_until_rho_reaches_its_bound(train):
         np.testing.assert_allclose(held[-1], 1.5, rtol=1e-9)
 
 
-@pytest.mark.parametrize("norms", ["{kind: linear, factor: 3, steps: 40}", "{kind: step, milestones: [30], factor: 2}"])
+@pytest.mark.parametrize(
+    "norms",
+    [
+        "{kind: linear, factor: 3, steps: 40}",
+        "{kind: step, milestones: [30], factor: 2}",
+        "{kind: tikhonov, penalty: 0.1, steps: 40}",
+    ],
+)
 def test_a_resumed_run_of_controlled_norms_has_the_same_bits(train, tmp_path, monkeypatch, small, norms):
     whole, path = train(control(norms)), tmp_path / "resumed.h5"
     own = recipe.parse(small, [control(norms)])

@@ -254,28 +254,28 @@ def answer(runs: Runs) -> Answer:
     parts = {L: depth.parts() for L, depth in depths.items()}
     decided = [", ".join(f"{v} at L = {L}" for L, each in parts.items() if (v := each[place])) for place in range(3)]
     conv_words = (
-        " In convolutional networks on CIFAR-10 it is "
-        + "; ".join(f"L = {L}: {ranged(one.systematic.whole)} (law {one.law:g})" for L, one in conv.items())
+        f" In convolutional networks on CIFAR-10 (L = {', '.join(map(str, conv))}) it is "
+        + ", ".join(f"{ranged(one.systematic.whole)} (law {one.law:g})" for one in conv.values())
         + ", and tau at equal A, largest over smallest start, is "
-        + "; ".join(f"L = {L}: {ranged(one.clock.to_equal if one.clock else NONE)}" for L, one in conv.items())
+        + ", ".join(ranged(one.clock.to_equal if one.clock else NONE) for one in conv.values())
         + "."
         if conv
         else " Convolutional networks were not trained, because CIFAR-10 is not available."
     )
 
     def each(of: Callable[[Depth], str]) -> str:
-        return "; ".join(f"L = {L}: {of(depth)}" for L, depth in depths.items())
+        return ", ".join(of(depth) for depth in depths.values())
 
     met = [sum(part[place] == "yes" for part in parts.values()) for place in range(3)]
     return Answer(
         verdict=verdict(list(depths.values())),
         words=f"of {len(depths)} depths, directions are the same at equal tau up to T at {met[0]}, held norms keep the clock at {met[1]}, and held "
-        f"directions have another T at {met[2]}. When the first of a seed's networks comes to its T, the distance between the directions of different "
+        f"directions have another T at {met[2]}. Figures are for L = {', '.join(map(str, depths))}, in this order. When the first of a seed's networks comes to its T, the distance between the directions of different "
         f"starts at equal tau is this many times that at equal time: {each(lambda d: ranged(d.against_time))}; and that between seeds: "
         f"{each(lambda d: ranged(d.against_seeds))}. Both were to be below {NEAR:g}. At half of that tau, where the outputs are smaller (added after "
         f"looking), they are apart by this share of what they have turned: {each(lambda d: ranged(d.early))}. With the norms held, A comes to the same "
         f"value at this many times the tau of free norms: {each(lambda d: ranged(d.held))}. With the directions held, T would be this many times as long: "
-        f"{each(lambda d: ranged(d.frozen))}. Largest over smallest start, tau at T is {each(lambda d: f'{ranged(d.clock)} where T is {ranged(d.T)}')}. "
+        f"{each(lambda d: ranged(d.frozen))}. Largest over smallest start, tau at T is {each(lambda d: ranged(d.clock))}, and T {each(lambda d: ranged(d.T))}. "
         f"The exponent of T, with systematic errors, is {each(lambda d: f'{ranged(d.exponent)} (law {d.law:g})')}.{conv_words}",
         limits="one pair of digits, 200 samples, one width, three starts at each depth, eight seeds. Directions between snapshots are on a "
         f"straight line; its error is up to {number(max(d.interpolation for d in depths.values()), 2)} of the distance at equal tau. Near T the directions "

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rhotrace.analysis.run_series import RunSeries
-from rhotrace.display.blocks import Figure, table
+from rhotrace.display.blocks import Block, Figure, table
 from rhotrace.display.figures.curves import Curve, curves_figure
 from rhotrace.display.numbers import number, ranged, span
 from rhotrace.statistics.intervals import Interval, geometric_mean, mean
@@ -64,7 +64,7 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
-class _Outputs:
+class Outputs:
     """A run with its normalised outputs on the test set at its snapshots, (S, M, N), and log rho there, (S, M)."""
 
     run: RunSeries
@@ -72,7 +72,8 @@ class _Outputs:
     log_rho: Floats
 
     @classmethod
-    def of(cls, run: RunSeries) -> _Outputs:
+    def of(cls, run: RunSeries) -> Outputs:
+        """Reads the snapshots of a run and evaluates them on the test set."""
         steps, g = run.trace.snapshot_steps(), outputs_on_test_set(run.trace)
         rows = np.minimum(np.array(steps), len(run.trace["log_rho"]) - 1)  # the last snapshot is after the last step
         log_rho = run.trace["log_rho"][rows]
@@ -98,7 +99,7 @@ def _lambda(run: RunSeries) -> Floats:
     return np.asarray((run.a - run.q) * np.exp(-2 * run.log_rho))
 
 
-def match(free: _Outputs, other: _Outputs) -> Match:
+def match(free: Outputs, other: Outputs) -> Match:
     """Each constrained network at its end, and the free ones of all seeds when they pass its norm."""
     members, ends = range(free.run.trace.members), other.log_rho[-1]
     passing = [[free.passing(m, end) for m in members] for end in ends]  # [seed of the norm][free network]
@@ -122,6 +123,13 @@ def match(free: _Outputs, other: _Outputs) -> Match:
     )
 
 
+def nearest(free: Outputs, other: Outputs) -> tuple[Interval, Interval]:
+    """The smallest angle between a snapshot of the free network and the constrained one of its seed, and rho of the free one there."""
+    angles = np.array([[angle(f, end) for f, end in zip(at, other.f[-1], strict=True)] for at in free.f])
+    rho = np.exp(np.take_along_axis(free.log_rho, angles.argmin(axis=0)[None], axis=0)[0])
+    return mean(angles.min(axis=0)), geometric_mean(rho)
+
+
 def verdict(ivanov: Interval, tikhonov: Interval) -> Verdict:
     """See the module; of the ratios under both."""
     if all(ratio.high < HALF for ratio in (ivanov, tikhonov)):
@@ -133,22 +141,49 @@ def verdict(ivanov: Interval, tikhonov: Interval) -> Verdict:
 
 def answer(runs: Runs) -> Answer:
     """Angles between outputs on the test set: free at rho = C, constrained at the end, and between seeds."""
-    free = _Outputs.of(runs["ivanov-free"])
-    outputs = {name: _Outputs.of(run) for name, run in runs.items() if name != "ivanov-free"}
+    free = Outputs.of(runs["ivanov-free"])
+    outputs = {name: Outputs.of(run) for name, run in runs.items() if name != "ivanov-free"}
     found = {name: match(free, other) for name, other in outputs.items()}
     ivanov, tikhonov = found[f"ivanov-{MATCHED}"], found[f"tikhonov-{MATCHED}"]
     at_T = np.exp(
         [np.interp(p.T, free.run.steps, free.run.log_rho[:, m]) for m, p in enumerate(free.run.passages) if p.T > 0]
     )
-    starts = mean(
-        np.array(
-            [
-                angle(outputs["ivanov-4"].f[-1, m], outputs["ivanov-4-start"].f[-1, m])
-                for m in range(free.run.trace.members)
-            ]
-        )
+    members = range(free.run.trace.members)
+
+    def apart(name: str) -> Interval:
+        """From the constrained networks at the matched C to those of another run, seed by seed."""
+        return mean(np.array([angle(outputs[f"ivanov-{MATCHED}"].f[-1, m], outputs[name].f[-1, m]) for m in members]))
+
+    close, nearest_at = nearest(free, outputs[f"ivanov-{MATCHED}"])
+    starts, both = apart(f"ivanov-{MATCHED}-start"), apart(f"tikhonov-{MATCHED}")
+
+    return Answer(
+        verdict=verdict(ivanov.ratio, tikhonov.ratio),
+        words=f"rho(T) is {number(at_T.min())} to {number(at_T.max())}. Where rho passes C = {MATCHED}, the outputs of the free network on the test set are at "
+        f"{ranged(ivanov.own)} degrees from those of the same seed trained under rho <= C, and {ranged(ivanov.seeds)} from those of other "
+        f"free networks at this norm: a ratio of {ranged(ivanov.ratio)}. Under the penalty lambda rho^2 with the matching lambda, whose networks are at {ranged(both)} degrees from these, the ratio is "
+        f"{ranged(tikhonov.ratio)}. Networks of different seeds under rho <= C are at {ranged(ivanov.solutions)} degrees from each "
+        f"other, and at {ranged(starts)} from those that start at rho = C. lambda of Figure 2, in the free network at this norm, is {ranged(ivanov.multiplier)} times the Lagrange "
+        f"multiplier of the constrained one. From here the free network moves by {ranged(ivanov.end)} degrees until its end. Along its run it is nearest to "
+        f"the constrained one where rho is {ranged(nearest_at)}, at {ranged(close)} degrees (added after looking).",
+        limits="one pair of digits, 400 samples, one network of three layers, one start and one learning rate, GD. Constrained training is the free one "
+        "until rho is near C, so what is compared is how far the directions turn from there at this norm. In the last fifth of the run the constrained networks "
+        f"turn by {number(max(ivanov.moving, tikhonov.moving), 2)} degrees or less. Angles between seeds share networks, so the intervals of ratios are too short by a "
+        f"little. Outputs of the free network are on a straight line between snapshots, to about {number(ivanov.interpolation, 2)} degrees.",
+        would_change="free networks that at rho = C are nearer to the constrained ones than half the distance between seeds, of another shape or on other data.",
+        details=_details(free, outputs, found),
+        values={
+            "nearest": close,
+            "nearest_at": nearest_at,
+            "rho_at_T": span(mean(at_T)),
+            "starts": starts,
+            "tikhonov_from_ivanov": both,
+            **{name: vars(m) for name, m in found.items()},
+        },
     )
 
+
+def _details(free: Outputs, outputs: dict[str, Outputs], found: dict[str, Match]) -> tuple[Block, ...]:
     def draw(path: Path) -> None:
         curves = []
         for name in (f"ivanov-{MATCHED}", f"tikhonov-{MATCHED}", "ivanov-16"):
@@ -163,33 +198,18 @@ def answer(runs: Runs) -> Answer:
             log="x",
         )
 
-    return Answer(
-        verdict=verdict(ivanov.ratio, tikhonov.ratio),
-        words=f"rho(T) is {number(at_T.min())} to {number(at_T.max())}. Where rho passes C = {MATCHED}, the outputs of the free network on the test set are at "
-        f"{ranged(ivanov.own)} degrees from those of the same seed trained under rho <= C, and {ranged(ivanov.seeds)} from those of other "
-        f"free networks at this norm: a ratio of {ranged(ivanov.ratio)}. Under the penalty lambda rho^2 with the matching lambda the ratio is "
-        f"{ranged(tikhonov.ratio)}. Networks of different seeds under rho <= C are at {ranged(ivanov.solutions)} degrees from each "
-        f"other, and at {ranged(starts)} from those that start at rho = C. lambda of Figure 2, in the free network at this norm, is {ranged(ivanov.multiplier)} times the Lagrange "
-        f"multiplier of the constrained one. From here the free network moves by {ranged(ivanov.end)} degrees until its end.",
-        limits="one pair of digits, 400 samples, one network of three layers, one start and one learning rate, GD. Constrained training is the free one "
-        "until rho is near C, so what is compared is how far the directions turn from there at this norm. In the last fifth of the run the constrained networks "
-        f"turn by {number(max(ivanov.moving, tikhonov.moving), 2)} degrees or less. Angles between seeds share networks, so the intervals of ratios are too short by a "
-        f"little. Outputs of the free network are on a straight line between snapshots, to about {number(ivanov.interpolation, 2)} degrees.",
-        would_change="free networks that at rho = C are nearer to the constrained ones than half the distance between seeds, of another shape or on other data.",
-        details=(
-            table(
-                "<trained under | rho at the end | free at this rho to it | free, other seed | ratio | to other seeds under it | free at this rho to its end | lambda free / rest",
-                [
-                    (name, *(ranged(v) for v in (m.rho, m.own, m.seeds, m.ratio, m.solutions, m.end, m.multiplier)))
-                    for name, m in found.items()
-                ],
-            ),
-            Figure(
-                "Angle between outputs on the test set, from the free network along its run to the constrained one at its end.",
-                draw,
-            ),
+    return (
+        table(
+            "<trained under | rho at the end | free at this rho to it | free, other seed | ratio | to other seeds under it | free at this rho to its end | lambda free / rest",
+            [
+                (name, *(ranged(v) for v in (m.rho, m.own, m.seeds, m.ratio, m.solutions, m.end, m.multiplier)))
+                for name, m in found.items()
+            ],
         ),
-        values={"rho_at_T": span(mean(at_T)), "starts": starts, **{name: vars(m) for name, m in found.items()}},
+        Figure(
+            "Angle between outputs on the test set, from the free network along its run to the constrained one at its end.",
+            draw,
+        ),
     )
 
 

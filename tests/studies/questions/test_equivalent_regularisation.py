@@ -7,7 +7,7 @@ import pytest
 from planted_run import planted
 
 from rhotrace.statistics.intervals import Interval
-from rhotrace.studies.questions.equivalent_regularisation import _Outputs, match, verdict
+from rhotrace.studies.questions.equivalent_regularisation import Outputs, match, nearest, verdict
 
 STEPS = np.arange(0, 60, 5)
 SHOTS = np.arange(0, 12, 2)  # rows with a snapshot
@@ -20,7 +20,7 @@ def outputs(log_rho, angles):
     q = 0.02 * rho**2
     run = planted(STEPS, {"log_rho": log_rho, "a": a, "q": q, "loss": np.ones(rho.shape)}, seeds=list(range(4)))
     f = np.stack([np.cos(turn), np.sin(turn)], axis=2)
-    return _Outputs(run, f[SHOTS], log_rho[SHOTS])
+    return Outputs(run, f[SHOTS], log_rho[SHOTS])
 
 
 def test_angles_are_read_where_the_free_network_passes_the_norm_of_the_other():
@@ -34,6 +34,9 @@ def test_angles_are_read_where_the_free_network_passes_the_norm_of_the_other():
     assert found.ratio.value == pytest.approx(4 / np.sqrt(20 * 13.333), rel=0.03)
     assert found.end.value == pytest.approx(found.moving + 20 * (grow[10, 0] - 1.5), abs=0.1)
     assert found.multiplier.value == pytest.approx(1, rel=0.3)
+    close, rho = nearest(free, still)
+    assert close.value == pytest.approx(34 - 20 * grow[6, 0], abs=1e-6)  # of the snapshots, that at 32.7 degrees
+    assert rho.value == pytest.approx(np.exp(grow[6, 0]))
     assert found.missing == 0
     assert found.interpolation < 0.2
 

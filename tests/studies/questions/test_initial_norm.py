@@ -43,3 +43,9 @@ def test_both_data_sets_decide(mnist, cifar, verdict):
     assert first["at loss 0.1"].value == pytest.approx(mnist, rel=0.05)
     assert first["at the end"].value == pytest.approx(mnist / 2, rel=0.05)
     assert second["at loss 0.1"].value == pytest.approx(cifar, rel=0.05, abs=1e-9)
+
+
+def test_without_cifar_the_digits_decide_and_the_limits_name_them_alone():
+    found = initial_norm.answer({"starts-gd": run(0.02)})
+    assert found.verdict == "yes"
+    assert found.limits.startswith("3 against 8 (MNIST); 400")

@@ -57,7 +57,7 @@ def test_without_cifar_it_is_answered_on_mnist_and_says_so():
     assert list(found.values) == [TITLE]
     assert "Not trained: automobile against bird (CIFAR-10), because the data are not available." in found.words
     cifar = {name.replace("control", "control-cifar"): run for name, run in runs(0.11, 0.05).items()}
-    cifar["starts-cifar"] = cifar.pop("starts-gd")
+    cifar["control-cifar-free"] = cifar.pop("starts-gd")
     both = rho_control.answer(small | cifar)
     assert list(both.values) == [TITLE, "automobile against bird (CIFAR-10)"]
     assert "Not trained" not in both.words
