@@ -25,10 +25,10 @@ from rhotrace.models.losses import LOSSES, Loss, Square
 from rhotrace.models.network import NetworkOptions
 from rhotrace.models.networks import NETWORKS
 from rhotrace.models.optimizers import OPTIMIZERS, Optimizer
-from rhotrace.recording import curvature, first_layer, normalisation, quantities, spectra
+from rhotrace.recording import shipped
 from rhotrace.recording.quantity import CADENCES, Cadence
 
-_REGISTERS = (quantities, curvature, spectra, normalisation, first_layer)  # imported for what they register
+_REGISTERS = shipped.REGISTERED  # imported for what they register
 NEVER = "never"  # of a cadence that costs much: the quantities are not recorded
 
 _MOST_MEMBERS = 100_000

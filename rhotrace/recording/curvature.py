@@ -81,7 +81,7 @@ register(
         "largest eigenvalue of the Hessian of the loss on the training set",
         measure=largest_curvature, needs=("hessian products",),
     ),
-    Cadence("sharpness", None, "largest eigenvalue of the Hessian; some 40 times the cost of a step"),
+    Cadence("sharpness", None, "largest eigenvalue of the Hessian; 140 to 200 times the cost of a full-batch step"),
 )  # fmt: skip
 register(
     Quantity(
@@ -89,5 +89,5 @@ register(
         "hidden activations on the training set that the step switches on or off",
         measure=flips, needs=("features",),
     ),
-    Cadence("activation_flips", None, "hidden activations that a step switches on or off"),
+    Cadence("activation_flips", None, "hidden activations that a step switches on or off; about twice the cost of a full-batch step"),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from rhotrace.models.losses import Loss
     from rhotrace.models.network import Network, Tensors
+
+
+T = TypeVar("T")
 
 
 class Evaluation:
@@ -100,6 +103,10 @@ class Moment:
         evaluate_after: likewise on the full training set, at the parameters that this step leads to.
         hessian_product: multiplies the Hessian of the loss on the full training set by one tensor for each parameter.
         lr: learning rate of the step that follows, (M, 1, 1).
+        x: inputs of the full training set, (N, d).
+        y: its targets, (N, C).
+        loss: of the run.
+        start: the parameters before the first step; empty unless a quantity needs them.
     """
 
     network: Network
@@ -111,6 +118,10 @@ class Moment:
     evaluate_after: Callable[[], Evaluation]
     hessian_product: Callable[[Tensors], Tensors]
     lr: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    loss: Loss
+    start: Tensors = ()
 
     @cached_property
     def weights(self) -> Tensors:
@@ -136,3 +147,18 @@ class Moment:
     def after(self) -> Evaluation:
         """Outputs on the full training set after this step's update."""
         return self.evaluate_after()
+
+    @property
+    def buffers(self) -> Tensors:
+        """The blocks that are not trained."""
+        return self.state.get("buffers", ())
+
+    def once(self, compute: Callable[[Moment], T]) -> T:
+        """``compute(self)``, computed once for all the quantities that ask for it."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        return cast("T", self._computed[compute])
+
+    @cached_property
+    def _computed(self) -> dict[Callable[[Moment], Any], Any]:
+        return {}

@@ -8,7 +8,7 @@ registered by ``register(Quantity(...))``; recipes, run files, listings and figu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rhotrace.recording.moment import Moment
 
 Rows = Mapping[str, NDArray[np.float64]]
-Need = Literal["outputs", "test outputs", "features", "hessian products"]
+Need = Literal["outputs", "test outputs", "features", "hessian products", "sample gradients", "tangent kernel", "start"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Traced:
         state: names of the optimizer's state.
         outputs: C.
         scheduled: whether the learning rate changes from step to step.
+        samples: N; 0 before the data is read.
+        classes: whether the targets are classes.
+        features: shape of each of the network's features of one sample, by name.
     """
 
     network: Network
@@ -74,6 +77,9 @@ class Traced:
     state: frozenset[str]
     outputs: int
     scheduled: bool = False
+    samples: int = 0
+    classes: bool = True
+    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class Quantity:
             the steps of this cadence, and those of this cadence.
         needs: what must be computed for it beyond what every step computes.
         applies: whether a run records it.
+        refuses: why a run whose recipe asks for its cadence cannot have it; nothing where it can. Such a run does not begin.
     """
 
     name: str
@@ -124,6 +131,7 @@ class Quantity:
     derive: Callable[[Rows], NDArray[np.float64]] | None = None
     needs: tuple[Need, ...] = ()
     applies: Callable[[Traced], bool] = lambda _: True
+    refuses: Callable[[Traced], str] = lambda _: ""
 
     def describe(self, loss: Loss) -> Description:
         """Its description in the file of a run with this loss; ``<loss>`` becomes the loss's formula or units."""

@@ -37,5 +37,5 @@ register(
         f"number of singular values of each layer's W_k/||W_k|| above {TOLERANCE:g}",
         measure=ranks,
     ),
-    Cadence("rank", None, "rank of the layers; a singular value decomposition of each"),
+    Cadence("rank", None, "rank of the layers; about the cost of a full-batch step on 1000 samples"),
 )  # fmt: skip

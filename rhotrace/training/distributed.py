@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _AT_A_STEP = datetime.timedelta(minutes=2)
 _OTHERWISE = datetime.timedelta(minutes=30)  # one of them may be downloading the data, or reserving disk space
 _STEPS_OF_A_GPU = 16  # between checks for a stop request, each of which waits for the GPU
+_OF_SAMPLES = ("features", "hessian products", "sample gradients", "tangent kernel")  # beside the outputs
 _ENDS = ("finished", "interrupted", "diverged")
 
 
@@ -200,7 +201,7 @@ class Team:
     def refuse_needs(self, quantities: Iterable[Quantity]) -> None:
         """Raises RecipeError where a quantity needs more of the training set than its outputs, which alone are shared."""
         for quantity in quantities:
-            lacking = [need for need in quantity.needs if need in ("features", "hessian products")]
+            lacking = [need for need in quantity.needs if need in _OF_SAMPLES]
             if lacking:
                 raise RecipeError(
                     f"quantity {quantity.name}: needs {lacking[0]} on the whole training set, of which each of the "

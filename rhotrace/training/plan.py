@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.config.recipe import Recipe
-from rhotrace.models.datasets.samples import Chosen
+from rhotrace.errors import RecipeError
+from rhotrace.models.datasets.samples import Chosen, Dataset
 from rhotrace.models.initial_weights import AsBuilt
 from rhotrace.models.network import Block, Network
 from rhotrace.models.schedules import Constant
-from rhotrace.recording.quantity import CADENCES, Traced, traced_quantities
+from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity, Traced, traced_quantities
 from rhotrace.runfile.layout import Facts, IndexList, Layout, snapshot_steps
 
 if TYPE_CHECKING:
@@ -77,8 +79,7 @@ def plan_layout(
         state: of the optimizer before the first step.
         lists: see ``sample_lists``.
     """
-    scheduled = not isinstance(recipe.optimizer.schedule, Constant)
-    traced = Traced(network, recipe.loss, frozenset(state), outputs, scheduled)
+    traced = _traced(recipe, network, outputs, state)
     quantities = tuple(q for q in traced_quantities(traced) if recipe.stride(CADENCES[q.cadence]))
     due = {"step", "full", "test", *(quantity.cadence for quantity in quantities)}
     return Layout(
@@ -103,3 +104,43 @@ def plan_layout(
         ),
         lists={name: IndexList(len(values), _SAYS[name]) for name, values in lists.items()},
     )
+
+
+def _traced(recipe: Recipe, network: Network, outputs: int, state: Mapping[str, tuple[torch.Tensor, ...]]) -> Traced:
+    scheduled = not isinstance(recipe.optimizer.schedule, Constant)
+    return Traced(network, recipe.loss, frozenset(state), outputs, scheduled)
+
+
+def refuse_asked(
+    recipe: Recipe, network: Network, dataset: Dataset, state: Mapping[str, tuple[torch.Tensor, ...]]
+) -> None:
+    """Raises RecipeError where a recipe asks for a quantity that its run cannot have.
+
+    Args:
+        recipe: of the run.
+        network: built for its data.
+        dataset: its data.
+        state: of the optimizer before the first step.
+    """
+    import torch
+
+    asked = [(q, recipe.stride(CADENCES[q.cadence])) for q in QUANTITIES.values() if _on_request(q)]
+    if not any(stride for _, stride in asked):
+        return
+    weights, buffers = (tuple(t[:1] for t in state.get(key, ())) for key in ("weights", "buffers"))
+    x = torch.as_tensor(dataset.x[:1], device=weights[0].device, dtype=weights[0].dtype)
+    features = network.evaluate(weights, x, buffers).features
+    samples, outputs = dataset.y.shape
+    traced = replace(
+        _traced(recipe, network, outputs, state),
+        samples=samples,
+        classes=len(dataset.classes) > 1,
+        features={name: tuple(h.shape[2:]) for name, h in features.items()},
+    )
+    for quantity, stride in asked:
+        if stride and (why := quantity.refuses(traced)):
+            raise RecipeError(f"record.every.{quantity.cadence}: got {stride}, but {why}; remove it")
+
+
+def _on_request(quantity: Quantity) -> bool:
+    return CADENCES[quantity.cadence].default is None

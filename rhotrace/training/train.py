@@ -35,7 +35,7 @@ from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training import first_layer
 from rhotrace.training.distributed import Team
-from rhotrace.training.plan import initial_buffers, initial_parameters, plan_layout, sample_lists
+from rhotrace.training.plan import initial_buffers, initial_parameters, plan_layout, refuse_asked, sample_lists
 from rhotrace.training.recorder import BLOCK_STEPS, Recorder
 from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
@@ -230,7 +230,11 @@ class _Run:
         self.lists = sample_lists(dataset.chosen)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
         if team:
-            team.refuse_needs([QUANTITIES[described.name] for described in self.layout.quantities])
+            team.refuse_needs(self._quantities())
+        refuse_asked(recipe, network, dataset, self.state)
+        # A resumed run has its own weights by the first step, and its start from here.
+        kept = any("start" in quantity.needs for quantity in self._quantities())
+        self.start = tuple(W.clone() for W in self.state["weights"]) if kept else ()
         self.seconds_full = 0.0
 
     def _followed(self, every: int | None) -> first_layer.FirstLayer | None:
@@ -418,6 +422,10 @@ class _Run:
             evaluate_after=partial(self._evaluate_after, gradients, options),
             hessian_product=self._hessian_product,
             lr=options["lr"],
+            x=self.x,
+            y=self.y,
+            loss=self.loss,
+            start=self.start,
         )
 
     def _evaluate_full(self) -> Evaluation:

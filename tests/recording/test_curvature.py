@@ -35,26 +35,6 @@ def small_data(tmp_path):
     return TEXT.replace("ROOT", str(tmp_path))
 
 
-def hessian(weights, x, y):
-    """Of oracle.loss, column by column: the imaginary part of the gradient a tiny imaginary way off is exact."""
-    sizes, h = [W.size for W in weights], 1e-30
-    columns = []
-    for n in range(sum(sizes)):
-        kick = np.zeros(sum(sizes))
-        kick[n] = h
-        parts = np.split(kick, np.cumsum(sizes)[:-1])
-        moved = [W + 1j * part.reshape(W.shape) for W, part in zip(weights, parts, strict=True)]
-        z = oracle.preactivations(moved, x)
-        active = [x, *(np.where(pre.real > 0, pre, 0) for pre in z[:-1])]
-        signal, found = 2 * (z[-1] - y) / len(x), [None] * len(weights)
-        for k in range(len(weights) - 1, -1, -1):
-            found[k] = signal.T @ active[k]
-            if k:
-                signal = (signal @ moved[k]) * (z[k - 1].real > 0)
-        columns.append(np.concatenate([G.imag.ravel() for G in found]) / h)
-    return np.array(columns)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_sharpness_and_flips_are_those_of_numpy(tmp_path, small_data, optimizer):
     own = recipe.parse(small_data, [optimizer])
@@ -67,7 +47,7 @@ def test_sharpness_and_flips_are_those_of_numpy(tmp_path, small_data, optimizer)
         for row, step in enumerate(trace.step_of("sharpness")):
             for m in range(3):
                 weights = [W[m].astype(np.float64) for W in trace.snapshot(int(step))]
-                H = hessian(weights, data.x, data.y)
+                H = oracle.hessian(weights, data.x, data.y)
                 np.testing.assert_allclose(H, H.T, atol=1e-12)
                 np.testing.assert_allclose(trace["sharpness"][row, m], np.linalg.eigvalsh(H)[-1], rtol=1e-6)
         pairs = [step for step in at if step + 1 in at]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+from recorded import moment_of
 
 from rhotrace.config import recipe
-from rhotrace.models.network import Block
-from rhotrace.recording.moment import Moment
 from rhotrace.recording.spectra import TOLERANCE, ranks
 from rhotrace.runfile.reader import open_trace
 from rhotrace.training.train import train as train_recipe
@@ -22,18 +20,6 @@ members: {seeds: 2}
 steps: 60
 record: {snapshots: 8, every: {rank: 3}}
 """
-
-
-def moment_of(*weights):
-    class Layers:
-        layers = tuple(Block(f"W{k}", tuple(W.shape[1:])) for k, W in enumerate(weights))
-
-        def of_layers(self, tensors):
-            return tensors
-
-    state = {"weights": tuple(torch.tensor(W) for W in weights)}
-    rest = dict.fromkeys(("batch", "evaluate_full", "evaluate_test", "evaluate_after", "hessian_product", "lr"))
-    return Moment(network=Layers(), state=state, all_gradients=state["weights"], **rest)
 
 
 def test_the_rank_is_that_of_numpy_for_every_member_and_layer():

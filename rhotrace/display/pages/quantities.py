@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rhotrace.display.blocks import Block, Data, Paragraph, table
 from rhotrace.models.losses import Square
-from rhotrace.recording import curvature, first_layer, normalisation, spectra
+from rhotrace.recording import shipped
 from rhotrace.recording.quantities import QUANTITIES
+from rhotrace.recording.quantity import CADENCES
 from rhotrace.theory import paper
 
-_REGISTERS = (curvature, spectra, normalisation, first_layer)  # imported for what they register
+_REGISTERS = shipped.REGISTERED  # imported for what they register
 
 
 def quantities_page() -> list[Block]:
@@ -22,6 +23,10 @@ def quantities_page() -> list[Block]:
             "cadence: step = at every step; full = every record.full_every steps (with full batches, every step); "
             "test = every record.test_every steps; any other = as record.every says, by default never. "
             "needs: what is computed for it, beside what each step has in hand."
+        ),
+        table(
+            "<record.every | <what is computed, and its cost",
+            [(c.name, c.says) for c in CADENCES.values() if c.default is None],
         ),
     ]
 
