@@ -13,7 +13,7 @@ from rhotrace.cli.options import AsJson, Theta
 from rhotrace.cli.output import answer
 from rhotrace.errors import RhoTraceError
 
-_WHAT = "rho|layers|transient|margins|loss|fluctuation|phase|scaling"
+_WHAT = "rho|layers|transient|margins|loss|fluctuation|phase|scaling|quantity:NAME"
 _LEAST, _MOST = 1.0, 40.0  # inches
 
 
@@ -55,15 +55,13 @@ def plot(
 
     from rhotrace.analysis.member_bands import View
     from rhotrace.display.blocks import Data, Paragraph
-    from rhotrace.display.figures.kinds import KINDS, PHASE, SAYS, draw_phase, require_heeded
+    from rhotrace.display.figures.kinds import PHASE, SAYS, draw_phase, kind_of, require_heeded
     from rhotrace.display.figures.style import COLUMN, Look, check_format, look
-    from rhotrace.errors import choice
     from rhotrace.runfile.reader import open_trace
     from rhotrace.sweeps.index import run_files
 
     check_format(output, "-o")
-    if what not in SAYS:
-        raise choice("--what", what, SAYS)
+    says = SAYS[PHASE] if what == PHASE else kind_of(what).says
     view = View(_members(members), _steps(steps), smooth)
     require_heeded(what, view)
     size = _inches("--width", width) or COLUMN, _inches("--height", height)
@@ -73,8 +71,7 @@ def plot(
             draw_phase(runs, output, theta)
         else:
             traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
-            KINDS[what].draw(traces, output, theta, view)
-    says = SAYS[what]
+            kind_of(what).draw(traces, output, theta, view)
     data = Data({"path": str(output), "what": what, "says": says})
     answer([data, Paragraph(f"{output}: {says}")], as_json=as_json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rhotrace.analysis.fluctuation import comparison
@@ -13,9 +14,10 @@ from rhotrace.analysis.scaling.with_start import scaling
 from rhotrace.analysis.transient.transient_time import pool
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.comparison import comparison_figure
+from rhotrace.display.figures.quantity import PREFIX, quantity_figure
 from rhotrace.display.figures.runs import layers_figure, loss_figure, margins_figure, rho_figure
 from rhotrace.display.figures.sweep import sweep_figure
-from rhotrace.errors import AnalysisError, RhoTraceError
+from rhotrace.errors import AnalysisError, RhoTraceError, choice
 from rhotrace.runfile.reader import Trace
 from rhotrace.sweeps.results import collect
 
@@ -80,9 +82,23 @@ PHASE = "phase"  # of a sweep, not of runs
 SAYS = {**{name: kind.says for name, kind in KINDS.items()}, PHASE: "T over the axes of a sweep, from its folder"}
 
 
+def kind_of(what: str) -> Kind:
+    """The kind of figure of a name: one of ``KINDS``, or ``quantity:NAME`` for any recorded quantity.
+
+    Raises:
+        RhoTraceError: there is none of that name.
+    """
+    if what.startswith(PREFIX):
+        name = what.removeprefix(PREFIX)
+        return Kind(f"{name} over time", partial(quantity_figure, name), _OVER_TIME)
+    if what not in KINDS:
+        raise choice("--what", what, [*SAYS, f"{PREFIX}NAME"])
+    return KINDS[what]
+
+
 def require_heeded(what: str, view: View) -> None:
     """Raises RhoTraceError for a choice that this kind of figure cannot follow."""
-    own = KINDS[what].heeds if what in KINDS else frozenset()
+    own = frozenset() if what == PHASE else kind_of(what).heeds
     for name in ("members", "steps", "smooth"):
         if getattr(view, name) != getattr(WHOLE, name) and name not in own:
             others = ", ".join(other for other, kind in KINDS.items() if name in kind.heeds)
