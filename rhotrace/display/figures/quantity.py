@@ -37,7 +37,7 @@ PREFIX = "quantity:"
 _MOST_PANELS = 6
 _MOST_NAMED = 10
 _FEW_POINTS = 60  # that are marked, for between them nothing was measured
-_WIDE = 1000.0  # ratio of the largest value to the smallest from which the axis is logarithmic
+_WIDE = 100.0  # ratio of the lines' largest value to their smallest from which the axis is logarithmic
 
 
 def quantity_figure(name: str, traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
@@ -123,8 +123,8 @@ def _ends(found: Band) -> str:
 
 def _scale(axes: Axes, found: Sequence[Band]) -> None:
     """A logarithmic axis for positive values of several orders of magnitude."""
-    values = np.concatenate([curve[1] for one in found for curve in (one.low, one.high)])
-    values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > _WIDE * values.min():
+    values, low = (np.concatenate([getattr(one, name)[1] for one in found]) for name in ("middle", "low"))
+    values, low = values[np.isfinite(values)], low[np.isfinite(low)]
+    if len(values) and low.min() > 0 and values.max() > _WIDE * values.min():
         axes.set_yscale("log")
         plain_ticks(axes.yaxis)
