@@ -20,11 +20,14 @@ def training(folder: Path, effort: Effort) -> Iterator[Row]:
     """A row for each workload; where its goal is missed, with the parts of its step.
 
     Without minibatches a side takes about a second, in which a training on a quiet machine writes its state once; with
-    them a block ends sooner. A busy machine has it write its state more often for each step, as that goes by the clock.
+    them a block ends sooner. Convolutional networks take longer, as the sums over the full set and the test set at the first step
+    count in them. A busy machine has it write its state more often for each step, as that goes by the clock.
     """
     for workload in workloads(folder, quick=effort.quick):
         content = recipe.parse(DEEP8, list(workload.overrides))
-        own = effort if content.optimizer.minibatches or effort.quick else replace(effort, seconds=0.8, rounds=3)
+        own = effort
+        if not effort.quick and not (content.optimizer.minibatches and content.network.kind == "mlp"):
+            own = replace(effort, seconds=0.8 if content.network.kind == "mlp" else 1.5, rounds=3)
         row = {"what": workload.name, "beside": "bare loop", **paired(traced(content), bare(content), own)}
         row |= least(content, effort.limits)
         if workload.goal is not None:
