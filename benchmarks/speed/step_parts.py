@@ -88,8 +88,8 @@ def in_words(row: Row) -> str:
     goal, us, other = row["goal"] * row["us_other"], row["us"], row["us_other"]
     alone = parts.pop("its products alone", None)
     needed = sum(parts.values())
-    listed = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
-    if alone is not None:
+    listed = ", ".join(f"{name} {value:.0f}" for name, value in parts.items() if value >= 0.5)
+    if alone is not None and alone >= 0.5:
         listed += f" (its products alone {alone:.0f})"
     rest = us - needed
     told = f"a step takes {us:.0f} µs, the bare loop's {other:.0f}; {listed}; the rest, {rest:.0f}, measures, keeps and writes."
