@@ -1,7 +1,7 @@
 """Everything about speed in one command: ``python benchmarks/run.py [--only PART,PART] [-o FOLDER]``.
 
 First the limits of the machine, then RhoTrace beside what a user would do otherwise, alternately and in one process, then
-whole processes, and how the cost grows. Writes ``speed.json``, ``speed.md`` and ``speed.png``; about eight minutes on a quiet
+whole processes, and how the cost grows. Writes ``speed.json``, ``speed.md`` and ``speed.png``; about nine minutes on a quiet
 machine. ``--quick`` shows in half a minute that everything runs, and measures nothing that counts.
 
 One thread. Ratios are of processor time, which other work on the machine disturbs less than the clock; whole processes are

@@ -36,7 +36,7 @@ def work(content: Recipe) -> tuple[float, float]:
     followed, by what it takes to follow it.
     """
     data = content.load_data()
-    blocks = content.network.build(data.shape, data.y.shape[1]).blocks
+    blocks = content.network.build(data.shape, data.y.shape[1]).layers
     weights = [int(np.prod(block.shape)) for block in blocks]
     uses = [1] * len(blocks)
     if content.network.kind == "conv":  # each weight is used at every place of the image
@@ -49,9 +49,10 @@ def work(content: Recipe) -> tuple[float, float]:
     per_sample = 2 * (3 * sum(products) - products[0])  # forward, backward, and no gradient of the inputs
     flops = (size or len(data.x)) * per_sample
     if size:
-        every = followed(content)
-        first = products[0] / every + blocks[0].shape[0] * size if every else products[0]
-        flops += len(data.x) * 2 * (first + sum(products[1:])) / content.record.full_every
+        every, share = followed(content), 1 / content.record.full_every
+        # Followed, the first layer moves at every step, whether or not the sums are due.
+        first = products[0] / every + blocks[0].shape[0] * size if every else products[0] * share
+        flops += len(data.x) * 2 * (first + sum(products[1:]) * share)
     return members * flops, members * 4 * 3 * sum(weights)
 
 

@@ -26,13 +26,15 @@ def traced(content: Recipe) -> Loop:
     def go(steps: int) -> float:
         marks = [0.0, 0.0]
         with tempfile.TemporaryDirectory() as folder:
-            train(
+            outcome = train(
                 content.model_copy(update={"steps": steps}),
                 Path(folder) / "run.h5",
                 device="cpu",
                 begin=lambda _: marks.__setitem__(0, time.process_time()),
                 watch=lambda _: marks.__setitem__(1, time.process_time()),
             )
+        if outcome.ended == "interrupted":  # Ctrl-C ends a training in order, and the benchmark with it
+            raise KeyboardInterrupt
         return marks[1] - marks[0]
 
     return go

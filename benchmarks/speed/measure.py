@@ -33,7 +33,7 @@ class Effort:
         limits: of the machine; see ``limits``.
     """
 
-    seconds: float = 0.5
+    seconds: float = 0.3
     rounds: int = 5
     quick: bool = False
     long: int = 1_000_000

@@ -88,11 +88,14 @@ def in_words(row: Row) -> str:
     goal, us, other = row["goal"] * row["us_other"], row["us"], row["us_other"]
     alone = parts.pop("its products alone", None)
     needed = sum(parts.values())
-    listed = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
-    if alone is not None:
+    listed = ", ".join(f"{name} {value:.0f}" for name, value in parts.items() if value >= 0.5)
+    if alone is not None and alone >= 0.5:
         listed += f" (its products alone {alone:.0f})"
     rest = us - needed
     told = f"a step takes {us:.0f} µs, the bare loop's {other:.0f}; {listed}; the rest, {rest:.0f}, measures, keeps and writes."
+    if row["commit_us"] > 0:
+        told += f" A run of one step takes {row['commit_us'] / 1000:.1f} ms more: its start, and the writing of a block and of the state, "
+        told += "which comes once a second of the clock or once in 1,024 steps."
     if needed > goal:
         return f"{told} The parts without the rest already exceed the goal of {goal:.0f} µs."
     return f"{told} The goal, {goal:.0f} µs, leaves {goal - needed:.0f} for the rest."

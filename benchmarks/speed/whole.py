@@ -14,9 +14,9 @@ from .measure import Effort, Row, process, rhotrace
 from .workloads import DEEP8, FOLLOWED, SGD
 
 KINDS = {  # overrides, and steps
-    "GD, L = 8, width 64, N = 400": ((), 500),
-    "SGD, full-set sums every step, first layer followed": ((SGD, FOLLOWED), 2000),
-    "GD, L = 8, width 64, N = 400, 16 members": (("members.seeds=16",), 50),
+    "GD, L = 8, width 64, N = 400": ((), 300),
+    "SGD, full-set sums every step, first layer followed": ((SGD, FOLLOWED), 1000),
+    "GD, L = 8, width 64, N = 400, 16 members": (("members.seeds=16",), 30),
 }
 
 
@@ -72,7 +72,7 @@ def memory(folder: Path, effort: Effort) -> Iterator[Row]:
     own = folder / "own.yaml"
     own.write_text(DEEP8)
     small = ("--set", "network.width=8", "--set", "data.train=100")
-    lengths = (5, 20) if effort.quick else (5000, 20_000)
+    lengths = (5, 20) if effort.quick else (4000, 16_000)
     peaks = [
         rhotrace("train", own, "-o", folder / f"{n}.h5", "--set", f"steps={n}", *small)["peak_MB"] for n in lengths
     ]
