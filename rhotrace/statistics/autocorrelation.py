@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from rhotrace.statistics.intervals import Interval
 
@@ -26,6 +25,8 @@ def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
     x = x - x.mean()
     if n < 2 or not np.any(x):
         return 1.0
+    from scipy import fft
+
     size = fft.next_fast_len(2 * n)
     transform = fft.rfft(x / np.abs(x).max(), size)
     covariance = fft.irfft(transform * transform.conj(), size)[:n]

@@ -208,7 +208,7 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
         log_rho = one.log_rho / np.log(10)
         with np.errstate(invalid="ignore", divide="ignore"):
             log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
-        solved = one.driven_log_rho / np.log(10)
+        solved = one.driven() / np.log(10)
         with np.errstate(invalid="ignore"):  # both are infinite where a layer is zero
             missed = solved - log_rho
         line(above, one.steps, log_rho, color=own)
