@@ -99,7 +99,9 @@ class RunSeries:
         """log(rho/rho_eq), (n, M); NaN where a <= 0."""
         ratio = self.rho_eq_over_rho
         with np.errstate(all="ignore"):
-            return np.asarray(-np.log(np.where(ratio > 0, ratio, np.nan)))
+            found = np.where(ratio > 0, ratio, np.nan)
+            np.log(found, out=found)
+            return np.negative(found, out=found)
 
     @cached_property
     def members(self) -> tuple[Series, ...]:

@@ -240,11 +240,15 @@ def passage(
         return Passage(Outcome.NONE, np.nan, dwell, NONE)
     if row < 0:
         return Passage(_why_not(steps, reached, dwell, rho_eq_over_rho, q, log_rho), np.nan, dwell, NONE)
+    around = slice(None) if noisy else slice(row - 1, row + 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
-    T = _interpolated(steps, distance, row, 0.0)
+        distance = np.log(rho_eq_over_rho[around]) + np.log(theta)  # zero at T, falling
+    if noisy:
+        T, crossing = _interpolated(steps, distance, row, 0.0), _crossing(steps, distance, row)
+    else:
+        crossing = _bracket(steps[around], distance, 1)
+        T = crossing.value
     finite = np.isfinite(q) & np.isfinite(log_rho)
-    crossing = _crossing(steps, distance, row) if noisy else _bracket(steps, distance, row)
     return Passage(Outcome.LEFT, T, dwell, crossing, _afterwards(steps, reached, finite, row, theta))
 
 
