@@ -75,8 +75,7 @@ def synthetic(condition: Condition, rng: np.random.Generator) -> tuple[Series, f
         noise -= 0.5 * lfilter([1.0], [1, -0.8], rng.random(len(steps)) < condition.spikes)
     log_rho = condition.depth * np.log(r) + noise
     a, q = np.exp(log_rho), np.exp(2 * log_rho)
-    norms = np.repeat(np.exp(log_rho / condition.depth)[:, None], condition.depth, axis=1)
-    return Series(steps, log_rho, np.exp(-log_rho), a, q, 1 - 2 * a + q, norms, LR), T
+    return Series(steps, log_rho, np.exp(-log_rho), a, q, condition.depth, LR), T
 
 
 def passed_of(series: Series, condition: Condition) -> Passage:

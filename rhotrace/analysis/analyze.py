@@ -73,15 +73,20 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
     """
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
+    plateaus = run.plateaus
+    if not run.no_equilibrium:
+        _ = run.loss_times
+    run.forget("loss")  # what follows needs the memory
+    found = run.audit  # reads the layer norms, for the transient too
     transient = run.fitted if fit else run.transient
     return Analysis(
         path=str(run.trace.path),
         summary=summary(run.trace),
         final=_final(run),
         transient=transient,
-        plateaus=run.plateaus,
+        plateaus=plateaus,
         stability=stability(run),
-        audit=run.audit,
+        audit=found,
         no_audit=run.no_audit,
         left_out=inertia_and_decay(run.trace),
         no_balance=no_norm(run.trace),

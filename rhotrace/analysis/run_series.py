@@ -6,7 +6,7 @@ the threshold theta is stated in one place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,14 +18,18 @@ from rhotrace.analysis import applicability
 from rhotrace.analysis.plateaus import Plateau, plateaus
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import Outcome, Passage, TransientFit, inapplicable
+from rhotrace.analysis.transient.transient_time import FastestGrowth, Outcome, Passage, TransientFit, inapplicable
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.intervals import NONE
 from rhotrace.theory.norm_dynamics import THETA
-from rhotrace.theory.step_identity import Audit, audit, identity
+from rhotrace.theory.step_identity import Audit, Tally, identity
 
 Floats = NDArray[np.float64]
+
+ALL = slice(None)
+_COLUMNS = ("rho_k", "log_rho", "rho_eq_over_rho", "a", "q", "loss")  # which a series keeps under these names
+PIECE_BYTES = 1 << 20  # of the layer norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,9 @@ class RunSeries:
         """log(rho/rho_eq), (n, M); NaN where a <= 0."""
         ratio = self.rho_eq_over_rho
         with np.errstate(all="ignore"):
-            return np.asarray(-np.log(np.where(ratio > 0, ratio, np.nan)))
+            found = np.where(ratio > 0, ratio, np.nan)
+            np.log(found, out=found)
+            return np.negative(found, out=found)
 
     @cached_property
     def members(self) -> tuple[Series, ...]:
@@ -107,19 +113,37 @@ class RunSeries:
                 rho_eq_over_rho=self.rho_eq_over_rho[:, m],
                 a=self.a[:, m],
                 q=self.q[:, m],
-                loss=self.loss[:, m],
-                rho_k=self.rho_k[:, m],
+                depth=self.trace.depth,
                 lr=float(lr),
                 elapsed=None if self.elapsed is None else self.elapsed[:, m],
             )
             for m, lr in enumerate(self.lr)
         )
 
-    def every_step(self, name: str) -> Floats:
-        """A quantity at every step: rho_k and log rho are not read again where all steps have full-set sums."""
-        if self.trace.strides["full"] == 1 and name in ("rho_k", "log_rho"):
-            return np.asarray(getattr(self, name))
-        return self.trace[name]
+    def every_step(self, name: str, which: slice = ALL) -> Floats:
+        """A quantity at every step, or at some; what this series has already is not read again.
+
+        Args:
+            name: of the quantity.
+            which: the steps, without a stride.
+        """
+        known = self.__dict__.get(name) if self.trace.strides["full"] == 1 and name in _COLUMNS else None
+        if known is None and which == ALL and self.trace.strides["full"] == 1 and name in ("rho_k", "log_rho"):
+            known = getattr(self, name)
+        if known is not None:
+            return np.asarray(known if which == ALL else known[which])
+        return self.trace[name] if which == ALL else self.trace.rows(name, which)
+
+    def pieces(self) -> Iterator[slice]:
+        """The run's steps in pieces that fit in the processor's cache, each beginning with the last step of the one before."""
+        size = max(2, min(self.trace.steps, PIECE_BYTES // (8 * self.trace.members * self.trace.depth)))
+        for first in range(0, max(self.trace.steps - 1, min(self.trace.steps, 1)), size):
+            yield slice(first, min(first + size + 1, self.trace.steps))
+
+    def forget(self, *names: str) -> None:
+        """Drops series that are no longer needed, so that a long run's do not fill the memory; they are read again if asked for."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     # --- the members -------------------------------------------------------------------------------------------
 
@@ -217,12 +241,32 @@ class RunSeries:
         if self.no_equilibrium:
             return inapplicable(self.theta, self.no_equilibrium, self.labels, self.seeds)
         each = tuple(
-            transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed)
-            for m, (one, passed) in enumerate(zip(self.members, self.passages, strict=True))
+            transient_time.measure(
+                m, one, theta=self.theta, fit=False, passed=passed, T_loss=T_loss, T_inflection=T_inflection
+            )
+            for m, (one, passed, T_loss, T_inflection) in enumerate(
+                zip(self.members, self.passages, self.loss_times, self.inflections, strict=True)
+            )
         )
         if why := applicability.no_flow(self.trace):
             each = tuple(replace(one, T_constant=np.nan, driven=None, no_fit=why) for one in each)
         return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
+
+    @cached_property
+    def loss_times(self) -> list[float]:
+        """First step from which each member's loss is below half its value for g = 0; see ``transient_time.loss_time``."""
+        return [transient_time.loss_time(self.steps, self.loss[:, m]) for m in range(self.trace.members)]
+
+    @cached_property
+    def inflections(self) -> list[float]:
+        """Step at which each member's log rho grows fastest; NaN where it never grows."""
+        found = FastestGrowth(self.trace.members)
+        if self.trace.strides["full"] == 1:
+            for which in self.pieces():
+                found.extend(self.steps[which], self.every_step("rho_k", which), self.a[which], self.q[which])
+        else:
+            found.extend(self.steps, self.rho_k, self.a, self.q)
+        return found.steps
 
     @cached_property
     def fitted(self) -> TransientFit:
@@ -267,42 +311,68 @@ class RunSeries:
     @cached_property
     def audit(self) -> Audit | None:
         """The discrete step identity at every step; None where ``no_audit`` says why."""
-        return self.audit_of(range(self.trace.members))
+        growth = None
+        if self.trace.strides["full"] == 1 and not self.no_equilibrium and "inflections" not in self.__dict__:
+            growth = FastestGrowth(self.trace.members)
+        found = self.audit_of(range(self.trace.members), growth)
+        if growth and found:  # the layer norms of a long run are read once for both
+            self.__dict__["inflections"] = growth.steps
+        return found
 
-    def audit_of(self, members: Sequence[int]) -> Audit | None:
-        """The audit of some members, in the layers that the outputs are homogeneous in."""
+    def audit_of(self, members: Sequence[int], growth: FastestGrowth | None = None) -> Audit | None:
+        """The audit of some members, in the layers that the outputs are homogeneous in; ``growth`` is shown their norms too."""
         if applicability.no_step_law(self.trace):
             return None
-        if (found := audit(**self._identity(members))) is None:
+        tally = Tally(self.trace.steps, **self._terms)
+        for which in self.pieces():
+            terms = self._identity(members, which)
+            tally.extend(**terms)
+            if growth:
+                growth.extend(self.steps[which], terms["rho_k"], self.a[which], self.q[which])
+        if (found := tally.audit()) is None:
             return None
         step, member, layer = found.where
         return replace(found, where=(step, members[member], self._homogeneous[layer - 1] + 1))
 
     @property
     def step_residuals(self) -> Floats | None:
-        """By how much each step misses the identity, relative, (steps - 1, M, L); None without an audit."""
+        """By how much each step misses the identity, relative, in its worst member and layer, (steps - 1,).
+
+        NaN where it is finite in none. None without an audit.
+        """
         if applicability.no_step_law(self.trace):
             return None
-        return identity(**self._identity(range(self.trace.members)))[0]
+        everyone, worst = range(self.trace.members), []
+        for which in self.pieces():
+            residual, *_ = identity(**self._identity(everyone, which), **self._terms)
+            residual[~np.isfinite(residual)] = np.nan
+            worst.append(np.fmax.reduce(residual, axis=(1, 2)))
+        return np.concatenate(worst)
 
     @cached_property
     def _homogeneous(self) -> list[int]:
         return [k for k, block in enumerate(self.trace.layout.layers) if block.degree is not None]
 
-    def _identity(self, members: Sequence[int]) -> dict[str, Any]:
-        """What the identity is made of, by the names of the arguments."""
+    @cached_property
+    def _terms(self) -> dict[str, Any]:
+        """What the identity of every step is made of, by the names of the arguments."""
+        degree = np.array([self.trace.layout.layers[k].degree for k in self._homogeneous])
+        return {"dtype": self.trace.attributes["dtype"], "law": applicability.law_of(self.trace), "degree": degree}
+
+    def _identity(self, members: Sequence[int], which: slice) -> dict[str, Any]:
+        """What the identity of some steps is made of, by the names of the arguments."""
         trace, law = self.trace, applicability.law_of(self.trace)
-        arrays = {name: self.every_step(name) for name in ("rho_k", "grad_norm")}
+        arrays = {name: self.every_step(name, which) for name in ("rho_k", "grad_norm")}
         if "batch_a" in trace:
-            arrays |= {name: self.every_step(name) for name in ("batch_a", "batch_q")}
+            arrays |= {name: self.every_step(name, which) for name in ("batch_a", "batch_q")}
         else:
-            pull = self.every_step("batch_c")
+            pull = self.every_step("batch_c", which)
             arrays |= {"batch_a": -pull / 2, "batch_q": np.zeros_like(pull)}
-        lr, degree = self.rates, [trace.layout.layers[k].degree for k in self._homogeneous]
+        lr = self.rates if self.rates.ndim == 1 else self.rates[which]
         if "lr_layer" in trace:
-            lr = self.every_step("lr_layer")[:, :, self._homogeneous]
-        read = {name: self.every_step(name) for name in law.quantities} if law else {}
-        if len(degree) < trace.depth:
+            lr = self.every_step("lr_layer", which)[:, :, self._homogeneous]
+        read = {name: self.every_step(name, which) for name in law.quantities} if law else {}
+        if len(self._homogeneous) < trace.depth:
             arrays |= {name: arrays[name][:, :, self._homogeneous] for name in ("rho_k", "grad_norm")}
             read = {name: values[:, :, self._homogeneous] for name, values in read.items()}
         options = {name: trace[name] for name in law.options if name in trace} if law else {}
@@ -312,8 +382,7 @@ class RunSeries:
             options, lr = {name: values[chosen] for name, values in options.items()}, _of_members(lr, chosen)
         if law and law.norms:
             options |= {name: trace.recipe["optimizer"]["norms"].get(name) for name in law.norms}
-        dtype = trace.attributes["dtype"]
-        return {**arrays, "lr": lr, "dtype": dtype, "law": law, "degree": np.array(degree), "read": {**read, **options}}
+        return {**arrays, "lr": lr, "read": {**read, **options}}
 
 
 def _of_members(lr: Floats, members: list[int]) -> Floats:

@@ -36,7 +36,6 @@ def analyze(
     """
     from rhotrace.analysis.analyze import analyze as examine
     from rhotrace.analysis.run_series import RunSeries, require_steps
-    from rhotrace.display.figures.transient import transient_figure
     from rhotrace.display.pages.analysis import analysis_page
     from rhotrace.runfile.reader import open_trace
 
@@ -45,5 +44,7 @@ def analyze(
         series = RunSeries(trace, theta)
         result = examine(series, fit=fit_transient)
         if plot:
+            from rhotrace.display.figures.transient import transient_figure
+
             transient_figure({"": (series.members, result.transient)}, plot)
     answer(analysis_page(result, fits=fit_transient), as_json=as_json, plot=plot)

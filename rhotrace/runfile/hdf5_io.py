@@ -19,6 +19,8 @@ from rhotrace.errors import TraceError
 _LIBVER = ("v110", "v110")
 # Numbers begin at multiples of their size, so that no sector of a disk, and no page in memory, holds half of one.
 _ALIGNMENT = {"alignment_threshold": 1, "alignment_interval": 8}
+# Bytes of unpacked chunks that HDF5 keeps of each open dataset: two chunks. HDF5 2.0 would keep 8 MiB of each.
+CHUNK_CACHE = 1 << 20
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_END = 28  # place of the end-of-file address in a superblock of version 2 or 3
 
@@ -30,11 +32,11 @@ def open_hdf5(path: Path) -> h5py.File:
     opened the file, its mode is used.
     """
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE)
     except OSError as problem:
         if "locking flag" not in str(problem):
             raise
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from rhotrace.statistics.intervals import Interval
 
@@ -12,6 +11,7 @@ Floats = NDArray[np.float64]
 
 _MIN_LAGS = 10
 _WINDOW = 5.0  # Sokal's c
+_BLOCK = 1 << 16  # values, or lags, that are taken at a time
 
 
 def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
@@ -26,13 +26,27 @@ def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
     x = x - x.mean()
     if n < 2 or not np.any(x):
         return 1.0
+    from scipy import fft
+
     size = fft.next_fast_len(2 * n)
-    transform = fft.rfft(x / np.abs(x).max(), size)
-    covariance = fft.irfft(transform * transform.conj(), size)[:n]
-    tau = 2 * np.cumsum(covariance / covariance[0]) - 1
-    lag = np.arange(n)
-    ends = np.flatnonzero((lag >= window_factor * tau) & (lag >= min(_MIN_LAGS, n - 1)))
-    return float(max(tau[ends[0] if len(ends) else n - 1], 1e-3))
+    x /= np.abs(x).max()
+    transform = fft.rfft(x, size)
+    del x  # the series may be long: nothing is kept that is not needed
+    for first in range(0, len(transform), _BLOCK):
+        block = transform[first : first + _BLOCK]
+        transform[first : first + _BLOCK] = block * block.conj()
+    covariance = fft.irfft(transform, size)[:n]
+    del transform
+    sums = covariance / covariance[0]
+    del covariance
+    np.cumsum(sums, out=sums)
+    for first in range(0, n, _BLOCK):
+        tau = 2 * sums[first : first + _BLOCK] - 1
+        lag = np.arange(first, first + len(tau))
+        ends = np.flatnonzero((lag >= window_factor * tau) & (lag >= min(_MIN_LAGS, n - 1)))
+        if len(ends):
+            return float(max(tau[ends[0]], 1e-3))
+    return float(max(2 * sums[-1] - 1, 1e-3))
 
 
 def autocorrelation_time(residuals: Floats, parameters: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, special, stats
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +29,8 @@ def root_interval(design: Floats, values: Floats, near: float, slope: float, mem
     Returns:
         (low, high), in the units of x.
     """
+    from scipy import linalg, special
+
     n, p = design.shape
     gaps = np.geomspace(1.0, 0.5 / max(memory, 1.0), _MEMORIES)
     phis = np.unique(np.concatenate([1 - gaps, -1 + gaps[gaps > 0.5 / n]]))
@@ -47,7 +48,7 @@ def root_interval(design: Floats, values: Floats, near: float, slope: float, mem
     weights += np.log(np.gradient(phis)) - 0.5 * np.log(1 - phis**2)  # the prior of Jeffreys
     shares = np.exp(weights - special.logsumexp(weights))
     levels = (np.arange(_DRAWS) + 0.5) / _DRAWS
-    quantiles = stats.t.ppf(levels, n - p)
+    quantiles = special.stdtrit(n - p, levels)
     points = (centres[:, None] + spreads[:, None] * quantiles).ravel()
     order = np.argsort(points)
     below = np.cumsum(np.repeat(shares / _DRAWS, _DRAWS)[order])

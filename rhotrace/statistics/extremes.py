@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Curve = tuple[Rows, Floats]  # steps and values
+
+_PIECE = 1 << 16  # rows of a series that are taken at a time
 
 
 class Envelope:
@@ -81,11 +85,23 @@ def _extremes(block: Floats) -> tuple[Rows, Floats]:
 
 def thinned(values: Floats, most: int = 4000) -> Rows:
     """Rows of a series to draw: all of them where there are few, else at most about ``most``."""
-    if len(values) <= most:
-        return np.arange(len(values))
-    envelope = Envelope(most // 2, expected=len(values))
-    envelope.extend(values)
-    return envelope.curve()[0]
+    return thinned_pieces(values.__getitem__, len(values), most)[0]
+
+
+def thinned_pieces(values: Callable[[slice], Floats], rows: int, most: int = 4000) -> Curve:
+    """As ``thinned``, of a series that is computed piece by piece; its rows and the values there.
+
+    Args:
+        values: the values of some rows, given without a stride.
+        rows: how many there are.
+        most: as for ``thinned``.
+    """
+    if rows <= most:
+        return np.arange(rows), values(slice(0, rows))
+    envelope = Envelope(most // 2, expected=rows)
+    for first in range(0, rows, _PIECE):
+        envelope.extend(values(slice(first, min(first + _PIECE, rows))))
+    return envelope.curve()
 
 
 def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +26,13 @@ class Interval:
 NONE = Interval(np.nan, np.nan, np.nan)
 
 
+def student_t(freedom: float, level: float = 0.975) -> float:
+    """Quantile of Student's t distribution; that of ``scipy.stats``, whose import takes longer than most analyses."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, level))
+
+
 def geometric_mean(values: Floats) -> Interval:
     """Geometric mean of positive values with Student's t interval on their logarithm.
 
@@ -42,7 +48,7 @@ def mean(values: Floats) -> Interval:
     if len(values) < 2:
         return Interval(float(values[0]) if len(values) else np.nan, np.nan, np.nan)
     centre = float(values.mean())
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(student_t(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return Interval(centre, centre - half, centre + half)
 
 
@@ -50,6 +56,8 @@ def bootstrapped_geometric_mean(values: Floats) -> Interval:
     """As ``geometric_mean``, by resampling the values (BCa); no interval for fewer than 8, where it would be too short."""
     if len(values) < _FEWEST or np.ptp(values) == 0:
         return Interval(float(np.exp(np.log(values).mean())) if len(values) else np.nan, np.nan, np.nan)
+    from scipy import stats
+
     logs = np.log(values)
     found = stats.bootstrap(
         (logs,), np.mean, n_resamples=_RESAMPLES, method="BCa", rng=np.random.default_rng(0), vectorized=True

@@ -10,8 +10,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import solve_ivp
-from scipy.special import digamma, factorial, hyp2f1, poch
 
 Floats = NDArray[np.float64]
 
@@ -19,6 +17,9 @@ THETA = 0.5
 
 _GRID = 3000
 _NEAR, _TERMS = 0.3, 26  # 0.3^26 is below the rounding of 1
+_LONG, _BLOCK = 1 << 16, 1 << 11  # rows from which ``driven`` is solved in blocks, and the rows of a block
+_CORRECTIONS, _CONVERGED = 8, 1e-8  # Newton's; the error after the last is about its square
+_RANGE = 1e100
 
 
 def elapsed(u: ArrayLike, depth: int) -> Floats:
@@ -52,6 +53,8 @@ def _gauss(b: float, log_z: Floats) -> Floats:
     scipy's loses its digits where z nears 1. There stands the expansion in 1 - z of Abramowitz and Stegun, 15.3.10,
     which at a = 1 is ``-b sum_n (b)_n/n! (1-z)^n [log(1-z) - psi(n+1) + psi(b+n)]``.
     """
+    from scipy.special import digamma, factorial, hyp2f1, poch
+
     rest = np.asarray(-np.expm1(log_z))  # 1 - z
     out = np.empty(rest.shape)
     close = rest < _NEAR
@@ -155,6 +158,8 @@ def integrate(t: ArrayLike, r_start: ArrayLike, *, A: float, B: float, depth: in
     Raises:
         ValueError: a start that is not positive, or a norm that leaves the range of floating point.
     """
+    from scipy.integrate import solve_ivp
+
     starts, t = np.asarray(r_start, dtype=np.float64), np.asarray(t, dtype=np.float64)
     if not (starts > 0).all():
         raise ValueError(f"expected positive starts, got {starts.min():.3g}")
@@ -193,7 +198,8 @@ def driven(t: Floats, log_rho: Floats, a: Floats, q: Floats, *, depth: int) -> F
 
     With ``d`` the departure of the solution from the measured log rho m, ``A = a e^-m`` and ``B = q e^-2m`` turn
     equation (5) into ``d log rho/dt = 2 L e^(-2m/L) e^((L-2)d/L) (a - q e^d)``, in which nothing overflows.
-    Heun's method, one step from row to row.
+    Heun's method, one step from row to row. A long series is solved in blocks by Newton's method, all rows of a block at
+    once; its last bits differ from those of one step after the other.
 
     Args:
         t: times of the rows (learning rate x steps), (n,).
@@ -205,11 +211,26 @@ def driven(t: Floats, log_rho: Floats, a: Floats, q: Floats, *, depth: int) -> F
     Returns:
         log rho of the solution, (n,); NaN from where it leaves the range of floating point.
     """
+    n, y = len(log_rho), np.full(len(log_rho), np.nan)
+    y[0] = log_rho[0]
+    first = 0
+    while first < n - 1 and not np.isnan(y[first]):
+        last = min(first + _BLOCK, n - 1) if n > _LONG else n - 1
+        rows = slice(first, last + 1)
+        own = t[rows], log_rho[rows], a[rows], q[rows]
+        solved = _heun_at_once(*own, y[first], depth) if n > _LONG else None
+        y[rows] = _heun(*own, y[first], depth) if solved is None else solved
+        first = last
+    return y
+
+
+def _heun(t: Floats, log_rho: Floats, a: Floats, q: Floats, start: float, depth: int) -> Floats:
+    """As ``driven``, from a start, one step after the other."""
     speed = (2 * depth * np.exp(-2 / depth * log_rho)).tolist()
     m, ups, downs, times = log_rho.tolist(), a.tolist(), q.tolist(), t.tolist()
     share = (depth - 2) / depth
     y = np.full(len(m), np.nan)
-    here = m[0]
+    here = float(start)
     try:
         for i in range(len(m) - 1):
             y[i] = here
@@ -222,3 +243,38 @@ def driven(t: Floats, log_rho: Floats, a: Floats, q: Floats, *, depth: int) -> F
     except OverflowError:
         pass
     return y
+
+
+def _heun_at_once(t: Floats, log_rho: Floats, a: Floats, q: Floats, start: float, depth: int) -> Floats | None:
+    """As ``_heun``, all steps at once; None where that does not converge.
+
+    A step takes y_i to Phi_i(y_i). Newton's correction e of a guess obeys e_(i+1) = Phi_i'(y_i) e_i + Phi_i(y_i) - y_(i+1)
+    from e_0 = 0, which a cumulative product and a cumulative sum solve.
+    """
+    share, h = (depth - 2) / depth, np.diff(t)
+    with np.errstate(all="ignore"):
+        speed = 2 * depth * np.exp(-2 / depth * log_rho)
+        y = log_rho + (start - log_rho[0])
+        for _ in range(_CORRECTIONS):
+            first, slope = _flow(speed[:-1], y[:-1] - log_rho[:-1], a[:-1], q[:-1], share)
+            second, later = _flow(speed[1:], y[:-1] + h * first - log_rho[1:], a[1:], q[1:], share)
+            growth = np.cumprod(1 + h / 2 * (slope + later * (1 + h * slope)))
+            size = np.abs(growth)
+            if not (size.min() > 1 / _RANGE and size.max() < _RANGE):  # nor where it is not a number
+                return None
+            off = y[:-1] + h / 2 * (first + second) - y[1:]
+            correction = growth * np.cumsum(off / growth)
+            y[1:] += correction
+            largest = float(np.abs(correction).max())
+            if not np.isfinite(largest):
+                return None
+            if largest < _CONVERGED:
+                return np.asarray(y)
+    return None
+
+
+def _flow(speed: Floats, d: Floats, a: Floats, q: Floats, share: float) -> tuple[Floats, Floats]:
+    """d log rho/dt at a departure d, and its derivative by d."""
+    moving, falling = speed * np.exp(share * d), q * np.exp(d)
+    rate = moving * (a - falling)
+    return rate, share * rate - moving * falling

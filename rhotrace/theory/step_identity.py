@@ -15,7 +15,7 @@ set after each step, by ``optimizer.kind: norm-control``, obey the laws from ``_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -324,31 +324,132 @@ def audit(
     Returns:
         The audit, or None where fewer than two steps are finite.
     """
-    residual, flow_term, finite_term = identity(
-        rho_k, grad_norm, batch_a, batch_q, lr, dtype=dtype, law=law, degree=degree, read=read
-    )
-    good = np.isfinite(residual)
-    if not good.any():
-        return None
-    worst = np.unravel_index(int(np.argmax(np.where(good, residual, -1))), residual.shape)
-    largest = float(residual[worst])
-    flow = np.nan
-    if law.rest:
-        with np.errstate(all="ignore"):  # the last steps of a member that diverges overflow
-            moved, added = (float(np.abs(np.where(good, x, 0)).sum()) for x in (flow_term, finite_term))
-        flow = moved / (moved + added) if moved + added else np.nan
-    drift, start = balance_drift(rho_k), _spread(rho_k[0] ** 2)
-    return Audit(
-        residual=largest,
-        where=(int(worst[0]), int(worst[1]), int(worst[2]) + 1),
-        rounding=ROUNDING[dtype],
-        holds=largest <= ROUNDING[dtype],
-        flow=flow,
-        balance=float(np.nanmax(drift)),
-        balance_start=float(np.nanmax(start)),
-        checked=int(good.sum()),
-        rest=law.rest,
-    )
+    tally = Tally(len(rho_k), dtype=dtype, law=law, degree=degree)
+    tally.extend(rho_k, grad_norm, batch_a, batch_q, lr, read=read)
+    return tally.audit()
+
+
+class Tally:
+    """The audit of a run whose steps come in pieces, to the same bits as of all steps at once.
+
+    Args:
+        steps: of the run, all pieces together.
+        dtype: as for ``audit``.
+        law: as for ``audit``.
+        degree: as for ``audit``.
+    """
+
+    def __init__(self, steps: int, *, dtype: str, law: StepLaw, degree: Floats | None = None) -> None:
+        self._steps, self._dtype, self._law, self._degree = steps, dtype, law, degree
+        self._done = self._checked = 0
+        self._largest, self._where = -1.0, (0, 0, 0)
+        self._start: Floats = np.empty(0)
+        self._drift = np.nan
+        self._moved: PairwiseSum | None = None
+        self._added: PairwiseSum | None = None
+
+    def extend(
+        self,
+        rho_k: Floats,
+        grad_norm: Floats,
+        batch_a: Floats,
+        batch_q: Floats,
+        lr: Floats,
+        *,
+        read: Mapping[str, Floats] | None = None,
+    ) -> None:
+        """Takes the next rows, which begin with the last row of the piece before; arguments as in ``audit``."""
+        if not self._done:
+            self._start = rho_k[0] ** 2
+            self._moved, self._added = (PairwiseSum((self._steps - 1) * self._start.size) for _ in range(2))
+        residual, flow_term, finite_term = identity(
+            rho_k, grad_norm, batch_a, batch_q, lr, dtype=self._dtype, law=self._law, degree=self._degree, read=read
+        )
+        good = np.isfinite(residual)
+        checked = int(good.sum())
+        self._checked += checked
+        if checked < good.size:
+            residual[~good] = -1
+            flow_term, finite_term = (np.where(good, term, 0) for term in (flow_term, finite_term))
+        row, member, layer = np.unravel_index(int(np.argmax(residual)), residual.shape) if residual.size else (0, 0, 0)
+        if residual.size and residual[row, member, layer] > self._largest:
+            self._largest = float(residual[row, member, layer])
+            self._where = self._done + int(row), int(member), int(layer) + 1
+        if self._law.rest and self._moved and self._added:
+            with np.errstate(all="ignore"):  # the last steps of a member that diverges overflow
+                self._moved.extend(np.abs(flow_term))
+                self._added.extend(np.abs(finite_term))
+        self._drift = float(np.fmax(self._drift, np.fmax.reduce(balance_drift(rho_k, self._start), axis=None)))
+        self._done += len(residual)
+
+    def audit(self) -> Audit | None:
+        """The audit of the steps so far; None where fewer than two are finite."""
+        if not self._checked:
+            return None
+        flow = np.nan
+        if self._law.rest and self._moved and self._added:
+            with np.errstate(all="ignore"):
+                moved, added = self._moved.total, self._added.total
+            flow = moved / (moved + added) if moved + added else np.nan
+        return Audit(
+            residual=self._largest,
+            where=self._where,
+            rounding=ROUNDING[self._dtype],
+            holds=self._largest <= ROUNDING[self._dtype],
+            flow=flow,
+            balance=self._drift,
+            balance_start=float(np.nanmax(_spread(self._start))),
+            checked=self._checked,
+            rest=self._law.rest,
+        )
+
+
+class PairwiseSum:
+    """The sum of numbers that come in pieces, to the same bits as ``numpy.sum`` of all of them, which adds by halves.
+
+    Args:
+        count: of the numbers, all pieces together.
+    """
+
+    _LEAF = 1 << 16
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._sizes = list(self._leaves(count))[::-1]
+        self._sums: list[float] = []
+        self._rest: Floats = np.empty(0)
+
+    def _leaves(self, count: int) -> Iterator[int]:
+        if count <= self._LEAF:
+            yield count
+        else:
+            half = _half(count)
+            yield from self._leaves(half)
+            yield from self._leaves(count - half)
+
+    def extend(self, values: Floats) -> None:
+        """Takes the next numbers, of any shape."""
+        values, at = np.concatenate([self._rest, values.ravel()]), 0
+        while self._sizes and len(values) - at >= self._sizes[-1]:
+            size = self._sizes.pop()
+            self._sums.append(float(values[at : at + size].sum()))
+            at += size
+        self._rest = values[at:].copy()
+
+    @property
+    def total(self) -> float:
+        """The sum, once all numbers are there."""
+        sums = iter(self._sums)
+
+        def of(count: int) -> float:
+            return next(sums) if count <= self._LEAF else of(half := _half(count)) + of(count - half)
+
+        return of(self._count)
+
+
+def _half(count: int) -> int:
+    """How many of so many numbers numpy adds in the first half."""
+    return count // 2 - count // 2 % 8
 
 
 def identity(
@@ -391,11 +492,18 @@ def _drive(batch_a: Floats, batch_q: Floats, degree: Floats) -> Floats:
     return drive if (degree == 1).all() else drive * degree
 
 
-def balance_drift(rho_k: Floats) -> Floats:
-    """How far rho_k^2 - rho_j^2 has moved from its start, largest pair of layers, relative to rho_k^2, (steps, M)."""
+def balance_drift(rho_k: Floats, start: Floats | None = None) -> Floats:
+    """How far rho_k^2 - rho_j^2 has moved from its start, largest pair of layers, relative to rho_k^2, (steps, M).
+
+    Args:
+        rho_k: layer norms, (steps, M, L).
+        start: rho_k^2 of the start, (M, L); that of the first row by default.
+    """
     square = rho_k**2
     with np.errstate(all="ignore"):
-        return np.asarray(np.ptp(square - square[0], axis=2) / square.mean(axis=2))
+        moved = square - (square[0] if start is None else start)
+        layers = [moved[:, :, k] for k in range(moved.shape[2])]  # far faster than along a short last axis
+        return np.asarray((reduce(np.maximum, layers) - reduce(np.minimum, layers)) / square.mean(axis=2))
 
 
 def _spread(square: Floats) -> Floats:

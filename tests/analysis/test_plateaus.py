@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import median_filter
+from scipy.signal import find_peaks
 
-from rhotrace.analysis.plateaus import arrival, plateaus
+from rhotrace.analysis.plateaus import arrival, plateaus, prominent, without_spikes
 
 STEPS = np.arange(6000)
 
@@ -117,3 +119,17 @@ def test_arrival_is_the_plateau_that_the_loss_leaves_again():
     assert reached.error == 0  # its median: 0.5 until 4,000
     assert arrival(found, 5201.0, int(STEPS[-1])) is None
     assert arrival(found[:1], 10.0, int(STEPS[-1])) is None
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 6, 1000, 16_385])
+def test_spikes_are_taken_out_as_by_the_median_filter_of_scipy(rows):
+    rng = np.random.default_rng(rows)
+    for x in (rng.standard_normal(rows), rng.integers(0, 4, rows).astype(float)):
+        np.testing.assert_array_equal(without_spikes(x), median_filter(x, 5, mode="nearest"))
+
+
+def test_prominent_maxima_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        x = 0.7 * rng.integers(0, rng.integers(2, 12), rng.integers(1, 40))
+        assert prominent(x, 1.0) == find_peaks(x, prominence=1.0)[0].tolist(), x

@@ -28,7 +28,8 @@ def test_series_are_aligned_at_the_steps_with_full_set_sums(train, overrides):
         np.testing.assert_array_equal(run.rho_k, trace["rho_k"][run.steps])
         np.testing.assert_array_equal(trace.aligned("batch_a"), trace["batch_a"][run.steps])
         for m, one in enumerate(run.members):
-            assert np.shares_memory(one.rho_k, run.rho_k)
+            assert np.shares_memory(one.log_rho, run.log_rho)
+            assert one.depth == 3
             np.testing.assert_array_equal(one.log_rho, trace["log_rho"][run.steps, m])
             np.testing.assert_array_equal(one.rho_eq_over_rho, trace["a"][:, m] / trace["q"][:, m])
         np.testing.assert_allclose(np.exp(run.delta), trace["q"] / np.where(trace["a"] > 0, trace["a"], np.nan))
@@ -51,6 +52,31 @@ def test_analysis_and_audit_of_one_run_series_read_each_array_once(train, monkey
         audit_claims(Evidence(run))
     for name in ("rho_k", "log_rho", "rho_eq_over_rho", "a", "q"):
         assert reads[name] == 1, (name, reads)
+
+
+def test_a_long_run_is_read_in_pieces_each_row_once_with_the_same_answer(train, monkeypatch):
+    path = train("steps=500")
+    with open_trace(path) as trace:
+        at_once = analyze(trace)
+    read, rows = Counter(), Trace.rows
+
+    def counted(self, name, which):
+        found = rows(self, name, which)
+        read[name] += len(found)
+        largest[name] = max(largest[name], len(found))
+        return found
+
+    largest = Counter()
+    monkeypatch.setattr(Trace, "rows", counted)
+    monkeypatch.setattr("rhotrace.analysis.run_series.PIECE_BYTES", 100 * 3 * 3 * 8)  # 100 rows of norms
+    with open_trace(path) as trace:
+        assert repr(analyze(trace)) == repr(at_once)  # to the last bit
+    each_piece_begins_with_the_last_row_of_the_one_before = 500 + 4
+    for name in ("rho_k", "grad_norm", "batch_a", "batch_q"):
+        assert (read[name], largest[name]) == (each_piece_begins_with_the_last_row_of_the_one_before, 101), name
+    for name in ("rho_eq_over_rho", "a", "q"):
+        assert read[name] == 500 + (name == "rho_eq_over_rho")  # its last row is read for the table, too
+    assert not read["margin_quantile"]
 
 
 def test_a_run_and_its_series_give_one_answer_and_theta_is_that_of_the_series(train):

@@ -49,6 +49,13 @@ class PlantedTrace:
     def step_of(self, name: str) -> np.ndarray:
         return self.test_steps if name in AT_TEST else self.at
 
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    def rows(self, name: str, which: slice) -> np.ndarray:
+        return self.values[name][which]
+
     def aligned(self, name: str) -> np.ndarray:
         return self.values[name]
 

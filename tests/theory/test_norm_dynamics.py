@@ -136,3 +136,40 @@ def test_the_hypergeometric_function_is_the_integral_it_stands_for_up_to_the_sin
     z, h = 0.7, 1e-9  # where the two expansions meet
     left, right = (float(norm_dynamics._gauss(b, np.array(np.log(z + d)))) for d in (-h, h))
     assert left == pytest.approx(right, rel=1e-7)
+
+
+def heun(t, log_rho, a, q, depth):
+    """Equation (5) one step after the other, in the memo's own variables."""
+    y = np.empty(len(t))
+    y[0] = log_rho[0]
+
+    def flow(i, here):
+        A, B = a[i] * np.exp(-log_rho[i]), q[i] * np.exp(-2 * log_rho[i])
+        return 2 * depth * np.exp((depth - 2) / depth * here) * (A - B * np.exp(here))
+
+    for i in range(len(t) - 1):
+        h, first = t[i + 1] - t[i], flow(i, y[i])
+        y[i + 1] = y[i] + h / 2 * (first + flow(i + 1, y[i] + h * first))
+    return y
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_long_series_is_driven_as_one_step_after_the_other(depth, noise):
+    rng, rows = np.random.default_rng(0), 70_000
+    t = 6e-4 * np.arange(rows)
+    log_rho = 0.2 * np.sin(t) + noise * rng.standard_normal(rows)
+    a, q = np.exp(log_rho), np.exp(2 * log_rho) * (1 + noise * rng.standard_normal(rows))
+    found = norm_dynamics.driven(t, log_rho, a, q, depth=depth)
+    np.testing.assert_allclose(found, heun(t, log_rho, a, q, depth), rtol=0, atol=1e-11)
+
+
+def test_a_long_series_is_driven_until_it_leaves_the_range_of_floating_point():
+    t = 0.1 * np.arange(70_000)
+    found = norm_dynamics.driven(
+        t, np.zeros(70_000), np.where(t < 3000, 0.0, 5.0), np.where(t < 3000, 0.0, -5.0), depth=4
+    )
+    lost = np.isnan(found)
+    assert 30_000 < lost.argmax() < 30_020
+    assert lost[lost.argmax() :].all()
+    assert (found[:30_000] == 0).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import LAWS, StepLaw, audit, identity
+from rhotrace.theory.step_identity import LAWS, PairwiseSum, StepLaw, Tally, audit, identity
 
 NAMES = ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")
 
@@ -121,3 +121,24 @@ def test_laws_are_found_by_their_names():
 def test_nothing_finite_is_nothing_to_check():
     nan = np.full((5, 1, 2), np.nan)
     assert audit(nan, nan, nan[:, :, 0], nan[:, :, 0], np.ones(1), dtype="float64", law=LAWS["descent"]) is None
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 59])
+def test_an_audit_in_pieces_is_that_of_all_steps_to_the_last_bit(train, pieces):
+    rho_k, grad_norm, batch_a, batch_q, lr = arrays(train())
+    options = {"dtype": "float64", "law": LAWS["descent"]}
+    tally = Tally(len(rho_k), **options)
+    for at in np.array_split(np.arange(len(rho_k) - 1), pieces):
+        rows = slice(at[0], at[-1] + 2)
+        tally.extend(rho_k[rows], grad_norm[rows], batch_a[rows], batch_q[rows], lr)
+    assert tally.audit() == audit(rho_k, grad_norm, batch_a, batch_q, lr, **options)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (9_999, 4, 8), (50_001, 3, 5), (100_003, 1, 7)])
+@pytest.mark.parametrize("piece", [1_000, 8_192, 10**6])
+def test_a_sum_in_pieces_is_that_of_numpy_to_the_last_bit(shape, piece):
+    values = np.exp(3 * np.random.default_rng(0).standard_normal(shape))
+    total = PairwiseSum(values.size)
+    for first in range(0, len(values), piece):
+        total.extend(values[first : first + piece])
+    assert total.total == float(values.sum())

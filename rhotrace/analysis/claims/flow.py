@@ -22,7 +22,7 @@ def unit_inputs(_: Evidence, end: FinalNetwork) -> Finding:
 
 def bounded(_: Evidence, end: FinalNetwork) -> Finding:
     """|f(x)| <= 1; and how loose that is."""
-    largest = float(end.largest_f.max())
+    largest = float(end.measured.largest_f.max())
     if not np.isfinite(largest):
         return untestable("every output is zero")
     return judged(largest <= 0, f"largest |f_n| = 10^{largest:.2f}: the bound is loose by that factor", "at most 1")
@@ -51,7 +51,7 @@ def flow(evidence: Evidence) -> Finding:
 
 def homogeneity(_: Evidence, end: FinalNetwork) -> Finding:
     """<W_k, dL/dW_k> = 2 (q - a), which is what homogeneity says of the loss."""
-    worst = float(end.homogeneity.max())
+    worst = float(end.measured.homogeneity.max())
     return judged(
         worst < 1e-9, f"<W_k, dL/dW_k> = 2(q - a) to {worst:.1e} of ||W_k|| ||dL/dW_k|| at step {end.step}", "1e-9"
     )
@@ -74,7 +74,7 @@ def layer_growth(evidence: Evidence) -> Finding:
 
 def directions(_: Evidence, end: FinalNetwork) -> Finding:
     """Equation (4) at the run's own weights."""
-    worst = float(end.turning.max())
+    worst = float(end.measured.turning.max())
     if not np.isfinite(worst):
         return untestable("the norms of the last weights leave the range of floating point")
     return judged(

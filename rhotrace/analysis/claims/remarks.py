@@ -46,7 +46,7 @@ def at_least_one(evidence: Evidence) -> Finding:
 
 def unit_margins(_: Evidence, end: FinalNetwork) -> Finding:
     """Remark 3: y_n f_n = 1 at rho = 1; what is said of that point cannot be tested where it is not reached."""
-    top = float(end.margins_f.max())
+    top = float(end.measured.margins_f.max())
     if not np.isfinite(top):
         return untestable("not attained: no y_n f_n is positive")
     if top <= np.log10(0.99):

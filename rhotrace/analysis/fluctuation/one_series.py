@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal, stats
 
 from rhotrace.statistics.autocorrelation import integrated_time, integrated_time_interval
-from rhotrace.statistics.intervals import NONE, Interval, by_unit, mean
+from rhotrace.statistics.intervals import NONE, Interval, by_unit, mean, student_t
 
 Floats = NDArray[np.float64]
 
@@ -173,7 +172,7 @@ def measure(
         correlation=_ratio(float(np.mean(rho * rho_eq)), float(rho.std() * rho_eq.std())),
         lag=lag * per_row,
         lag_correlation=lag_correlation,
-        skew=float(stats.skew(detrended)) if detrended.std() > 0 else 0.0,
+        skew=_skew(detrended),
         quantiles=tuple(np.quantile(series, LEVELS).tolist()),
         jump=float(np.diff(series).std()),
         tau=Interval(tau * per_row, memory.low * per_row, memory.high * per_row),
@@ -234,6 +233,8 @@ def spectrum(x: Floats, per_row: float, segment: int) -> tuple[Floats, Floats]:
         per_row: steps from one value to the next.
         segment: values in one segment; at most n.
     """
+    from scipy import signal
+
     found = signal.welch(detrend(x), fs=1 / per_row, nperseg=segment)
     frequency, density = (np.asarray(values, dtype=np.float64) for values in found)
     return frequency[1:], density[1:]
@@ -257,7 +258,7 @@ def settled_from(delta: Floats, starts: tuple[float, ...] = _STARTS) -> tuple[in
         if len(delta) - start < FEWEST or effective < 5:
             break
         _, slope = _line(delta[start:])
-        if abs(slope) <= stats.t.ppf(0.995, max(effective - 2, 1)) * spread / np.sqrt(effective):
+        if abs(slope) <= student_t(max(effective - 2, 1), 0.995) * spread / np.sqrt(effective):
             return start, True
     return (len(delta) // 2 if len(starts) > 1 else 0), False
 
@@ -271,6 +272,8 @@ def _line(x: Floats) -> tuple[Floats, float]:
 
 def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
     """Rows by which rho comes after rho_eq where their correlation is largest in size, and that correlation."""
+    from scipy import signal
+
     scale = float(rho.std() * rho_eq.std()) * len(rho)
     if not scale > 0:
         return np.nan, np.nan
@@ -305,18 +308,26 @@ def _bootstrap(x: Floats, tau: float) -> tuple[float, float]:
     Percentiles of so few blocks are too narrow; their level is widened as that of Student's t is against a normal
     (Hesterberg, The American Statistician 69, 2015, section 5.2).
     """
+    from scipy.special import ndtr
+
     length = int(np.ceil(max(5 * tau, len(x) / _MOST_BLOCKS, 1)))
     blocks = len(x) // length
     if blocks < _FEWEST_BLOCKS or not np.isfinite(x).all():
         return np.nan, np.nan
     means = x[: blocks * length].reshape(blocks, length).mean(axis=1)
     drawn = np.random.default_rng(0).integers(blocks, size=(_RESAMPLES, blocks))
-    level = float(stats.norm.cdf(stats.t.ppf(0.025, blocks - 1) * np.sqrt(blocks / (blocks - 1))))
+    level = float(ndtr(student_t(blocks - 1, 0.025) * np.sqrt(blocks / (blocks - 1))))
     low, high = np.quantile(means[drawn].mean(axis=1), [level, 1 - level])
     return float(low), float(high)
 
 
 # --- what tells noise from other things --------------------------------------------------------------------
+
+
+def _skew(x: Floats) -> float:
+    from scipy import stats
+
+    return float(stats.skew(x)) if x.std() > 0 else 0.0
 
 
 def _swell(series: Floats) -> float:
@@ -325,6 +336,8 @@ def _swell(series: Floats) -> float:
 
 
 def _fast_share(x: Floats) -> float:
+    from scipy import fft
+
     power = np.abs(fft.rfft(x)) ** 2
     total = power[1:].sum()
     return float(power[int(FASTEST * len(power)) :].sum() / total) if total > 0 else 0.0
@@ -356,8 +369,10 @@ def _slope(x: Floats, y: Floats) -> tuple[Interval, float]:
     """Slope of a line with Student's t interval, and the residuals' sum of squares."""
     if np.ptp(x) <= 1e-9 * np.abs(x).max():  # nothing but rounding
         return NONE, float(np.sum((y - y.mean()) ** 2))
+    from scipy import stats
+
     fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
+    half = float(student_t(len(x) - 2) * fit.stderr)
     residual = y - fit.intercept - fit.slope * x
     return Interval(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half), float(residual @ residual)
 

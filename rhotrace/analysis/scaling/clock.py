@@ -72,7 +72,7 @@ def clock_of(series: Series, T: float) -> Clock:
         series: of the member.
         T: its transient time in steps.
     """
-    depth = series.rho_k.shape[1]
+    depth = series.depth
     until = slice(0, int(np.searchsorted(series.steps, T, side="right")))  # rows up to T
     time, log_rho = series.times[until], series.log_rho[until]
     rate = np.exp((depth - 2) / depth * log_rho)

@@ -16,7 +16,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import comparable_recipes
@@ -27,7 +26,7 @@ from rhotrace.analysis.scaling.systematic import Systematic, systematic
 from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
-from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean
+from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean, student_t
 
 Floats = NDArray[np.float64]
 
@@ -368,9 +367,11 @@ def _seeds_needed(slopes: Floats, target: float) -> int:
     """Smallest number of seeds whose Student interval is within plus or minus ``target``; 0 where it is not known."""
     if len(slopes) < 2:
         return 0
+    from scipy.special import ndtri
+
     spread = float(slopes.std(ddof=1))
-    n = max(2, int((stats.norm.ppf(0.975) * spread / target) ** 2))  # a little too few: Student's t is wider
-    while n < _MOST_SEEDS and stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) > target:
+    n = max(2, int((ndtri(0.975) * spread / target) ** 2))  # a little too few: Student's t is wider
+    while n < _MOST_SEEDS and student_t(n - 1) * spread / np.sqrt(n) > target:
         n += 1
     return min(n, _MOST_SEEDS)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from rhotrace.statistics.autocorrelation import autocorrelation_time
-from rhotrace.statistics.intervals import NONE, Interval
+from rhotrace.statistics.intervals import NONE, Interval, student_t
 from rhotrace.theory import norm_dynamics
 from rhotrace.theory.norm_dynamics import THETA
 
@@ -34,8 +32,7 @@ class Series:
         rho_eq_over_rho: a/q, (n,).
         a: mean(y g), (n,).
         q: mean(g^2), (n,).
-        loss: mean((g - y)^2), (n,).
-        rho_k: layer norms, (n, L).
+        depth: number of layers L.
         lr: learning rate; under a schedule the one to which it applies.
         elapsed: time of each row under a schedule, the sum of the learning rates before it; None where that is lr x steps.
     """
@@ -45,12 +42,11 @@ class Series:
     rho_eq_over_rho: Floats
     a: Floats
     q: Floats
-    loss: Floats
-    rho_k: Floats
+    depth: int
     lr: float
     elapsed: Floats | None = None
 
-    @cached_property
+    @property
     def times(self) -> Floats:
         """Time of each row."""
         return np.asarray(self.steps * self.lr if self.elapsed is None else self.elapsed, dtype=np.float64)
@@ -67,10 +63,9 @@ class Series:
             return time / self.lr
         return float(np.interp(time, self.elapsed, self.steps, right=np.nan))
 
-    @cached_property
-    def driven_log_rho(self) -> Floats:
+    def driven(self) -> Floats:
         """log rho of equation (5) with the measured a(t) and q(t), from the measured start, at the rows of the series."""
-        return norm_dynamics.driven(self.times, self.log_rho, self.a, self.q, depth=self.rho_k.shape[1])
+        return norm_dynamics.driven(self.times, self.log_rho, self.a, self.q, depth=self.depth)
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     inside = np.flatnonzero((series.steps >= T / 2) & (series.steps <= 2 * T))
     if len(inside) < 20:
         return None, f"only {len(inside)} evaluations between T/2 and 2T, expected at least 20"
-    depth = series.rho_k.shape[1]
+    depth = series.depth
     # Means of neighbours: an alternation from step to step is not what is fitted.
     pairs = inside[: len(inside) // 2 * 2].reshape(-1, 2)
     rows = pairs[np.unique(np.linspace(0, len(pairs) - 1, _FIT_POINTS).astype(int))]
@@ -170,6 +165,8 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
 
     def misfit(p: Floats) -> Floats:
         return np.asarray(model.curve(p) - log_r)
+
+    from scipy import optimize
 
     try:
         solved = optimize.least_squares(misfit, model.guess(log_r), x_scale=[1.0, max(rise, 0.01), 1.0], max_nfev=200)
@@ -214,17 +211,19 @@ def _covariance(solved: Any) -> tuple[Floats, float]:  # noqa: ANN401 - scipy's 
 
 
 def _propagated(of: Callable[[Floats], float], at: Floats, covariance: Floats, freedom: float) -> Interval:
+    from scipy import optimize
+
     value = of(at)
     slope = optimize.approx_fprime(at, of, 1e-6)
     variance = max(float(slope @ covariance @ slope), 0.0)
-    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5
+    half = student_t(freedom) * variance**0.5
     return Interval(float(value), float(value - half), float(value + half))
 
 
 def constant_T(series: Series, theta: float) -> float:
     """T in steps if A and B stayed what they are at the start; NaN where A is not positive there."""
     log_rho, a, q = (float(x[0]) for x in (series.log_rho, series.a, series.q))
-    depth = series.rho_k.shape[1]
+    depth = series.depth
     if not (a > 0 and q > 0):
         return np.nan
     log_eq = log_rho + np.log(a / q)

@@ -148,7 +148,14 @@ def inapplicable(theta: float, why: str, labels: Sequence[str], seeds: Sequence[
 
 
 def measure(
-    member: int, series: Series, *, theta: float = THETA, fit: bool = True, passed: Passage | None = None
+    member: int,
+    series: Series,
+    *,
+    theta: float = THETA,
+    fit: bool = True,
+    passed: Passage | None = None,
+    T_loss: float = np.nan,
+    T_inflection: float = np.nan,
 ) -> MemberTransient:
     """T of one member by every definition, with the outcome's name where there is none.
 
@@ -158,6 +165,8 @@ def measure(
         theta: the transient ends at rho = theta rho_eq.
         fit: also fit the closed form.
         passed: its ``passage`` at this theta, where the caller has it.
+        T_loss: its ``loss_time``.
+        T_inflection: its step of fastest growth; see ``FastestGrowth``.
     """
     if passed is None:
         passed = passage(series.steps, series.rho_eq_over_rho, series.q, series.log_rho, theta=theta)
@@ -166,8 +175,8 @@ def measure(
         outcome=passed.outcome,
         T=passed.T,
         dwell=passed.dwell,
-        T_loss=loss_time(series.steps, series.loss),
-        T_inflection=_inflection(series),
+        T_loss=T_loss,
+        T_inflection=T_inflection,
         crossing=passed.crossing,
         T_constant=constant_T(series, theta),
         driven=_driven(series, theta),
@@ -231,11 +240,15 @@ def passage(
         return Passage(Outcome.NONE, np.nan, dwell, NONE)
     if row < 0:
         return Passage(_why_not(steps, reached, dwell, rho_eq_over_rho, q, log_rho), np.nan, dwell, NONE)
+    around = slice(None) if noisy else slice(row - 1, row + 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.log(rho_eq_over_rho) + np.log(theta)  # zero at T, falling
-    T = _interpolated(steps, distance, row, 0.0)
+        distance = np.log(rho_eq_over_rho[around]) + np.log(theta)  # zero at T, falling
+    if noisy:
+        T, crossing = _interpolated(steps, distance, row, 0.0), _crossing(steps, distance, row)
+    else:
+        crossing = _bracket(steps[around], distance, 1)
+        T = crossing.value
     finite = np.isfinite(q) & np.isfinite(log_rho)
-    crossing = _crossing(steps, distance, row) if noisy else _bracket(steps, distance, row)
     return Passage(Outcome.LEFT, T, dwell, crossing, _afterwards(steps, reached, finite, row, theta))
 
 
@@ -244,7 +257,7 @@ def _afterwards(steps: Steps, reached: NDArray[np.bool_], finite: NDArray[np.boo
     lost = np.flatnonzero(~finite[row:])
     if len(lost):
         return f"it diverged after T: its numbers are not finite from step {steps[row + lost[0]]}"
-    last_hit = int(np.flatnonzero(reached)[-1])
+    last_hit = len(reached) - 1 - int(np.argmax(reached[::-1]))
     if last_hit + 1 < len(steps):
         since = int(steps[last_hit + 1])
         if steps[-1] + 1 - since >= max(DWELL_STEPS, DWELL_FRACTION * since):
@@ -253,21 +266,24 @@ def _afterwards(steps: Steps, reached: NDArray[np.bool_], finite: NDArray[np.boo
 
 
 def _driven(series: Series, theta: float) -> Driven | None:
-    finite = np.isfinite(series.log_rho) & np.isfinite(series.a) & np.isfinite(series.q)
-    if len(series.steps) < 2 or not finite.all():
+    if len(series.steps) < 2 or not all(np.isfinite(x).all() for x in (series.log_rho, series.a, series.q)):
         return None
-    solved = series.driven_log_rho
-    if not np.isfinite(solved).all():
+    off = series.driven()
+    if not np.isfinite(off).all():
         return None
-    off = solved - series.log_rho
-    largest = float(np.abs(off).max())
+    off -= series.log_rho
+    largest = float(max(off.max(), -off.min()))
     if not np.isfinite(largest):
         return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.log(series.rho_eq_over_rho) - off + np.log(theta)  # zero at T; rho itself may overflow
+    with np.errstate(invalid="ignore", divide="ignore"):  # in place: a long run has many members
+        distance = np.log(series.rho_eq_over_rho)
+        distance -= off
+        distance += np.log(theta)  # zero at T; rho itself may overflow
     row, _ = first_lasting((series.rho_eq_over_rho > 0) & (distance <= 0), series.steps)
     T = _interpolated(series.steps, distance, row, 0.0) if row > 0 else np.nan
-    rms = largest * float(np.sqrt(np.mean((off / largest) ** 2))) if largest else 0.0
+    if largest:
+        off /= largest
+    rms = largest * float(np.sqrt(np.mean(np.square(off, out=off))))
     return Driven(rms, largest, float(np.ptp(series.log_rho)), T)
 
 
@@ -314,15 +330,18 @@ def first_lasting(condition: NDArray[np.bool_], steps: Steps) -> tuple[int, int]
         (row, dwell); row is -1 where there is none.
     """
     rows = len(steps)
-    breaks = np.where(condition, rows, np.arange(rows))
-    next_break = np.minimum.accumulate(breaks[::-1])[::-1] if rows else breaks
-    step_after = np.append(steps, steps[-1] + 1 if rows else 0)
-    lasts = step_after[next_break] - steps
-    dwell = np.maximum(DWELL_STEPS, np.ceil(DWELL_FRACTION * steps)).astype(int)
-    good = np.flatnonzero(condition & (lasts >= dwell))
+    if not rows:
+        return -1, DWELL_STEPS
+    # A row within a stretch lasts less long than the first one and has a longer dwell, so the first rows decide.
+    turns = np.flatnonzero(condition[1:] != condition[:-1]) + 1
+    begins = np.append(0, turns) if condition[0] else turns
+    firsts, ends = begins[::2], begins[1::2]
+    step_after = steps[ends] if len(ends) == len(firsts) else np.append(steps[ends], steps[-1] + 1)
+    dwell = np.maximum(DWELL_STEPS, np.ceil(DWELL_FRACTION * steps[firsts])).astype(int)
+    good = np.flatnonzero(step_after - steps[firsts] >= dwell)
     if len(good):
-        return int(good[0]), int(dwell[good[0]])
-    return -1, int(dwell[-1]) if rows else DWELL_STEPS
+        return int(firsts[good[0]]), int(dwell[good[0]])
+    return -1, max(DWELL_STEPS, int(np.ceil(DWELL_FRACTION * steps[-1])))
 
 
 def _why_not(
@@ -353,17 +372,37 @@ def _interpolated(steps: Steps, values: Floats, row: int, level: float) -> float
     return float(steps[row - 1] + share * (steps[row] - steps[row - 1]))
 
 
-def growth_rate(series: Series) -> Floats:
-    """d log rho/dt = 2 S (a - q), S = sum_k rho_k^-2, per unit of learning rate x steps (equation (3) summed)."""
-    with np.errstate(all="ignore"):
-        return np.asarray(2 * (series.rho_k**-2.0).sum(axis=1) * (series.a - series.q))
+class FastestGrowth:
+    """Finds the step at which each member's log rho grows fastest, in rows that come in pieces.
 
+    d log rho/dt = 2 S (a - q) per unit of learning rate x steps, S = sum_k rho_k^-2 (equation (3) summed).
 
-def _inflection(series: Series) -> float:
-    rate = growth_rate(series)
-    if not (rate > 0).any():
-        return np.nan
-    return float(series.steps[np.nanargmax(np.where(np.isfinite(rate), rate, -np.inf))])
+    Args:
+        members: M.
+    """
+
+    def __init__(self, members: int) -> None:
+        self._largest = np.full(members, -np.inf)
+        self._at: list[int | None] = [None] * members
+        self._grows = np.zeros(members, np.bool_)
+
+    def extend(self, steps: Steps, rho_k: Floats, a: Floats, q: Floats) -> None:
+        """Takes the next rows: steps (n,), layer norms (n, M, L), and mean(y g) and mean(g^2), (n, M)."""
+        with np.errstate(all="ignore"):
+            rate = 2 * (rho_k**-2.0).sum(axis=2) * (a - q)
+        self._grows |= (rate > 0).any(axis=0)
+        rate[~np.isfinite(rate)] = -np.inf
+        rows = rate.argmax(axis=0)
+        for m, row in enumerate(rows.tolist()):
+            if self._at[m] is None or rate[row, m] > self._largest[m]:
+                self._largest[m], self._at[m] = rate[row, m], int(steps[row])
+
+    @property
+    def steps(self) -> list[float]:
+        """Of each member; NaN where it never grows."""
+        return [
+            float(at) if grows and at is not None else np.nan for at, grows in zip(self._at, self._grows, strict=True)
+        ]
 
 
 # --- over members ------------------------------------------------------------------------------------------

@@ -54,6 +54,10 @@ def transient(traces: Sequence[Trace], path: Path, theta: float, view: View = WH
 def fluctuation(traces: Sequence[Trace], path: Path, theta: float, _: View = WHOLE) -> None:
     """log(rho/rho_eq) after the transient, and its spectra."""
     runs = [RunSeries(trace, theta) for trace in traces]
+    for run in runs:
+        require_steps(run.trace)
+        if not run.no_equilibrium and run.passages and len(run.delta):
+            run.forget("rho_eq_over_rho", "a", "q")  # a long run needs the memory for what follows
     result = comparison.alone(*runs) if len(runs) == 1 else comparison.compare(runs)
     if not any(side.each for side in result.sides):
         side = result.sides[0]

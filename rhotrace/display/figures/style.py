@@ -20,7 +20,7 @@ from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.statistics import extremes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -308,5 +308,10 @@ def ramp(share: float) -> tuple[float, float, float]:
 
 def line(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401
     """A curve, drawn with only the rows that are visible."""
-    rows = extremes.thinned(values)
-    axes.plot(steps[rows], values[rows], **look)
+    piecewise(axes, steps, values.__getitem__, **look)
+
+
+def piecewise(axes: Axes, steps: NDArray[Any], values: Callable[[slice], NDArray[np.float64]], **look: Any) -> None:  # noqa: ANN401
+    """As ``line``, of values that are computed piece by piece, so that those of a long run are never all in memory."""
+    rows, kept = extremes.thinned_pieces(values, len(steps))
+    axes.plot(steps[rows], kept, **look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from rhotrace.display.figures.style import (
     line,
     mathematical,
     narrow,
+    piecewise,
     plain_ticks,
     ramp,
     symbol,
@@ -205,20 +207,20 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
     shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
     for place, (one, each) in enumerate(shown):
         own, marker = colour(place), MARKERS[place]
-        log_rho = one.log_rho / np.log(10)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            log_eq = log_rho + np.log10(np.where(one.rho_eq_over_rho > 0, one.rho_eq_over_rho, np.nan))
-        solved = one.driven_log_rho / np.log(10)
-        with np.errstate(invalid="ignore"):  # both are infinite where a layer is zero
-            missed = solved - log_rho
-        line(above, one.steps, log_rho, color=own)
-        line(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
+        log_rho, log_eq = partial(_log10_rho, one), partial(_log10_rho_eq, one)
+        solved = one.driven()
+        solved /= np.log(10)
+        piecewise(above, one.steps, log_rho, color=own)
+        piecewise(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
         line(above, one.steps, solved, color=ink(), linestyle=(0, (1, 2)), linewidth=1)
-        line(below, one.steps, missed, color=own)
+        with np.errstate(invalid="ignore"):  # both are infinite where a layer is zero
+            piecewise(below, one.steps, partial(_apart, solved, log_rho), color=own)
         dot: Any = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
         above.plot([], [], label=f"member {each.member}", **dot)
         if each.T > 0:
-            above.plot(each.T, np.interp(each.T, one.steps, log_rho), **dot)
+            after = int(np.searchsorted(one.steps, each.T))
+            around = slice(max(after - 1, 0), after + 1)
+            above.plot(each.T, np.interp(each.T, one.steps[around], log_rho(around)), **dot)
     above.plot([], [], color="0.4", linewidth=0.8, label="$\\rho_\\mathrm{eq}$ (thin)")
     above.plot([], [], color=ink(), linestyle=(0, (1, 2)), linewidth=1, label="equation (5), driven")
     above.plot([], [], " ", label=f"marker: T ($\\rho$ = {transient.theta:g} $\\rho_\\mathrm{{eq}}$)")
@@ -229,6 +231,22 @@ def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transien
     above.set(ylabel=f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}", title=f"{title}{more}")
     below.set(xlabel="step", ylabel=f"driven $-$ measured\n{symbol('log_rho', decimal=True)}")
     below.axhline(0, color="0.6", linewidth=0.6)
+
+
+def _log10_rho(one: Series, rows: slice) -> NDArray[np.float64]:
+    return np.asarray(one.log_rho[rows] / np.log(10))
+
+
+def _log10_rho_eq(one: Series, rows: slice) -> NDArray[np.float64]:
+    ratio = one.rho_eq_over_rho[rows]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(_log10_rho(one, rows) + np.log10(np.where(ratio > 0, ratio, np.nan)))
+
+
+def _apart(
+    solved: NDArray[np.float64], measured: Callable[[slice], NDArray[np.float64]], rows: slice
+) -> NDArray[np.float64]:
+    return np.asarray(solved[rows] - measured(rows))
 
 
 # --- scaling -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from rhotrace.analysis.claims import findings, flow, transient
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.analysis.claims.final_network import examined
+from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.findings import CLAIMS, audit_claims, cautions
 from rhotrace.analysis.rebuild_network import data_and_network
 from rhotrace.analysis.run_series import RunSeries
@@ -108,7 +108,7 @@ def test_homogeneity_holds_at_any_weights_and_fails_in_a_network_that_has_biases
         loaded, network = data_and_network(trace, trace.validated_recipe())
         methods = {"of_layers": network.of_layers, "split": network.split, "blocks": network.blocks}
         biased = SimpleNamespace(gradients=partial(with_a_bias, network), **methods)
-        end = examined(6000, trace.snapshot(6000), loaded, biased)
+        end = FinalNetwork(6000, trace.snapshot(6000), loaded, biased)
         assert flow.homogeneity(evidence, evidence.end).outcome == "holds"
         found = flow.homogeneity(evidence, end)
     assert found.outcome == "fails", found

@@ -27,8 +27,7 @@ def series(start: float, growth: float, *, power: int = DEPTH - 2) -> Series:
         rho_eq_over_rho=np.where(reading < 4, 10.0, 1.0),
         a=a,
         q=np.abs(a),
-        loss=np.ones(len(steps)),
-        rho_k=np.repeat(rho_k[:, None], DEPTH, axis=1),
+        depth=DEPTH,
         lr=LR,
     )
 

@@ -205,7 +205,7 @@ def made(rows: int, member: int) -> tuple[Series, MemberTransient]:
     ratio = np.exp(np.linspace(5, 0, rows))
     ratio[rows // 3 + member] = 1e6
     a = np.full(rows, 1e-9)
-    one = Series(steps, log_rho, ratio, a, a / ratio, np.ones(rows), np.ones((rows, 2)), 1e-3)
+    one = Series(steps, log_rho, ratio, a, a / ratio, 2, 1e-3)
     return one, measure(member, one, fit=False)
 
 
