@@ -343,8 +343,10 @@ class RunSeries:
         if applicability.no_step_law(self.trace):
             return None
         everyone, worst = range(self.trace.members), []
+        start = self.every_step("rho_k", slice(0, 1))[0][:, self._homogeneous]
         for which in self.pieces():
-            residual, *_ = identity(**self._identity(everyone, which), **self._terms)
+            terms = self._identity(everyone, which)
+            residual, *_ = identity(**terms, **self._terms, first=which.start, start=start)
             residual[~np.isfinite(residual)] = np.nan
             worst.append(np.fmax.reduce(residual, axis=(1, 2)))
         return np.concatenate(worst)

@@ -71,6 +71,8 @@ class Recorded:
         read: what else the law reads, by name: quantities (n, M, L), options as ``eta``, zero where the run has none,
             and options of ``optimizer.norms`` as they are, NaN for null.
         dtype: of the weights.
+        first: steps of the run before these.
+        start: layer norms before the first step of the run, (M, L).
     """
 
     rho_k: Floats
@@ -79,6 +81,13 @@ class Recorded:
     eta: Floats
     read: Mapping[str, Floats]
     dtype: str
+    first: int
+    start: Floats
+
+    @property
+    def taken(self) -> Floats:
+        """Steps taken by the end of every step but the last, (n - 1, 1, 1)."""
+        return self.first + np.arange(1.0, len(self.rho_k))[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -204,14 +213,12 @@ def _set(run: Recorded, norms: Floats, *terms: Floats) -> Step:
 
 
 def _linear_norms(run: Recorded) -> Step:
-    taken = np.arange(1, len(run.rho_k))[:, None, None]
-    return _set(run, run.rho_k[0] * (1 + (run.read["factor"] - 1) * np.minimum(taken / run.read["steps"], 1)))
+    return _set(run, run.start * (1 + (run.read["factor"] - 1) * np.minimum(run.taken / run.read["steps"], 1)))
 
 
 def _step_norms(run: Recorded) -> Step:
-    taken = np.arange(1, len(run.rho_k))
-    passed = (taken[:, None] >= run.read["milestones"]).sum(axis=1)
-    return _set(run, run.rho_k[0] * (run.read["factor"] ** passed)[:, None, None])
+    passed = (run.taken >= run.read["milestones"]).sum(axis=2, keepdims=True)
+    return _set(run, run.start * run.read["factor"] ** passed)
 
 
 def _ivanov_norms(run: Recorded) -> Step:
@@ -243,7 +250,7 @@ def _closed_form_norms(run: Recorded) -> Step:
 def _tikhonov_norms(run: Recorded) -> Step:
     """The step of descent and then the penalty lambda rho^2, implicitly: a - q = lambda rho^2 at rest."""
     free, steps = _descent(run), run.read["steps"]
-    t = np.arange(len(run.rho_k) - 1)[:, None, None]
+    t = run.taken - 1
     left = np.ones(t.shape) if np.isnan(steps) else np.maximum(1 - t / steps, 0) ** run.read["power"]
     before = run.rho_k[:-1]
     rho_over = np.exp(np.log(before).sum(axis=2, keepdims=True) - np.log(before))
@@ -343,6 +350,7 @@ class Tally:
         self._steps, self._dtype, self._law, self._degree = steps, dtype, law, degree
         self._done = self._checked = 0
         self._largest, self._where = -1.0, (0, 0, 0)
+        self._norms: Floats = np.empty(0)
         self._start: Floats = np.empty(0)
         self._drift = np.nan
         self._moved: PairwiseSum | None = None
@@ -360,10 +368,21 @@ class Tally:
     ) -> None:
         """Takes the next rows, which begin with the last row of the piece before; arguments as in ``audit``."""
         if not self._done:
-            self._start = rho_k[0] ** 2
+            self._norms = rho_k[0].copy()
+            self._start = self._norms**2
             self._moved, self._added = (PairwiseSum((self._steps - 1) * self._start.size) for _ in range(2))
         residual, flow_term, finite_term = identity(
-            rho_k, grad_norm, batch_a, batch_q, lr, dtype=self._dtype, law=self._law, degree=self._degree, read=read
+            rho_k,
+            grad_norm,
+            batch_a,
+            batch_q,
+            lr,
+            dtype=self._dtype,
+            law=self._law,
+            degree=self._degree,
+            read=read,
+            first=self._done,
+            start=self._norms,
         )
         good = np.isfinite(residual)
         checked = int(good.sum())
@@ -463,8 +482,13 @@ def identity(
     law: StepLaw,
     degree: Floats | None = None,
     read: Mapping[str, Floats] | None = None,
+    first: int = 0,
+    start: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """The identity at every step; arguments as in ``audit``.
+
+    Of a piece of a run, ``first`` is the number of steps before it, and ``start`` are the layer norms at the run's start,
+    (M, L); without them the run starts with the first row.
 
     Returns:
         |left - right| relative to its largest term, the memo's flow term and the law's other terms (zero under a law
@@ -482,7 +506,9 @@ def identity(
     others |= {name: np.asarray(given[name], dtype=np.float64) for name in law.norms}
     with np.errstate(all="ignore"):
         drive = _drive(batch_a, batch_q, degree)
-        step = law.predict(Recorded(rho_k, grad_norm, drive, option(lr), others, dtype))
+        step = law.predict(
+            Recorded(rho_k, grad_norm, drive, option(lr), others, dtype, first, rho_k[0] if start is None else start)
+        )
         return np.abs(rho_k[1:] ** 2 - step.square) / step.scale, step.flow, step.finite
 
 

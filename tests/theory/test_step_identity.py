@@ -123,15 +123,32 @@ def test_nothing_finite_is_nothing_to_check():
     assert audit(nan, nan, nan[:, :, 0], nan[:, :, 0], np.ones(1), dtype="float64", law=LAWS["descent"]) is None
 
 
+SCHEDULES = {
+    "descent": ("gd", {}),
+    "linear-norms": ("norm-control, norms: {kind: linear, factor: 2, steps: 40}", {"factor": 2, "steps": 40}),
+    "step-norms": (
+        "norm-control, norms: {kind: step, factor: 0.5, milestones: [9, 31]}",
+        {"factor": 0.5, "milestones": [9, 31]},
+    ),
+    "tikhonov-norms": (
+        "norm-control, norms: {kind: tikhonov, penalty: 0.1, steps: 50, power: 1}",
+        {"penalty": 0.1, "steps": 50, "power": 1},
+    ),
+}
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 7, 59])
-def test_an_audit_in_pieces_is_that_of_all_steps_to_the_last_bit(train, pieces):
-    rho_k, grad_norm, batch_a, batch_q, lr = arrays(train())
-    options = {"dtype": "float64", "law": LAWS["descent"]}
+@pytest.mark.parametrize("law", SCHEDULES)
+def test_an_audit_in_pieces_is_that_of_all_steps_to_the_last_bit(train, pieces, law):
+    optimizer, read = SCHEDULES[law]
+    rho_k, grad_norm, batch_a, batch_q, lr = arrays(train(f"optimizer={{lr: 0.05, kind: {optimizer}}}"))
+    options = {"dtype": "float64", "law": LAWS[law]}
     tally = Tally(len(rho_k), **options)
     for at in np.array_split(np.arange(len(rho_k) - 1), pieces):
         rows = slice(at[0], at[-1] + 2)
-        tally.extend(rho_k[rows], grad_norm[rows], batch_a[rows], batch_q[rows], lr)
-    assert tally.audit() == audit(rho_k, grad_norm, batch_a, batch_q, lr, **options)
+        tally.extend(rho_k[rows], grad_norm[rows], batch_a[rows], batch_q[rows], lr, read=read)
+    assert tally.audit() == audit(rho_k, grad_norm, batch_a, batch_q, lr, **options, read=read)
+    assert tally.audit().holds
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (9_999, 4, 8), (50_001, 3, 5), (100_003, 1, 7)])
