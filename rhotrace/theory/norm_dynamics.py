@@ -19,7 +19,6 @@ _GRID = 3000
 _NEAR, _TERMS = 0.3, 26  # 0.3^26 is below the rounding of 1
 _LONG, _BLOCK = 1 << 16, 1 << 11  # rows from which ``driven`` is solved in blocks, and the rows of a block
 _CORRECTIONS, _CONVERGED = 8, 1e-8  # Newton's; the error after the last is about its square
-_RANGE = 1e100
 
 
 def elapsed(u: ArrayLike, depth: int) -> Floats:
@@ -249,8 +248,11 @@ def _heun_at_once(t: Floats, log_rho: Floats, a: Floats, q: Floats, start: float
     """As ``_heun``, all steps at once; None where that does not converge.
 
     A step takes y_i to Phi_i(y_i). Newton's correction e of a guess obeys e_(i+1) = Phi_i'(y_i) e_i + Phi_i(y_i) - y_(i+1)
-    from e_0 = 0, which a cumulative product and a cumulative sum solve.
+    from e_0 = 0: a system with two diagonals, the main one of ones.
     """
+    from scipy.linalg import lapack
+
+    recurrence = np.zeros((2, len(t) - 1), order="F")
     share, h = (depth - 2) / depth, np.diff(t)
     with np.errstate(all="ignore"):
         speed = 2 * depth * np.exp(-2 / depth * log_rho)
@@ -258,12 +260,9 @@ def _heun_at_once(t: Floats, log_rho: Floats, a: Floats, q: Floats, start: float
         for _ in range(_CORRECTIONS):
             first, slope = _flow(speed[:-1], y[:-1] - log_rho[:-1], a[:-1], q[:-1], share)
             second, later = _flow(speed[1:], y[:-1] + h * first - log_rho[1:], a[1:], q[1:], share)
-            growth = np.cumprod(1 + h / 2 * (slope + later * (1 + h * slope)))
-            size = np.abs(growth)
-            if not (size.min() > 1 / _RANGE and size.max() < _RANGE):  # nor where it is not a number
-                return None
+            recurrence[1, :-1] = -(1 + h / 2 * (slope + later * (1 + h * slope)))[1:]
             off = y[:-1] + h / 2 * (first + second) - y[1:]
-            correction = growth * np.cumsum(off / growth)
+            correction = lapack.dtbtrs(recurrence, off, uplo="L", diag="U")[0]
             y[1:] += correction
             largest = float(np.abs(correction).max())
             if not np.isfinite(largest):

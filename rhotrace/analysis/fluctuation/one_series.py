@@ -146,21 +146,22 @@ def measure(
         loss: (n,), to compare a dying fluctuation with.
         transient: T, from where the decay is measured, where ``after`` is later.
     """
-    rows = np.flatnonzero((steps >= after) & (steps <= until))
-    if not np.isfinite(delta[rows]).all():
+    rows = slice(int(np.searchsorted(steps, after)), int(np.searchsorted(steps, until, side="right")))
+    if not np.isfinite(series := delta[rows]).all():
         return "delta is not finite everywhere after T (a <= 0 or divergence)"
-    if len(rows) < FEWEST:
-        return f"only {len(rows)} evaluations after T and in the window, expected at least {FEWEST}"
-    start, stationary = settled_from(delta[rows], _STARTS if find_window else _STARTS[:1])
-    rows, series = rows[start:], delta[rows[start:]]
+    if len(series) < FEWEST:
+        return f"only {len(series)} evaluations after T and in the window, expected at least {FEWEST}"
+    start, stationary = settled_from(series, _STARTS if find_window else _STARTS[:1])
+    rows = slice(rows.start + start, rows.stop)
+    series, window = delta[rows], (int(steps[rows][0]), int(steps[rows][-1]))
     detrended = detrend(series)
-    tau, per_row = integrated_time(detrended), float(steps[rows[-1]] - steps[rows[0]]) / (len(rows) - 1)
+    tau, per_row = integrated_time(detrended), float(window[1] - window[0]) / (len(series) - 1)
     memory = integrated_time_interval(tau, len(series))
     own = np.full_like(series, np.nan) if log_rho is None else log_rho[rows]
     lag, lag_correlation = _lag(rho := detrend(own), rho_eq := detrend(own - series))
     return Fluctuation(
         member=member,
-        window=(int(steps[rows[0]]), int(steps[rows[-1]])),
+        window=window,
         stationary=stationary,
         offset=_blocked_mean(series, tau),
         distance=float(np.sqrt(np.mean(series**2))),
@@ -188,7 +189,8 @@ def _decay_since(
     first: float, until: float, steps: NDArray[np.int64], delta: Floats, loss: Floats | None
 ) -> Decay | None:
     """The decay of the fluctuation from a step on; None where delta is not finite throughout."""
-    dying = np.flatnonzero((steps >= first) & (steps <= until))
+    begins, ends = np.searchsorted(steps, first), np.searchsorted(steps, until, side="right")
+    dying = slice(int(begins), int(ends))  # views, not copies: a run may be long
     if not np.isfinite(delta[dying]).all():
         return None
     return _decay(steps[dying], delta[dying], None if loss is None else loss[dying])
@@ -267,7 +269,10 @@ def _line(x: Floats) -> tuple[Floats, float]:
     """Residuals of a line, and its slope per standard deviation of time."""
     time = np.linspace(-np.sqrt(3), np.sqrt(3), len(x))  # mean 0, variance 1
     slope = float(np.mean(time * x) / np.mean(time**2))
-    return x - x.mean() - slope * time, slope
+    time *= slope
+    left = x - x.mean()
+    left -= time
+    return left, slope
 
 
 def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
@@ -278,11 +283,10 @@ def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
     if not scale > 0:
         return np.nan, np.nan
     most = len(rho) // 4  # beyond that too few pairs are left
-    lags = signal.correlation_lags(len(rho), len(rho_eq))
-    near = np.abs(lags) <= most
-    correlation = (signal.correlate(rho, rho_eq, method="fft") / scale)[near]
+    middle = len(rho) - 1  # the place of lag 0
+    correlation = signal.correlate(rho, rho_eq, method="fft")[middle - most : middle + most + 1] / scale
     at = int(np.argmax(np.abs(correlation)))
-    return float(lags[near][at]), float(correlation[at])
+    return float(at - most), float(correlation[at])
 
 
 # --- intervals ---------------------------------------------------------------------------------------------
