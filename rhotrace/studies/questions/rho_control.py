@@ -130,8 +130,8 @@ def _words(one: Found) -> str:
     first = min(one.controlled, key=lambda name: float(one.controlled[name]["end"].mean()))
     return (
         f"of {len(one.controlled)} schedules, {_count(one.against, -1)} end with less test error than free norms from the same weights, "
-        f"{_BASE}, and {_count(one.against, 1)} with more. The best at the end is {first}, with {ranged(one.against[first])} more "
-        f"than free norms, and {ranged(one.rival[first])} more than the best free start, {one.best_start}. At the lowest test error of "
+        f"{_BASE}, and {_count(one.against, 1)} with more. The best at the end is {first}: its test error less that of "
+        f"free norms is {ranged(one.against[first])}, and less that of the best free start, {one.best_start}, {ranged(one.rival[first])}. At the lowest test error of "
         f"each run {_count(one.at_lowest, -1)} schedules are better than free norms, and {_count(one.at_lowest, 1)} worse."
     )
 
@@ -146,8 +146,8 @@ def _details(one: Found) -> tuple[Block, ...]:
         for name, own in [*((f"free, {label}", own) for label, own in one.free.items()), *one.controlled.items()]
     ]
     columns = (
-        f"<norms | log rho at the end | lowest test error | at the end | more than free, {_BASE} | more than the best free start "
-        f"| at the lowest, more than free"
+        f"<norms | log rho at the end | lowest test error | at the end | less free, {_BASE} | less the best free start "
+        f"| at the lowest, less free"
     )
     return table(columns, rows, one.title), Figure(
         f"Test error on {one.title}: medians over seeds, bands over all.", _drawn(one)
