@@ -279,6 +279,7 @@ class _Run:
             "outputs": self.dataset.y.shape[1],
             "data_md5": ", ".join(f"{file} {md5}" for file, md5 in self.dataset.files.items()),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            **({} if self.device == "cpu" else {"tf32": "off"}),
             "threads": torch.get_num_threads(),
             "processes": self.processes,
             **stored_code(recipe.model_dump()),
@@ -383,7 +384,12 @@ class _Run:
         for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
             drawn = self.minibatches.indices(seeds, first, last, samples=len(self.x))
-            changes = augment.draw(seeds, first, last, self.minibatches.size) if augment else None
+            # On the device at once: a copy at each step would wait for a GPU each time.
+            changes = (
+                torch.as_tensor(augment.draw(seeds, first, last, self.minibatches.size), device=self.device)
+                if augment
+                else None
+            )
             index = torch.as_tensor(drawn, device=self.device)  # (steps, M, batch)
             for number, (of_step, y, exact) in enumerate(self._targets_of(index)):
                 # The same memory at each step.
@@ -401,13 +407,12 @@ class _Run:
             y = self.y[some]
             yield from zip(some, y, y.mT.double(), strict=True)
 
-    def _augmented(self, augment: Augment, x: torch.Tensor, drawn: NDArray[np.int64]) -> torch.Tensor:
+    def _augmented(self, augment: Augment, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
         """A step's images after augmentation, at norm 1 again where the recipe wants that."""
         import torch
 
         channels, height, width = self.dataset.shape
-        changes, last = torch.as_tensor(drawn, device=self.device), self.dataset.channels_last
-        x = augment.apply(x, changes, (channels, height, width), channels_last=last)
+        x = augment.apply(x, changes, (channels, height, width), channels_last=self.dataset.channels_last)
         if not self.recipe.data.unit_norm:
             return x
         norms = x.square().sum(dim=2, keepdim=True).sqrt()
