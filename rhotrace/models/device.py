@@ -38,4 +38,13 @@ def find_device(name: str) -> str:
         # (NVIDIA, cuBLAS documentation, "Results Reproducibility").
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
+        without_tf32()
     return device
+
+
+def without_tf32() -> None:
+    """Keeps products of float32 numbers on a GPU in float32: torch rounds the factors of convolutions to ten bits otherwise."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

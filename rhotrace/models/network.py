@@ -235,6 +235,15 @@ class Network(ABC):
         (gradients,) = pull(loss.slope(outputs, y.mT))
         return Backward(outputs, gradients, after)
 
+    def repeated_gradients(
+        self, parameters: Tensors, loss: Loss
+    ) -> Callable[[torch.Tensor, torch.Tensor, Tensors], Backward]:
+        """``gradients`` for a training loop: a function of x, y and the buffers.
+
+        The parameters may change in place between two calls. What a call returns may be overwritten by the next.
+        """
+        return lambda x, y, buffers: self.gradients(parameters, x, y, loss, buffers)
+
     def hessian_product(
         self,
         parameters: Tensors,

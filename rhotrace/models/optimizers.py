@@ -19,6 +19,7 @@ from rhotrace.models.minibatches import Minibatches, Sampling
 from rhotrace.models.network import Block
 from rhotrace.models.norm_schedules import ConstantNorms, Descended, Norms
 from rhotrace.models.schedules import Constant, Schedule
+from rhotrace.models.side_by_side import copied, together
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,8 @@ class Descent(Optimizer):
         """See ``Optimizer.init``."""
         if not self.momentum:
             return {"weights": parameters}
-        return {"weights": parameters, "velocity": tuple(W.new_zeros(W.shape) for W in parameters)}
+        velocity = copied([W.new_zeros(W.shape) for W in parameters])
+        return {"weights": parameters, "velocity": velocity}
 
     def step(
         self,
@@ -279,7 +281,7 @@ class NormControl(NormsApart):
 
 
 def _descend(parameters: Tensors, directions: Tensors, lr: torch.Tensor) -> None:
-    for W, u in zip(parameters, directions, strict=True):
+    for W, u in zip(*together(parameters, directions), strict=True):
         W.addcmul_(u, lr, value=-1)
 
 

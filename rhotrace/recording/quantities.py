@@ -5,6 +5,7 @@ A run records those that apply to it. Its file describes them, so that later cha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.models.side_by_side import SMALL, runs_of
 from rhotrace.recording.quantity import QUANTITIES, Axis, Quantity, Rows, Traced, register
 
 if TYPE_CHECKING:
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTILES", "QUANTITIES", "layer_norms"]
 
-_SMALL = 1 << 14  # numbers in a tensor that is stacked with others
-
 # Recorded order statistics of the margins, as fractions of the training set.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -31,19 +31,21 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 def layer_norms(tensors: Tensors) -> torch.Tensor:
     """Frobenius norm of each layer, accumulated in float64, (M, L).
 
-    Adjacent small layers of the same shape are stacked first: for them, the calls cost more than the arithmetic.
+    Adjacent small layers of the same shape are taken together: for them, the calls cost more than the arithmetic.
     """
     import torch
 
-    norms = []
-    for _, run in groupby(tensors, key=lambda W: W.shape):
-        group = list(run)
-        if group[0].numel() <= _SMALL:
-            stacked = torch.stack(group, dim=1)  # (M, layers, out, fan_in)
-            norms.append(torch.linalg.vector_norm(stacked, dim=(2, 3), dtype=torch.float64))
-        else:
-            norms += [torch.linalg.vector_norm(W, dim=(1, 2), dtype=torch.float64)[:, None] for W in group]
-    return torch.cat(norms, dim=1)
+    runs = runs_of(tensors)
+    if runs is None:
+        runs = tuple(torch.stack(run) if len(run) > 1 else run[0][None] for run in _neighbours(tensors))
+    norms = [torch.linalg.vector_norm(run, dim=(2, 3), dtype=torch.float64) for run in runs]
+    return torch.cat(norms).mT
+
+
+def _neighbours(tensors: Tensors) -> Iterator[list[torch.Tensor]]:
+    for _, same in groupby(tensors, key=lambda W: W.shape):
+        run = list(same)
+        yield from [run] if run[0].numel() <= SMALL else [[W] for W in run]
 
 
 def _quantiles(full: Evaluation) -> torch.Tensor:

@@ -103,7 +103,8 @@ def plan(
                 resources.shared_bytes(recipe, samples, len(loaded.x_test), shape),
                 resources.member_bytes(recipe, samples, shape, outputs),
                 resources.step_bytes(recipe, samples, shape, outputs),
-                resources.copies_bytes(recipe, shape, outputs) + resources.row_bytes(recipe, shape, outputs),
+                resources.copies_bytes(recipe, samples, shape, outputs)
+                + resources.row_bytes(recipe, samples, shape, outputs),
             )
         return sizes[key]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.network import Network
-from rhotrace.models.networks.mlp import MLP
+from rhotrace.models.networks.mlp import MLP, Backpropagation
 from rhotrace.models.optimizers import SGD
 from rhotrace.recording.first_layer import FIRST_LAYER
 
@@ -45,12 +45,13 @@ class FirstLayer:
 
     Args:
         network: of the run.
+        gradients: of the run, which knows dL/dz_1 after each step.
         x: the training set, (N, d).
         every: steps from one computation to the next.
     """
 
-    def __init__(self, network: MLP, x: torch.Tensor, every: int) -> None:
-        self.network, self.x, self.every = network, x, every
+    def __init__(self, network: MLP, gradients: Backpropagation, x: torch.Tensor, every: int) -> None:
+        self.network, self.gradients, self.x, self.every = network, gradients, x, every
         self.products = x @ x.T  # K
         self.longest = x.norm(dim=1).max()
 
@@ -76,7 +77,6 @@ class FirstLayer:
     def follow(
         self,
         state: State,
-        slope: torch.Tensor,
         index: torch.Tensor,
         *,
         lr: torch.Tensor,
@@ -86,7 +86,6 @@ class FirstLayer:
 
         Args:
             state: of the optimizer, after the step.
-            slope: dL/dz_1 on the batch, (M, width, batch).
             index: the batch's samples, (M, batch).
             lr: of each member, (M, 1, 1).
             weight_decay: likewise.
@@ -95,4 +94,4 @@ class FirstLayer:
         rows = self.products.index_select(0, index.reshape(-1)).view(*index.shape, -1)
         if weight_decay is not None:
             Z.mul_(1 - lr * weight_decay)
-        Z.baddbmm_(slope * lr, rows, alpha=-1)
+        Z.baddbmm_(self.gradients.slope * lr, rows, alpha=-1)

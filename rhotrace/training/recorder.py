@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +48,7 @@ class Recorder:
         self.groups = [
             _Group(
                 cadence,
+                layout.strides[cadence],
                 group,
                 torch.empty(
                     [self._rows(cadence), len(group), *(sizes[a] for a in axes)], dtype=torch.float64, device=device
@@ -53,7 +56,8 @@ class Recorder:
             )
             for (cadence, axes), group in groups.items()
         ]
-        self.first = self.last = 0
+        self._rows_before: dict[str, int] = {}
+        self.clear(0)
 
     def _rows(self, cadence: str) -> int:
         """Largest number of evaluations of a cadence in a block."""
@@ -72,20 +76,17 @@ class Recorder:
         import torch
 
         for group in self.groups:
-            if step % self.strides[group.cadence] == 0:
-                row = group.rows[self._row(group.cadence, step)]
-                measured = [quantity.measure(moment).to(row.dtype) for quantity in group.quantities if quantity.measure]
+            if step % group.stride == 0:
+                measured = [measure(moment) for measure in group.measures]
                 for quantity, values in zip(group.quantities, measured, strict=True):
-                    if values.shape != row.shape[1:]:
+                    if values.shape != group.shape:
                         raise TraceError(
                             f"quantity {quantity.name}: its measure has shape {tuple(values.shape)}, expected "
-                            f"{tuple(row.shape[1:])}, for its axes"
+                            f"{tuple(group.shape)}, for its axes"
                         )
-                torch.stack(measured, out=row)
+                row = group.each_row[step // group.stride - self._rows_before[group.cadence]]
+                torch.stack([values.to(torch.float64) for values in measured], out=row)
         self.last = step + 1
-
-    def _row(self, cadence: str, step: int) -> int:
-        return step // self.strides[cadence] - self.layout.rows(cadence, self.first)
 
     def block(self) -> Block:
         """The recorded rows of every quantity, measured or derived, as arrays (rows, M, ...)."""
@@ -112,6 +113,7 @@ class Recorder:
     def clear(self, done: int) -> None:
         """Begins the next block at step ``done``."""
         self.first = self.last = done
+        self._rows_before = {cadence: self.layout.rows(cadence, done) for cadence in self.strides}
 
 
 @dataclass(frozen=True)
@@ -119,5 +121,21 @@ class _Group:
     """Quantities of one cadence and one shape, and their rows on the device, (rows, quantities, M, ...)."""
 
     cadence: str
+    stride: int
     quantities: list[Quantity]
     rows: torch.Tensor
+
+    @cached_property
+    def each_row(self) -> tuple[torch.Tensor, ...]:
+        """Made once: taking a row out of ``rows`` costs as long as a small sum."""
+        return self.rows.unbind()
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Of one quantity at one step."""
+        return self.rows.shape[2:]
+
+    @cached_property
+    def measures(self) -> list[Callable[[Moment], torch.Tensor]]:
+        """Of the quantities."""
+        return [quantity.measure for quantity in self.quantities if quantity.measure]

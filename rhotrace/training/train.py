@@ -24,9 +24,10 @@ from rhotrace.errors import RecipeError
 from rhotrace.models.augmentation import Augment
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.device import find_device
-from rhotrace.models.network import Backward, Network
-from rhotrace.models.networks.mlp import MLP
+from rhotrace.models.network import Network
+from rhotrace.models.networks.mlp import MLP, Backpropagation
 from rhotrace.models.schedules import Constant
+from rhotrace.models.side_by_side import copied
 from rhotrace.recording.first_layer import FIRST_LAYER
 from rhotrace.recording.moment import Evaluation, Moment
 from rhotrace.recording.quantity import CADENCES, QUANTITIES, Quantity
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rhotrace.models.optimizers import State
 
 BLOCK_SECONDS = 1.0
+TARGETS = 1 << 18  # numbers in the targets of minibatches that are taken at once
 SMALL_PASS = 2e7  # multiplications in a forward pass over the training set; see ``_threads``
 
 
@@ -226,10 +228,11 @@ class _Run:
             name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.switched_on(recipe.optimizer).items()
         }
         self._rates = torch.as_tensor(np.array(recipe.lr), device=device).view(-1, 1, 1)  # float64
-        start = tuple(send(W) for W in initial_parameters(recipe, network))
+        start = copied([send(W) for W in initial_parameters(recipe, network)])
         self.state: State = self.optimizer.begin(start, self._options)
         if network.buffers:
             self.state["buffers"] = tuple(send(values) for values in initial_buffers(recipe, network))
+        self._gradients = network.repeated_gradients(self.state["weights"], self.loss)
         self.first_layer = self._followed(recipe.stride(CADENCES[FIRST_LAYER]))
         self.lists = sample_lists(dataset.chosen)
         self.layout = plan_layout(recipe, network, dataset.y.shape[1], self.state, self.lists)
@@ -250,9 +253,9 @@ class _Run:
         if every is None:
             return None
         why = first_layer.refuses(self.recipe, self.network)
-        if why or not isinstance(self.network, MLP):
+        if why or not isinstance(self.network, MLP) or not isinstance(self._gradients, Backpropagation):
             raise RecipeError(f"record.every.{FIRST_LAYER}: got {every}, but {why}; remove it")
-        followed = first_layer.FirstLayer(self.network, self.x, every)
+        followed = first_layer.FirstLayer(self.network, self._gradients, self.x, every)
         followed.begin(self.state)
         return followed
 
@@ -284,6 +287,7 @@ class _Run:
             "outputs": self.dataset.y.shape[1],
             "data_md5": ", ".join(f"{file} {md5}" for file, md5 in self.dataset.files.items()),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            **({} if self.device == "cpu" else {"tf32": "off"}),
             "threads": torch.get_num_threads(),
             "processes": self.processes,
             **stored_code(recipe.model_dump()),
@@ -329,13 +333,15 @@ class _Run:
         block_ends = time.monotonic() + BLOCK_SECONDS
         for step in range(writer.committed, self.recipe.steps):
             x, y, targets, index = next(batches)
-            (outputs, gradients, buffers), slope = self._backward(step, x, y)
+            if self.first_layer:
+                self.first_layer.refresh(step, state)
+            outputs, gradients, buffers = self._gradients(x, y, self._buffers)
             batch = Evaluation(outputs, targets, self.loss, partial(self._features, x))
             options = self._options_at(step)
             recorder.record(step, self._moment(gradients, batch, options))
             optimizer.step(state, gradients, **options)
-            if self.first_layer and slope is not None:
-                self.first_layer.follow(state, slope, index, **options)
+            if self.first_layer:
+                self.first_layer.follow(state, index, **options)
             if buffers:
                 state["buffers"] = buffers
             if step + 1 in planned:
@@ -345,21 +351,13 @@ class _Run:
                 yield step + 1
                 block_ends = time.monotonic() + BLOCK_SECONDS
 
-    def _backward(self, step: int, x: torch.Tensor, y: torch.Tensor) -> tuple[Backward, torch.Tensor | None]:
-        """Outputs and gradients on a batch; with dL/dz_1 where the first layer is followed."""
-        weights = self.state["weights"]
-        if self.first_layer is None:
-            return self.network.gradients(weights, x, y, self.loss, self._buffers), None
-        self.first_layer.refresh(step, self.state)
-        return self.first_layer.network.gradients_and_first_slope(weights, x, y, self.loss)
-
     def follow(self, first: int, team: Team) -> None:
         """As ``go``, in a process that records nothing."""
         import torch
 
         with torch.no_grad():
             for step in range(first, self.recipe.steps):
-                gradients = self.network.gradients(self.state["weights"], self.x, self.y, self.loss).gradients
+                gradients = self._gradients(self.x, self.y, ()).gradients
                 if team.requested:
                     break
                 self.optimizer.step(self.state, gradients, **self._options_at(step))
@@ -388,24 +386,41 @@ class _Run:
             everything = torch.arange(len(self.x), device=self.device).expand(len(self.recipe.seeds), -1)
             while True:
                 yield self.x, self.y, self.targets, everything
+        seeds, augment = self.recipe.batch_seeds, self.recipe.data.augmentation
+        flat = self.x.new_empty(len(seeds) * self.minibatches.size, self.x.shape[1])
+        shape = len(seeds), self.minibatches.size, -1
         for first in range(start, self.recipe.steps, BLOCK_STEPS):
             last = min(first + BLOCK_STEPS, self.recipe.steps)
-            seeds, augment = self.recipe.batch_seeds, self.recipe.data.augmentation
             drawn = self.minibatches.indices(seeds, first, last, samples=len(self.x))
-            changes = augment.draw(seeds, first, last, self.minibatches.size) if augment else None
-            for number, index in enumerate(torch.as_tensor(drawn, device=self.device)):  # (M, batch)
-                x, y = self.x[index], self.y[index]
+            # On the device at once: a copy at each step would wait for a GPU each time.
+            changes = (
+                torch.as_tensor(augment.draw(seeds, first, last, self.minibatches.size), device=self.device)
+                if augment
+                else None
+            )
+            index = torch.as_tensor(drawn, device=self.device)  # (steps, M, batch)
+            for number, (of_step, y, exact) in enumerate(self._targets_of(index)):
+                # The same memory at each step.
+                x = torch.index_select(self.x, 0, of_step.view(-1), out=flat).view(shape)
                 if augment and changes is not None:
                     x = self._augmented(augment, x, changes[number])
-                yield x, y, y.mT.double(), index
+                yield x, y, exact, of_step
 
-    def _augmented(self, augment: Augment, x: torch.Tensor, drawn: NDArray[np.int64]) -> torch.Tensor:
+    def _targets_of(self, index: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Samples of each step, with their targets in both shapes; these are looked up for several steps at once."""
+        import torch
+
+        at_once = max(1, TARGETS // (index[0].numel() * self.y.shape[1]))
+        for some in torch.split(index, at_once):
+            y = self.y[some]
+            yield from zip(some, y, y.mT.double(), strict=True)
+
+    def _augmented(self, augment: Augment, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
         """A step's images after augmentation, at norm 1 again where the recipe wants that."""
         import torch
 
         channels, height, width = self.dataset.shape
-        changes, last = torch.as_tensor(drawn, device=self.device), self.dataset.channels_last
-        x = augment.apply(x, changes, (channels, height, width), channels_last=last)
+        x = augment.apply(x, changes, (channels, height, width), channels_last=self.dataset.channels_last)
         if not self.recipe.data.unit_norm:
             return x
         norms = x.square().sum(dim=2, keepdim=True).sqrt()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 from pydantic import model_validator
@@ -12,6 +13,7 @@ from pydantic import model_validator
 from rhotrace.models.batch_normalisation import BatchNorm, BatchNormOptions
 from rhotrace.models.component import fault
 from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network
+from rhotrace.models.side_by_side import allocate
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +45,6 @@ class MLPOptions(BatchNormOptions):
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> MLP | NormalisedMLP:
         """The network for samples of any shape, flattened."""
-        import math
-
         hidden = [self.width] * (self.depth - 1) if isinstance(self.width, int) else self.width
         sizes = [math.prod(inputs), *hidden, outputs]
         return NormalisedMLP(sizes, self.normalisation) if self.normalisation else MLP(sizes)
@@ -101,33 +101,11 @@ class MLP(Network):
         self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
     ) -> Backward:
         """Back-propagation by hand: at these sizes automatic differentiation costs more than the products."""
-        return self.gradients_and_first_slope(parameters, x, y, loss, buffers)[0]
+        return Backpropagation(parameters, loss)(x, y, buffers)
 
-    def gradients_and_first_slope(
-        self, parameters: Tensors, x: torch.Tensor, y: torch.Tensor, loss: Loss, buffers: Tensors = ()
-    ) -> tuple[Backward, torch.Tensor]:
-        """As ``gradients``, with dL/dz_1 of the first layer's pre-activations, (M, width, N)."""
-        import torch
-
-        active = []  # relu(h_k), (M, width, N)
-        h = _first_layer(parameters[0], x)
-        for W in parameters[1:]:
-            h = h.relu_()
-            active.append(h)
-            h = torch.bmm(W, h)
-        outputs = h
-        error = loss.slope(outputs, y.mT)  # dL/dg, (M, C, N)
-        gradients: list[Any] = [None] * len(parameters)
-        for k in range(len(parameters) - 1, 0, -1):
-            gradients[k] = torch.bmm(error, active[k - 1].mT)
-            # relu'(h) is the sign of relu(h): 1 where it is positive, and 0 at h = 0, as torch takes it.
-            error = torch.bmm(parameters[k].mT, error).mul_(active[k - 1].sign_())
-        if x.dim() == 2:
-            members, out, _ = error.shape
-            gradients[0] = torch.mm(error.reshape(members * out, -1), x).view(members, out, -1)
-        else:
-            gradients[0] = torch.bmm(error, x)
-        return Backward(outputs, tuple(gradients), buffers), error
+    def repeated_gradients(self, parameters: Tensors, loss: Loss) -> Backpropagation:
+        """As ``gradients``, with memory that is allocated once; see ``Network.repeated_gradients``."""
+        return Backpropagation(parameters, loss)
 
     def tangent_kernel(
         self, parameters: Tensors, x: torch.Tensor, factors: torch.Tensor, buffers: Tensors = ()
@@ -154,6 +132,71 @@ class MLP(Network):
             if k:
                 signal = torch.bmm(parameters[k].mT, signal) * inputs[k].sign().repeat(1, 1, outputs)
         return kernel
+
+
+class Backpropagation:
+    """Outputs and gradients of a multilayer perceptron at parameters that may change in place between two calls.
+
+    All results are in memory that belongs to this object: a call overwrites those of the last one.
+
+    Args:
+        parameters: one tensor (M, out, fan_in) for each layer.
+        loss: of the run.
+
+    Attributes:
+        slope: dL/dz_1 of the first layer's pre-activations, (M, width, N), after a call.
+    """
+
+    def __init__(self, parameters: Tensors, loss: Loss) -> None:
+        self.loss, self.parameters = loss, parameters
+        self.slope = parameters[0]  # until the first call
+        self._samples = -1
+
+    def _allocate(self, samples: int) -> None:
+        """Memory for batches of one size, and the views of it that each layer needs."""
+        W, like = self.parameters, self.parameters[0]
+        self._samples = samples
+        self.gradients = allocate([w.shape for w in W], like)
+        shapes = [(len(w), w.shape[1], samples) for w in W]
+        # z_k, then relu(z_k), then its sign, (M, width, N); the last are the outputs
+        active = [like.new_empty(shape) for shape in shapes]
+        # dL/dz_k, in two places by turns
+        largest = max(map(math.prod, shapes[:-1]), default=0)
+        places = [like.new_empty(largest) for _ in range(2)]
+        errors = [places[k % 2][: math.prod(shape)].view(shape) for k, shape in enumerate(shapes[:-1])]
+        self._outputs = active[-1]
+        self._forward = [(W[k], active[k - 1], active[k]) for k in range(1, len(W))]
+        self._back = [
+            (self.gradients[k], active[k - 1].mT, W[k].mT, active[k - 1], errors[k - 1])
+            for k in range(len(W) - 1, 0, -1)
+        ]
+        flat = len(like) * like.shape[1]
+        # The first layer is one large product where the members share x.
+        self._first = active[0], active[0].view(flat, samples), like.reshape(flat, -1)
+        self._first_gradient = self.gradients[0].view(flat, -1)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, buffers: Tensors = ()) -> Backward:
+        """Outputs and gradients on one batch."""
+        import torch
+
+        bmm, shared = torch.bmm, x.dim() == 2
+        if x.shape[-2] != self._samples:
+            self._allocate(x.shape[-2])
+        active, flat, W = self._first
+        torch.mm(W, x.T, out=flat) if shared else bmm(self.parameters[0], x.mT, out=active)
+        for W, h, z in self._forward:
+            bmm(W, h.relu_(), out=z)
+        error = self.loss.slope(self._outputs, y.mT)  # dL/dg, (M, C, N)
+        for G, transposed, into, h, place in self._back:
+            bmm(error, transposed, out=G)
+            # relu'(z) is the sign of relu(z): 1 where it is positive, and 0 at z = 0, as torch takes it.
+            error = bmm(into, error, out=place).mul_(h.sign_())
+        if shared:
+            torch.mm(error.reshape(len(flat), -1), x, out=self._first_gradient)
+        else:
+            bmm(error, x, out=self.gradients[0])
+        self.slope = error
+        return Backward(self._outputs, self.gradients, buffers)
 
 
 # torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
