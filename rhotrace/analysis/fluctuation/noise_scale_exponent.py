@@ -11,9 +11,8 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from rhotrace.statistics.intervals import NONE, Interval, mean
+from rhotrace.statistics.intervals import NONE, Interval, mean, student_t
 
 Floats = NDArray[np.float64]
 
@@ -114,7 +113,5 @@ def _line(x: Floats, y: Floats) -> list[Interval] | None:
     half = np.full(len(solution), np.nan)
     if left:
         residual = y - design @ solution
-        half = stats.t.ppf(0.975, left) * np.sqrt(
-            residual @ residual / left * np.diag(np.linalg.inv(design.T @ design))
-        )
+        half = student_t(left) * np.sqrt(residual @ residual / left * np.diag(np.linalg.inv(design.T @ design)))
     return [Interval(float(s), float(s - h), float(s + h)) for s, h in zip(solution[1:], half[1:], strict=True)]
