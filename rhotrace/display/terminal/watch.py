@@ -47,10 +47,12 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
         KeyboardInterrupt: Ctrl-C.
         TraceError: the run cannot be read.
     """
-    glimpse, shown = _look(follower), ("", -1)
     live = console.is_terminal and not console.is_dumb_terminal and not once and not as_json
-    with Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
+    # Ctrl-C is noted, and raised between two looks: Python drops a KeyboardInterrupt inside the callbacks of h5py's objects.
+    with StopRequest() as stop, Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
+        shown = "", -1
         while True:
+            glimpse = follower.look()
             if display:
                 display.update(view(console, glimpse), refresh=True)
             elif (glimpse.run, glimpse.steps) != shown or glimpse.state != TRAINING:
@@ -63,17 +65,16 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
                 shown = glimpse.run, glimpse.steps
             if once or glimpse.state != TRAINING:
                 return glimpse
-            time.sleep(every)
-            glimpse = _look(follower)
+            _wait(every, stop)
 
 
-def _look(follower: Follower) -> Glimpse:
-    """A look that Ctrl-C ends only when it is done: inside h5py's callbacks, Python drops a KeyboardInterrupt."""
-    with StopRequest() as stop:
-        glimpse = follower.look()
+def _wait(seconds: float, stop: StopRequest) -> None:
+    """Waits, or raises KeyboardInterrupt as soon as a stop is requested."""
+    ends = time.monotonic() + seconds
+    while not stop.requested and (left := ends - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
     if stop.requested:
         raise KeyboardInterrupt
-    return glimpse
 
 
 def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:
