@@ -49,7 +49,10 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
     """
     live = console.is_terminal and not console.is_dumb_terminal and not once and not as_json
     # Ctrl-C is noted, and raised between two looks: Python drops a KeyboardInterrupt inside the callbacks of h5py's objects.
-    with StopRequest() as stop, Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
+    with (
+        StopRequest() as stop,
+        Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display,
+    ):
         shown = "", -1
         while True:
             glimpse = follower.look()
