@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rhotrace.runfile.reader import Trace
-from rhotrace.theory.step_identity import LAWS, Audit, StepLaw
+from rhotrace.theory.step_identity import Audit
+from rhotrace.theory.step_laws import LAWS, StepLaw
 
 
 def no_sums(trace: Trace) -> str:

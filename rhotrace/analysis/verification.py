@@ -22,7 +22,7 @@ from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wron
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.own_loop_facts import NO_RECIPE
 from rhotrace.runfile.reader import Trace
-from rhotrace.theory.step_identity import lost_directions
+from rhotrace.theory.step_laws import lost_directions
 
 # Relative differences that other machines' summation orders explain.
 _NORMS = 1e-12

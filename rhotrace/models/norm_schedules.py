@@ -44,7 +44,7 @@ class NormSchedule(Component):
     """The norms after a step.
 
     Attributes:
-        law: name in ``theory.step_identity.LAWS`` of what a step does to the norms; None where none is written down.
+        law: name in ``theory.step_laws.LAWS`` of what a step does to the norms; None where none is written down.
     """
 
     kind: str

@@ -37,7 +37,7 @@ class Optimizer(Component):
     Attributes:
         lr: learning rate eta.
         schedule: of the learning rate; see ``models.schedules``.
-        law: name in ``theory.step_identity.LAWS`` of the exact change of the layer norms in one step; None where no
+        law: name in ``theory.step_laws.LAWS`` of the exact change of the layer norms in one step; None where no
             such law is known.
         copies: memory of a step in multiples of the parameters, counting the parameters and the gradients.
     """

@@ -28,7 +28,7 @@ class Rule:
 
     Attributes:
         name: class of the optimizer, in lower case.
-        law: name in ``theory.step_identity.LAWS`` of the exact change of the layer norms; None where there is none.
+        law: name in ``theory.step_laws.LAWS`` of the exact change of the layer norms; None where there is none.
         why_not: why there is no law; empty where there is one.
         lr: learning rate of each layer at the start.
         options: of the first parameter group with a layer, those that are plain values and on.

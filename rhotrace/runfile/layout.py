@@ -35,7 +35,7 @@ class Facts:
         loss: kind of the loss.
         equilibrium: whether the loss has a, q and rho_eq, as the square loss does.
         optimizer: kind of the optimizer.
-        law: name of the exact law of its steps in ``theory.step_identity.LAWS``; None where none is known.
+        law: name of the exact law of its steps in ``theory.step_laws.LAWS``; None where none is known.
         minibatches: whether a step sees only a part of the training set.
     """
 

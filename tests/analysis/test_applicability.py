@@ -17,7 +17,7 @@ from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.analysis.verification import verify
 from rhotrace.models.network import Block
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import LAWS
+from rhotrace.theory.step_laws import LAWS
 
 NO_SUMS = "does not apply: the loss {} has no a, q and rho_eq"
 LOSSES = {

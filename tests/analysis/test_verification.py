@@ -14,7 +14,7 @@ from rhotrace.analysis.verification import CHECKS, verify
 from rhotrace.models.datasets import data_roots
 from rhotrace.runfile.integrity import Check
 from rhotrace.runfile.reader import Trace, open_trace
-from rhotrace.theory.step_identity import LAWS
+from rhotrace.theory.step_laws import LAWS
 
 
 def record(number: int, by: int, *, sealed: bool = True):

@@ -12,7 +12,8 @@ from rhotrace.models.norm_schedules import ClosedFormNorms, Descended, TikhonovN
 from rhotrace.runfile.reader import open_trace
 from rhotrace.theory import norm_dynamics
 from rhotrace.theory.norm_dynamics import tikhonov_lambda
-from rhotrace.theory.step_identity import LAWS, audit
+from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_laws import LAWS
 
 CLOSED_FORM = "{kind: closed-form, A: 2, B: 1}"
 TIKHONOV = "{kind: tikhonov, penalty: 0.03}"

@@ -31,7 +31,8 @@ from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.models.datasets import Dataset
 from rhotrace.runfile.live_checksums import damaged_block, damaged_snapshots, written_blocks
 from rhotrace.runfile.reader import Trace, open_trace
-from rhotrace.theory.step_identity import LAWS, audit
+from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_laws import LAWS
 from rhotrace.training import train as training
 
 # Children are forked from a server that has imported everything: each costs milliseconds, not the seconds of torch.

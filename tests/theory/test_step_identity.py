@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import LAWS, PairwiseSum, StepLaw, Tally, audit, identity
+from rhotrace.theory.step_identity import PairwiseSum, Tally, audit, identity
+from rhotrace.theory.step_laws import LAWS, StepLaw
 
 NAMES = ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")
 

@@ -15,7 +15,8 @@ from rhotrace.config import recipe
 from rhotrace.errors import RecipeError
 from rhotrace.models.schedules import Cosine, StepDecay
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import LAWS, audit
+from rhotrace.theory.step_identity import audit
+from rhotrace.theory.step_laws import LAWS
 
 DECAY = "{kind: gd, lr: 0.05, weight_decay: 0.03}"
 BALL = "{kind: sgd, lr: 0.03, batch_size: 7, momentum: 0.9}"

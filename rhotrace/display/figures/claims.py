@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.display.figures.style import DASHES, colour, drawable, drawn, headed, line, symbol
 from rhotrace.theory import paper
-from rhotrace.theory.step_identity import ROUNDING, balance_drift
+from rhotrace.theory.step_identity import balance_drift
+from rhotrace.theory.step_laws import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

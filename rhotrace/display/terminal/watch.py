@@ -48,36 +48,31 @@ def watch(console: Console, follower: Follower, *, every: float, once: bool, as_
         TraceError: the run cannot be read.
     """
     live = console.is_terminal and not console.is_dumb_terminal and not once and not as_json
-    # Ctrl-C is noted, and raised between two looks: Python drops a KeyboardInterrupt inside the callbacks of h5py's objects.
-    with (
-        StopRequest() as stop,
-        Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display,
-    ):
-        shown = "", -1
+    shown = "", -1
+    with Live(console=console, auto_refresh=False) if live else contextlib.nullcontext() as display:
         while True:
-            glimpse = follower.look()
-            if display:
-                display.update(view(console, glimpse), refresh=True)
-            elif (glimpse.run, glimpse.steps) != shown or glimpse.state != TRAINING:
-                if as_json:
-                    console.out(to_json(as_plain(glimpse), indent=None), highlight=False)
-                elif once:
-                    console.print(view(console, glimpse))
-                else:
-                    say(console, _writable(console, "  ".join(words(glimpse))))
-                shown = glimpse.run, glimpse.steps
+            # Ctrl-C counts when the look is drawn: inside the callbacks of h5py's objects, Python drops a KeyboardInterrupt.
+            with StopRequest() as stop:
+                glimpse = follower.look()
+                if display:
+                    display.update(view(console, glimpse), refresh=True)
+                elif (glimpse.run, glimpse.steps) != shown or glimpse.state != TRAINING:
+                    _print(console, glimpse, once=once, as_json=as_json)
+                    shown = glimpse.run, glimpse.steps
+            if stop.requested:
+                raise KeyboardInterrupt
             if once or glimpse.state != TRAINING:
                 return glimpse
-            _wait(every, stop)
+            time.sleep(every)
 
 
-def _wait(seconds: float, stop: StopRequest) -> None:
-    """Waits, or raises KeyboardInterrupt as soon as a stop is requested."""
-    ends = time.monotonic() + seconds
-    while not stop.requested and (left := ends - time.monotonic()) > 0:
-        time.sleep(min(left, 0.1))
-    if stop.requested:
-        raise KeyboardInterrupt
+def _print(console: Console, glimpse: Glimpse, *, once: bool, as_json: bool) -> None:
+    if as_json:
+        console.out(to_json(as_plain(glimpse), indent=None), highlight=False)
+    elif once:
+        console.print(view(console, glimpse))
+    else:
+        say(console, _writable(console, "  ".join(words(glimpse))))
 
 
 def wait_for(console: Console, path: Path, patience: float = 30.0) -> None:

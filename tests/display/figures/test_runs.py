@@ -22,7 +22,7 @@ from rhotrace.errors import AnalysisError
 from rhotrace.models.losses import Logistic, Square
 from rhotrace.recording.quantities import QUANTILES, QUANTITIES
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import ROUNDING
+from rhotrace.theory.step_laws import ROUNDING
 
 BEGINS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 LONG = ("steps=800", "optimizer.lr=0.1", "record.snapshots=2")
