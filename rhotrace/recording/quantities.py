@@ -26,6 +26,8 @@ __all__ = ["QUANTILES", "QUANTITIES", "layer_norms"]
 
 # Recorded order statistics of the margins, as fractions of the training set.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
+_CACHED = 1 << 18  # numbers, 2 MiB of float64
+_LARGE = 1 << 19  # numbers in a layer, from which on its rows are taken in pieces
 
 
 def layer_norms(tensors: Tensors) -> torch.Tensor:
@@ -38,8 +40,28 @@ def layer_norms(tensors: Tensors) -> torch.Tensor:
     runs = runs_of(tensors)
     if runs is None:
         runs = tuple(torch.stack(run) if len(run) > 1 else run[0][None] for run in _neighbours(tensors))
-    norms = [torch.linalg.vector_norm(run, dim=(2, 3), dtype=torch.float64) for run in runs]
-    return torch.cat(norms).mT
+    return torch.cat([_in_pieces(run) for run in runs]).mT
+
+
+def _in_pieces(run: torch.Tensor) -> torch.Tensor:
+    """Frobenius norms of (layers, M, out, fan_in), (layers, M), on a processor in pieces.
+
+    PyTorch makes a copy in float64 there; where that is larger than the cache, it takes ten times as long.
+    """
+    import torch
+
+    def norms(piece: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.linalg.vector_norm(piece, dim=(2, 3), dtype=torch.float64)
+        return found
+
+    layers, _, rows, columns = run.shape
+    if run.numel() <= _CACHED or run.device.type != "cpu":
+        return norms(run)
+    if rows * columns <= _LARGE:  # some members at a time: to the same bits
+        members = max(1, _CACHED // (layers * rows * columns))
+        return torch.cat([norms(some) for some in torch.split(run, members, dim=1)], dim=1)
+    parts = torch.stack([norms(some) for some in torch.split(run, max(1, _CACHED // columns), dim=2)])
+    return parts.square().sum(dim=0).sqrt()
 
 
 def _neighbours(tensors: Tensors) -> Iterator[list[torch.Tensor]]:
