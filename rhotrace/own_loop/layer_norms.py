@@ -7,9 +7,7 @@ arithmetic, decide what a recording costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import accumulate
-from operator import is_not
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     Tensors = Sequence[torch.Tensor]
     Numbers = torch.Tensor | NDArray[np.float64]
     Norms = Callable[[Tensors], Numbers]
-    Piece = tuple[NDArray[np.floating], NDArray[np.float64]]
 
-PIECE = 8192  # numbers that are squared at once: 64 KiB of float64, and BLAS takes one thread for so few
+ROW = 1024  # numbers that are multiplied and added at once; BLAS takes one thread for so few
+ROWS = 256  # in the buffer, which is then 2 MiB
 _SMALL = 1 << 14  # numbers in a tensor that is stacked with others, as in ``recording.quantities.layer_norms``
 
 
@@ -32,14 +30,13 @@ def norms_of(layers: Sequence[tuple[torch.Tensor, ...]]) -> Norms:
 
     Its argument is a list of tensors, of the shapes of those in ``layers``, one after another. It returns the norms, (L,)
     in float64: as a numpy array if the layers are on the processor and narrower than float64, else as a tensor on their
-    device. Views of tensors that are ``layers`` themselves are kept from call to call; those of others are not, which would
-    keep their memory.
+    device.
 
     Args:
         layers: the tensors of each layer.
     """
     tensors = [tensor for layer in layers for tensor in layer]
-    return PiecewiseNorms(layers) if all(map(_is_narrow, tensors)) else DeviceNorms(layers)
+    return BufferedNorms(layers) if all(map(_is_narrow, tensors)) else DeviceNorms(layers)
 
 
 def _is_narrow(tensor: torch.Tensor) -> bool:
@@ -47,61 +44,97 @@ def _is_narrow(tensor: torch.Tensor) -> bool:
     return there and tensor.dtype.is_floating_point and tensor.dtype.itemsize < 8
 
 
-class PiecewiseNorms:
+class BufferedNorms:
     """Norms of tensors narrower than float64 on the processor.
 
-    Piece by piece, their numbers are copied to float64, so that every square is exact, and multiplied by themselves. The copy
-    is small: one of all weights would drive those of the training step out of the processor's cache.
+    Their numbers are copied into a buffer of float64, so that every square is exact, and each row of it is multiplied by
+    itself. Each tensor begins at a row of its own; what it leaves of its last row is 0. Tensors that are larger than the
+    buffer, together or alone, fill it several times.
 
     Args:
         layers: the tensors of each layer.
     """
 
     def __init__(self, layers: Sequence[tuple[torch.Tensor, ...]]) -> None:
-        self._own = [tensor for layer in layers for tensor in layer]
-        counts = [sum(-(-tensor.numel() // PIECE) for tensor in layer) for layer in layers]
-        self._first = np.array([0, *accumulate(counts)][:-1])  # piece of each layer
-        self._sums = np.empty(sum(counts))
-        self._buffer = np.empty(PIECE)
-        self._addresses: list[int] = []
-        self._kept: list[Piece] = []
+        counts = [sum(-(-tensor.numel() // ROW) for tensor in layer) for layer in layers]
+        self._first = np.array([0, *accumulate(counts)][:-1])  # row of each layer
+        sums = np.empty((sum(counts), 1, 1))
+        self._sums = sums.reshape(-1)
+        buffer = np.zeros((min(ROWS, len(sums)), ROW))
+        self._fills, done = [], 0
+        parts = _parts([tensor for layer in layers for tensor in layer], len(buffer))
+        for part in parts:
+            fill = _Fill(part, buffer, sums[done:], alone=len(parts) == 1)
+            self._fills.append(fill)
+            done += fill.rows
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float64]:
         """The norms of the layers, (L,)."""
-        sums, copy, dot = self._sums, np.copyto, np.dot
-        for n, (numbers, place) in enumerate(self._pieces(tensors)):
-            copy(place, numbers)
-            sums[n] = dot(place, place)
-        return np.sqrt(np.add.reduceat(sums, self._first))
-
-    def _pieces(self, tensors: Tensors) -> list[Piece]:
-        if len(tensors) != len(self._own) or any(map(is_not, tensors, self._own)):
-            return self._cut(tensors)
-        addresses = [tensor.data_ptr() for tensor in tensors]
-        if addresses != self._addresses:  # at first, and after ``tensor.data = other``
-            self._kept = self._cut(tensors)
-            whole = all(tensor.is_contiguous() and tensor.dtype in _known() for tensor in tensors)
-            self._addresses = addresses if whole else []
-        return self._kept
-
-    def _cut(self, tensors: Tensors) -> list[Piece]:
-        """The numbers of the tensors in pieces, each with its place in the buffer."""
-        found = []
-        for tensor in tensors:
-            there = tensor.detach()
-            numbers = (there if there.dtype in _known() else there.float()).numpy().reshape(-1)
-            for first in range(0, len(numbers), PIECE):
-                piece = numbers[first : first + PIECE]
-                found.append((piece, self._buffer[: len(piece)]))
-        return found
+        for fill in self._fills:
+            fill(tensors)
+        return np.sqrt(np.add.reduceat(self._sums, self._first))
 
 
-@cache
-def _known() -> tuple[torch.dtype, ...]:
-    """Narrow types that numpy has."""
-    import torch
+Piece = tuple[int, slice | None, tuple[int, ...]]  # of which tensor, which of its numbers (None: all), and their shape
 
-    return torch.float32, torch.float16
+
+def _parts(tensors: Tensors, rows: int) -> list[list[Piece]]:
+    """The numbers of the tensors, in parts that fill the buffer."""
+    parts: list[list[Piece]] = [[]]
+    free = rows
+    for number, tensor in enumerate(tensors):
+        done, size = 0, tensor.numel()
+        while done < size:
+            if not free:
+                parts.append([])
+                free = rows
+            end = min(size, done + free * ROW)
+            whole = (done, end) == (0, size)
+            parts[-1].append(
+                (number, None if whole else slice(done, end), (*tensor.shape,) if whole else (end - done,))
+            )
+            free -= -(-(end - done) // ROW)
+            done = end
+    return parts
+
+
+class _Fill:
+    """One use of the buffer.
+
+    Args:
+        part: what it is filled with.
+        buffer: of rows of numbers.
+        sums: the sums of squares of the rows go into its first places.
+        alone: nothing else uses the buffer, so that its zeros remain.
+    """
+
+    def __init__(
+        self, part: list[Piece], buffer: NDArray[np.float64], sums: NDArray[np.float64], *, alone: bool
+    ) -> None:
+        import torch
+
+        self._pieces = [(number, cut) for number, cut, _ in part]
+        self._places, self._rests, self.rows = [], [], 0
+        for _, _, shape in part:
+            size = int(np.prod(shape))
+            first, self.rows = self.rows, self.rows + -(-size // ROW)
+            place = buffer[first : self.rows].reshape(-1)
+            self._places.append(torch.from_numpy(place[:size]).view(shape))
+            if not alone:
+                self._rests.append(place[size:])
+        used = buffer[: self.rows]
+        self._factors = used[:, None, :], used[:, :, None]
+        self._sums = sums[: self.rows]
+
+    def __call__(self, tensors: Tensors) -> None:
+        """Fills the buffer and adds up."""
+        import torch
+
+        pieces = [tensors[number] if cut is None else tensors[number].reshape(-1)[cut] for number, cut in self._pieces]
+        torch._foreach_copy_(self._places, pieces)
+        for rest in self._rests:
+            rest.fill(0)
+        np.matmul(*self._factors, out=self._sums)
 
 
 class DeviceNorms:

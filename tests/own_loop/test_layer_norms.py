@@ -12,7 +12,7 @@ from torch import nn
 
 import rhotrace
 from rhotrace.models.losses import Square
-from rhotrace.own_loop.layer_norms import PIECE, norms_of
+from rhotrace.own_loop.layer_norms import ROW, ROWS, norms_of
 from rhotrace.own_loop.module_blocks import module_blocks
 from rhotrace.own_loop.probe import Probe
 from rhotrace.own_loop.rows import Rows
@@ -20,9 +20,9 @@ from rhotrace.own_loop.settings import Settings
 from rhotrace.recording.quantities import layer_norms
 
 SHAPES = {
-    "less than a piece": [(8, 5), (1, 8)],
-    "a piece": [(8, PIECE // 8), (1, 1)],
-    "pieces and a rest": [(3, PIECE), (3, 5), (64, 784), (7, 11)],
+    "one row and less": [(8, 5), (1, 8)],
+    "rows and a rest": [(3, ROW), (64, 70), (1, 1)],
+    "several uses of the buffer": [(3, 5), (ROWS + 9, ROW), (ROWS // 2, ROW), (7, 11)],
 }
 
 
@@ -37,7 +37,7 @@ def exact(layer):
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_norms_of_narrow_numbers_are_exact_to_the_last_bits(shapes, dtype):
     norms = norms_of([(W,) for W in drawn(shapes, dtype)])
     for seed in (1, 2):  # the second use finds the numbers of the first in the buffer
@@ -45,11 +45,8 @@ def test_norms_of_narrow_numbers_are_exact_to_the_last_bits(shapes, dtype):
         np.testing.assert_allclose(norms(tensors), [exact((W,)) for W in tensors], rtol=2e-15)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-def test_weights_are_read_where_they_are_now(layout):
-    a, b = drawn([(6, 40), (40, 30)], torch.float32)
-    weights = [a, b.T.contiguous().T if layout == "transposed" else b]
-    assert weights[1].is_contiguous() == (layout == "contiguous")
+def test_weights_are_read_where_they_are_now():
+    weights = drawn([(6, 40), (40, 30)], torch.float32)
     norms = norms_of([(W,) for W in weights])
     for change in (
         lambda: None,
@@ -59,7 +56,6 @@ def test_weights_are_read_where_they_are_now(layout):
     ):
         change()
         np.testing.assert_allclose(norms(weights), [exact((W,)) for W in weights], rtol=2e-15)
-        np.testing.assert_allclose(norms([2 * W for W in weights]), [2 * exact((W,)) for W in weights], rtol=2e-15)
 
 
 def test_several_tensors_make_one_layer_in_any_layout_of_memory():
