@@ -26,7 +26,11 @@ def picture(result: Row, path: Path) -> None:
         axis.plot(*zip(*goals, strict=True), "|", color="tab:red", markersize=9, label="goal")
     axis.axvline(1, color="0.5", linewidth=0.8)
     axis.set_yticks(list(places), [f"{r['what']}, beside: {r['beside']}" for r in rows], fontsize=6)
-    axis.set(xscale="log", xlabel="processor time of RhoTrace / of the other")
+    axis.set(xscale="log", xlabel="processor time of RhoTrace / of the other", ylim=(0, len(rows) + 1))
+    axis.set_xticks(
+        [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5], labels=["0.2", "0.3", "0.5", "0.7", "1", "1.5", "2", "3", "5"]
+    )
+    axis.minorticks_off()
     axis.legend(fontsize=7)
     drawn.savefig(path, dpi=150)
     plt.close(drawn)
