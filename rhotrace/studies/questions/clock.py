@@ -263,20 +263,22 @@ def answer(runs: Runs) -> Answer:
         else " Convolutional networks were not trained, because CIFAR-10 is not available."
     )
 
-    def each(of: Callable[[Depth], str]) -> str:
-        return ", ".join(of(depth) for depth in depths.values())
+    def over(of: Callable[[Depth], Interval]) -> str:
+        values = [of(depth).value for depth in depths.values()]
+        return f"{number(min(values))} to {number(max(values))}"
 
     met = [sum(part[place] == "yes" for part in parts.values()) for place in range(3)]
     return Answer(
         verdict=verdict(list(depths.values())),
-        words=f"of {len(depths)} depths, directions are the same at equal tau up to T at {met[0]}, held norms keep the clock at {met[1]}, and held "
-        f"directions have another T at {met[2]}. Figures are for L = {', '.join(map(str, depths))}, in this order. When the first of a seed's networks comes to its T, the distance between the directions of different "
-        f"starts at equal tau is this many times that at equal time: {each(lambda d: ranged(d.against_time))}; and that between seeds: "
-        f"{each(lambda d: ranged(d.against_seeds))}. Both were to be below {NEAR:g}. At half of that tau, where the outputs are smaller (added after "
-        f"looking), they are apart by this share of what they have turned: {each(lambda d: ranged(d.early))}. With the norms held, A comes to the same "
-        f"value at this many times the tau of free norms: {each(lambda d: ranged(d.held))}. With the directions held, T would be this many times as long: "
-        f"{each(lambda d: ranged(d.frozen))}. Largest over smallest start, tau at T is {each(lambda d: ranged(d.clock))}, and T {each(lambda d: ranged(d.T))}. "
-        f"The exponent of T, with systematic errors, is {each(lambda d: f'{ranged(d.exponent)} (law {d.law:g})')}.{conv_words}",
+        words=f"directions from different starts are the same at equal tau, up to T, at {met[0]} of {len(depths)} depths (L = "
+        f"{', '.join(map(str, depths))}), held norms keep the clock at {met[1]}, and with held directions T would be another at {met[2]}. From depth to "
+        "depth (intervals are in the study's table): when the first of a seed's networks comes to its T, the directions of different starts at equal "
+        f"tau are {over(lambda d: d.against_time)} times as far apart as at equal time, and {over(lambda d: d.against_seeds)} times as far as those of "
+        f"different seeds; both were to be below {NEAR:g}. At half of that tau, where the outputs are smaller (added after looking), they are apart by "
+        f"{over(lambda d: d.early)} of what they have turned. With the norms held, A comes to the same value at {over(lambda d: d.held)} times the tau of free "
+        f"norms. With the directions held, T would be {over(lambda d: d.frozen)} times as long. From the largest to the smallest start, tau at T grows by a factor "
+        f"{over(lambda d: d.clock)}, and T by {over(lambda d: d.T)}. The exponents of T, with systematic errors, are "
+        f"{', '.join(f'{ranged(d.exponent)} (law {d.law:g})' for d in depths.values())}.{conv_words}",
         limits="one pair of digits, 200 samples, one width, three starts at each depth, eight seeds. Directions between snapshots are on a "
         f"straight line; its error is up to {number(max(d.interpolation for d in depths.values()), 2)} of the distance at equal tau. Near T the directions "
         "turn fast, so that a small difference in tau is a large distance. With the directions held, "
