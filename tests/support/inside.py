@@ -36,6 +36,11 @@ def small_blocks(put: Put, steps: int, seconds: float = 1e9) -> None:
     put(training, "BLOCK_SECONDS", seconds)
 
 
+def always_behind(put: Put) -> None:
+    """Blocks are written one behind the steps on a processor too: the command line leaves that to the device."""
+    put(training.train, "__kwdefaults__", {**(training.train.__kwdefaults__ or {}), "write_behind": True})
+
+
 def small_chunks(put: Put, rows: int) -> None:
     """Sealed files in chunks of a few rows: a file of many chunks of the normal size would take minutes to damage and read."""
     put(sealing, "_CHUNK_ROWS", rows)
