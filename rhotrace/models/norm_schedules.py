@@ -7,6 +7,7 @@ number of steps taken and of the learning rate. To add one, define a class here 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -199,9 +200,18 @@ def _log_product(norms: torch.Tensor) -> torch.Tensor:
     return norms.double().log().sum(dim=2, keepdim=True)
 
 
+@lru_cache(maxsize=8)
+def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes and weights of Gauss and Legendre; made once, as a copy to a GPU would make each step wait."""
+    import numpy as np
+    import torch
+
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return torch.tensor(nodes, dtype=dtype, device=device), torch.tensor(weights, dtype=dtype, device=device)
+
+
 def _log_growth(log_rho: torch.Tensor, lr: torch.Tensor, A: float, B: float, depth: int) -> torch.Tensor:
     """log rho(t + lr) - log rho(t) by equation (5)."""
-    import numpy as np
     import torch
 
     share = (depth - 2) / depth
@@ -211,7 +221,7 @@ def _log_growth(log_rho: torch.Tensor, lr: torch.Tensor, A: float, B: float, dep
         """log rho after a stretch of the clock, in units of the step at its start, over that at its start."""
         return -torch.log1p(excess * -torch.expm1(-2 * depth * A * (share * log_rho).exp() * clock))
 
-    nodes, weights = (log_rho.new_tensor(values) for values in np.polynomial.legendre.leggauss(_NODES))
+    nodes, weights = _quadrature(log_rho.dtype, log_rho.device)
     clock = lr
     for _ in range(_ITERATIONS):
         slowness = (-share * grown(clock * (nodes + 1) / 2)).exp()

@@ -14,9 +14,12 @@ from rhotrace.errors import TraceError
 from rhotrace.recording.moment import Moment
 from rhotrace.recording.quantity import Quantity
 from rhotrace.runfile.layout import Layout, dimension_sizes
+from rhotrace.training.copy_out import Filled
 
 if TYPE_CHECKING:
     import torch
+
+    from rhotrace.models.optimizers import State
 
 BLOCK_STEPS = 1024
 BLOCK_BYTES = 1 << 26
@@ -88,24 +91,31 @@ class Recorder:
                 torch.stack([values.to(torch.float64) for values in measured], out=row)
         self.last = step + 1
 
-    def block(self) -> Block:
-        """The recorded rows of every quantity, measured or derived, as arrays (rows, M, ...)."""
-        out: Block = {}
+    def filled(self, state: State) -> Filled:
+        """The steps since the last ``clear``, with the optimizer's state after them; valid until the next step."""
+        rows = []
         for group in self.groups:
             count = self.layout.rows(group.cadence, self.last) - self.layout.rows(group.cadence, self.first)
-            filled = group.rows[:count].cpu().numpy()
-            out.update({quantity.name: filled[:, number] for number, quantity in enumerate(group.quantities)})
+            rows.append(group.rows[:count])
+        return Filled(self.first, self.last, tuple(rows), dict(state))
+
+    def block(self, filled: Filled) -> Block:
+        """The rows of every quantity in a block, measured or derived, as arrays (rows, M, ...)."""
+        out: Block = {}
+        for group, on_device in zip(self.groups, filled.rows, strict=True):
+            rows = on_device.cpu().numpy()
+            out.update({quantity.name: rows[:, number] for number, quantity in enumerate(group.quantities)})
         with np.errstate(all="ignore"):  # a member may have diverged; its numbers are recorded as they are
             for quantity in self.quantities:
                 if quantity.derive:
-                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cadence, out))
+                    out[quantity.name] = quantity.derive(self._rows_at(quantity.cadence, out, filled.first))
         return out
 
-    def _rows_at(self, cadence: str, block: Block) -> Block:
-        """The rows that a derived quantity may use, at the steps at which its cadence is due."""
+    def _rows_at(self, cadence: str, block: Block, first: int) -> Block:
+        """The rows that a derived quantity may use, of a block from ``first`` on, at the steps at which its cadence is due."""
         stride, cadences = self.strides[cadence], {q.name: q.cadence for q in self.quantities}
         return {
-            name: rows[-self.first % stride :: stride] if cadences[name] == "step" else rows
+            name: rows[-first % stride :: stride] if cadences[name] == "step" else rows
             for name, rows in block.items()
             if cadences[name] in ("step", cadence)
         }

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from rhotrace.config.recipe import Recipe
 from rhotrace.config.trusted_code import stored_code
 from rhotrace.errors import RecipeError
-from rhotrace.models.augmentation import Augment
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.device import find_device
 from rhotrace.models.network import Network
@@ -36,10 +35,12 @@ from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.sealing import seal
 from rhotrace.training import first_layer
+from rhotrace.training.batches import Batches
+from rhotrace.training.copy_out import Filled, one_behind
 from rhotrace.training.distributed import Team
 from rhotrace.training.plan import initial_buffers, initial_parameters, plan_layout, refuse_asked, sample_lists
-from rhotrace.training.recorder import BLOCK_STEPS, Recorder
 from rhotrace.training.recorder import Block as Rows
+from rhotrace.training.recorder import Recorder
 from rhotrace.training.resume import Continuation, open_run, refuse_to_overwrite
 from rhotrace.training.stop_signal import StopRequest
 
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from rhotrace.models.optimizers import State
 
 BLOCK_SECONDS = 1.0
-TARGETS = 1 << 18  # numbers in the targets of minibatches that are taken at once
 SMALL_PASS = 2e7  # multiplications in a forward pass over the training set; see ``_threads``
 
 
@@ -101,6 +101,7 @@ def train(
     begin: Callable[[int], None] = lambda _: None,
     watch: Callable[[Progress], None] = lambda _: None,
     team: Team | None = None,
+    write_behind: bool | None = None,
 ) -> Outcome:
     """Trains a recipe's networks and records every step in a run file; resumes a run that was interrupted.
 
@@ -117,6 +118,7 @@ def train(
         begin: called once with the number of the first step, after all checks and before that step.
         watch: called after each block of steps (at least once a second, unless a step takes longer).
         team: of processes that train together, this one among them; only process 0 calls ``begin`` and ``watch``.
+        write_behind: write a block when the next one is full; see ``copy_out``. By default on a GPU. It changes no bit.
 
     Raises:
         TraceError: a finished run exists and ``force`` is not set, the conditions changed and ``despite_changes`` is not
@@ -139,9 +141,8 @@ def train(
                 team.start(run.state, recipe.steps, stop, recipe.steps if run.diverged else run.writer.committed)
             begin(run.writer.committed)
             before = run.writer.seconds
-            ended = run.go(watch, team or stop)
-            seconds = run.writer.seconds
-            outcome = Outcome(ended, run.writer.committed, seconds, run.seconds_full / max(seconds - before, 1e-9))
+            ended = run.go(watch, team or stop, write_behind)
+            outcome = run.outcome(ended, before)
         finally:
             run.writer.close()
         if team:
@@ -223,6 +224,7 @@ class _Run:
             send, (dataset.x[mine], dataset.y[mine], dataset.x_test, dataset.y_test)
         )
         self.targets, self.targets_test = send(dataset.y).T.double(), y_test.T.double()  # (C, N)
+        self.batches = Batches(recipe, dataset, self.x, self.y, self.targets)
         # What may differ between members, as the optimizer takes it: (M, 1, 1).
         self._options = {
             name: send(np.array(values)).view(-1, 1, 1) for name, values in recipe.switched_on(recipe.optimizer).items()
@@ -295,7 +297,7 @@ class _Run:
             **({"network_departs": self.network.departs} if self.network.departs else {}),
         }
 
-    def go(self, watch: Callable[[Progress], None], stop: StopRequest | Team) -> str:
+    def go(self, watch: Callable[[Progress], None], stop: StopRequest | Team, write_behind: bool | None) -> str:
         """Trains to the end, to an interruption, or until no member is finite; returns which."""
         import torch
 
@@ -304,21 +306,32 @@ class _Run:
             return "diverged"
         recorder = Recorder(self._quantities(), self.layout, self.device)
         recorder.clear(writer.committed)
-        ended, began = "finished", time.perf_counter()
+        began = time.perf_counter()
         with torch.no_grad():
-            for done in self._steps(recorder, stop):
-                block = recorder.block()
-                kept = _until_diverged(block, recorder.first, done)
-                self._flush(recorder, kept, block)
-                watch(Progress(recorder.first, kept, self.recipe.steps, time.perf_counter() - began, block))
-                recorder.clear(done)
-                if kept < done or not np.isfinite(block["log_rho"][-1]).any():
-                    ended = "diverged"
-                    break
-                if stop.requested and done < self.recipe.steps:
-                    ended = "interrupted"
-                    break
-        return ended
+            blocks = self._filled(recorder, stop)
+            if write_behind or (write_behind is None and self.device != "cpu"):
+                blocks = one_behind(blocks)
+            for filled in blocks:
+                block = recorder.block(filled)
+                kept = _until_diverged(block, filled.first, filled.done)
+                self._flush(filled, kept, block)
+                watch(Progress(filled.first, kept, self.recipe.steps, time.perf_counter() - began, block))
+                if kept < filled.done or not np.isfinite(block["log_rho"][-1]).any():
+                    return "diverged"
+        return "finished" if writer.committed == self.recipe.steps else "interrupted"
+
+    def outcome(self, ended: str, before: float) -> Outcome:
+        """How training ended, if ``before`` seconds of it were spent before this session."""
+        seconds = self.writer.seconds
+        return Outcome(ended, self.writer.committed, seconds, self.seconds_full / max(seconds - before, 1e-9))
+
+    def _filled(self, recorder: Recorder, stop: StopRequest | Team) -> Iterator[Filled]:
+        """The blocks of steps on the device, to the end or to an interruption."""
+        for done in self._steps(recorder, stop):
+            yield recorder.filled(self.state)
+            recorder.clear(done)
+            if stop.requested:
+                return
 
     def _quantities(self) -> tuple[Quantity, ...]:
         return tuple(QUANTITIES[described.name] for described in self.layout.quantities)
@@ -327,7 +340,7 @@ class _Run:
         """The loop. Yields the number of steps done each time a block is full."""
         optimizer, state, writer = self.optimizer, self.state, self.writer
         planned = set(self.layout.snapshots)
-        batches = self._batches(writer.committed)
+        batches = self.batches.since(writer.committed)
         if writer.committed in planned:
             writer.snapshot(writer.committed, self._blocks())
         block_ends = time.monotonic() + BLOCK_SECONDS
@@ -377,54 +390,6 @@ class _Run:
         """Parameters and buffers in the order of the network's blocks."""
         parameters, buffers = iter(_numpy(self.state["weights"])), iter(_numpy(self._buffers))
         return [next(buffers if block.role == "buffer" else parameters) for block in self.network.blocks]
-
-    def _batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs, targets, targets in the shape of ``Evaluation``, and samples (M, batch), of each step from ``start`` on."""
-        import torch
-
-        if self.minibatches is None:
-            everything = torch.arange(len(self.x), device=self.device).expand(len(self.recipe.seeds), -1)
-            while True:
-                yield self.x, self.y, self.targets, everything
-        seeds, augment = self.recipe.batch_seeds, self.recipe.data.augmentation
-        flat = self.x.new_empty(len(seeds) * self.minibatches.size, self.x.shape[1])
-        shape = len(seeds), self.minibatches.size, -1
-        for first in range(start, self.recipe.steps, BLOCK_STEPS):
-            last = min(first + BLOCK_STEPS, self.recipe.steps)
-            drawn = self.minibatches.indices(seeds, first, last, samples=len(self.x))
-            # On the device at once: a copy at each step would wait for a GPU each time.
-            changes = (
-                torch.as_tensor(augment.draw(seeds, first, last, self.minibatches.size), device=self.device)
-                if augment
-                else None
-            )
-            index = torch.as_tensor(drawn, device=self.device)  # (steps, M, batch)
-            for number, (of_step, y, exact) in enumerate(self._targets_of(index)):
-                # The same memory at each step.
-                x = torch.index_select(self.x, 0, of_step.view(-1), out=flat).view(shape)
-                if augment and changes is not None:
-                    x = self._augmented(augment, x, changes[number])
-                yield x, y, exact, of_step
-
-    def _targets_of(self, index: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Samples of each step, with their targets in both shapes; these are looked up for several steps at once."""
-        import torch
-
-        at_once = max(1, TARGETS // (index[0].numel() * self.y.shape[1]))
-        for some in torch.split(index, at_once):
-            y = self.y[some]
-            yield from zip(some, y, y.mT.double(), strict=True)
-
-    def _augmented(self, augment: Augment, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
-        """A step's images after augmentation, at norm 1 again where the recipe wants that."""
-        import torch
-
-        channels, height, width = self.dataset.shape
-        x = augment.apply(x, changes, (channels, height, width), channels_last=self.dataset.channels_last)
-        if not self.recipe.data.unit_norm:
-            return x
-        norms = x.square().sum(dim=2, keepdim=True).sqrt()
-        return x / torch.where(norms > 0, norms, torch.ones_like(norms))
 
     def _moment(
         self, gradients: tuple[torch.Tensor, ...], batch: Evaluation, options: dict[str, torch.Tensor]
@@ -479,14 +444,14 @@ class _Run:
     def _hessian_product(self, vectors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return self.network.hessian_product(self.state["weights"], self.x, self.y, self.loss, vectors, self._buffers)
 
-    def _flush(self, recorder: Recorder, done: int, block: Rows) -> None:
+    def _flush(self, filled: Filled, done: int, block: Rows) -> None:
         writer, layout = self.writer, self.layout
         kept = {}
         for quantity in layout.quantities:
-            rows = layout.span(quantity.cadence, recorder.first, done)
+            rows = layout.span(quantity.cadence, filled.first, done)
             kept[quantity.name] = block[quantity.name][: rows.stop - rows.start]
-        writer.append(recorder.first, done, kept)
-        writer.commit(done, {key: _numpy(tensors) for key, tensors in self.state.items()})
+        writer.append(filled.first, done, kept)
+        writer.commit(done, {key: _numpy(tensors) for key, tensors in filled.state.items()})
 
 
 def _until_diverged(block: Rows, first: int, done: int) -> int:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.datasets import Dataset
 from rhotrace.models.datasets.torchvision_images import Cifar10
 from rhotrace.runfile import hdf5_io, sealing, writer
-from rhotrace.training import distributed, recorder
+from rhotrace.training import copy_out, distributed, recorder
 from rhotrace.training import train as training
 
 Put = Callable[[Any, str, Any], None]
@@ -34,6 +36,11 @@ def small_blocks(put: Put, steps: int, seconds: float = 1e9) -> None:
     """Commits after a number of steps or seconds: users cannot set them, and otherwise the clock would decide."""
     put(recorder, "BLOCK_STEPS", steps)
     put(training, "BLOCK_SECONDS", seconds)
+
+
+def always_behind(put: Put) -> None:
+    """Blocks are written one behind the steps on a processor too: the command line leaves that to the device."""
+    put(training.train, "__kwdefaults__", {**(training.train.__kwdefaults__ or {}), "write_behind": True})
 
 
 def small_chunks(put: Put, rows: int) -> None:
@@ -65,6 +72,24 @@ def without_waiting_for_the_disk(put: Put) -> None:
 def patience_with_others(put: Put, seconds: float) -> None:
     """How long a process waits at a step for one that fell silent; normally two minutes, too long for a test."""
     put(distributed, "_AT_A_STEP", datetime.timedelta(seconds=seconds))
+
+
+def steps_without_numbers(content: Recipe) -> Iterator[int]:
+    """The training loop on torch's device ``meta``, where ``train`` does not go; a step for each block. Gives the steps done.
+
+    Tensors there have no numbers, so that whatever a GPU would be waited for raises an error; and code that treats a
+    processor in another way treats them as it would a GPU's.
+    """
+    data = content.load_data()
+    network = content.network.build(data.shape, data.y.shape[1])
+    run: Any = training._Run(content, data, network, "meta", None)
+    run.writer = SimpleNamespace(committed=0)
+    made = recorder.Recorder(run._quantities(), run.layout, "meta")
+    made.clear(0)
+    stop: Any = SimpleNamespace(requested=False)
+    with torch.no_grad():
+        for block in copy_out.one_behind(run._filled(made, stop)):
+            yield block.done
 
 
 # --- where faults are planted -------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ class Part:
     environment: dict[str, str]
     deed: Deed | None
     patience: float
+    behind: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def dataset(text: str) -> Dataset:
     return content.load_data()
 
 
-def together(path: Path, size: int, *texts: str, deed: Deed | None = None, patience: float = 60) -> End:
+def together(
+    path: Path, size: int, *texts: str, deed: Deed | None = None, patience: float = 60, behind: bool = False
+) -> End:
     """Trains a recipe (or one for each process) in ``size`` processes, as torchrun would start them."""
     texts = texts or (TEXT,)
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -94,7 +97,9 @@ def together(path: Path, size: int, *texts: str, deed: Deed | None = None, patie
         variables |= {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
         environment = {name: str(value) for name, value in variables.items()}
         text = texts[rank % len(texts)]
-        part = Part(text, path, dataset(text), environment, deed if deed and deed.rank == rank else None, patience)
+        part = Part(
+            text, path, dataset(text), environment, deed if deed and deed.rank == rank else None, patience, behind
+        )
         parts.append(CONTEXT.Process(target=work, args=(part,)))
     for part in parts:
         part.start()
@@ -119,6 +124,8 @@ def work(part: Part) -> None:
     inside.data_at_hand(setattr, part.data)
     inside.small_blocks(setattr, BLOCK)
     inside.patience_with_others(setattr, part.patience)
+    if part.behind:
+        inside.always_behind(setattr)
     if part.deed:
         inside.before_each_reduction(setattr, partial(strike, part.deed, part.path))
     sys.argv = ["rhotrace", "train", str(source), "-o", str(part.path), "--device", "cpu"]
@@ -219,6 +226,25 @@ def test_a_signal_to_any_process_stops_all_at_one_step(tmp_path, whole, number):
     assert faults(path, 27, 27) == []
     assert together(path, 3).codes == [0, 0, 0]
     assert contents(path) == whole(3)
+
+
+@pytest.mark.parametrize(("deed", "steps"), [(Deed(1, 40, KILL), 32), (Deed(1, 25, signal.SIGINT), 27)])
+def test_blocks_written_behind_the_steps_lose_no_more(tmp_path, whole, deed, steps):
+    path = tmp_path / "run.h5"
+    end = together(path, 3, deed=deed, patience=NEVER, behind=True)
+    assert end.codes[0] == (2 if deed.number == KILL else 130), end.said
+    assert faults(path, steps, 40) == []
+    with open_trace(path) as trace:
+        assert (trace.steps, trace.complete) == (steps, False)
+    assert together(path, 3, behind=True).codes == [0, 0, 0]
+    assert contents(path) == whole(3)
+
+
+def test_a_run_that_diverges_behind_the_steps_ends_in_all_processes(tmp_path):
+    text = text_of("network.depth=1", "optimizer.lr=1e9", "steps=200")
+    for name, behind in (("one.h5", False), ("run.h5", True)):
+        assert together(tmp_path / name, 2, text, behind=behind).codes == [3, 0]
+    assert contents(tmp_path / "run.h5") == contents(tmp_path / "one.h5")
 
 
 def test_a_process_that_falls_silent_is_given_up(tmp_path):
