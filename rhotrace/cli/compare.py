@@ -41,6 +41,7 @@ def compare(
     """Compare the fluctuation of rho around rho_eq in runs on the same data, in one window.
 
     The window is the earliest that all runs have and in which no member of any run has a trend; --window chooses another.
+    Recordings of one description are members of one run, where each has a seed of its own.
 
     First table, of delta = log(rho/rho_eq) after the transient; brackets are 95 % intervals over members (of one member, over time).
     T: first step from which rho stays at or above theta rho_eq.

@@ -107,7 +107,7 @@ def record(
         blocks: several parameters as one block: its name, and a pattern of theirs, ``{"encoder": "encoder.*"}``.
         own: quantities of your own; see ``Own``.
         steps: number of steps, if it is known; the file then never needs to grow.
-        seed: of the training, by which ``compare`` pairs runs.
+        seed: of the training, by which ``compare`` pairs runs, and takes recordings of one description as members of one run.
         about: what the run is for, for the report.
         resume: step of a checkpoint, or what ``Recording.state_dict`` returned for it.
 

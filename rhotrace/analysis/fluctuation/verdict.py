@@ -102,9 +102,12 @@ def called(sides: Sequence[Side]) -> dict[str, str]:
 
 
 def _files(sides: Sequence[Side]) -> dict[str, str]:
-    """A short name of each run file, by its path."""
-    paths = list(dict.fromkeys(side.path for side in sides))
-    return dict(zip(paths, run_names([Path(path) for path in paths]), strict=True))
+    """A short name of each run, by the path of its file, or of the first of its recordings."""
+    paths = list(dict.fromkeys(path for side in sides for path in side.files))
+    names = dict(zip(paths, run_names([Path(path) for path in paths]), strict=True))
+    return {
+        side.path: names[side.path] + (f" and {len(side.files) - 1} more" if side.recordings else "") for side in sides
+    }
 
 
 def _optimizer(side: Side) -> str:
@@ -147,7 +150,7 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
         if not np.isfinite(contrast.ratio.low):
             yield (
                 f"log(rho/rho_eq) fluctuates {contrast.ratio.value:.3g} times as much under {names[contrast.run]} as under "
-                f"{base}, but no interval can be given: that takes at least 3 members with different seeds."
+                f"{base}, but no interval can be given: that takes at least 3 members with different seeds{_how(sides, contrast)}."
             )
     more = [c for c in known if c.ratio.low > 1]
     less = [c for c in known if c.ratio.high < 1]
@@ -158,6 +161,13 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
     if same:
         which = "; ".join(f"{names[c.run]}: {_with(c.ratio)}" for c in same)
         yield f"No difference is shown from {base}: the ratio's interval contains 1 ({which})."
+
+
+def _how(sides: dict[str, Side], contrast: Contrast) -> str:
+    """How a recording, which is of one network, comes to several members."""
+    if not (sides[contrast.base].recorded or sides[contrast.run].recorded):
+        return ""
+    return "; recordings of one description are its members where each has a seed of its own, as in rhotrace.record(..., seed=1)"
 
 
 def _spread(contrast: Contrast) -> str:
