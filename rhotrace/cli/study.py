@@ -50,7 +50,7 @@ def study_copy(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to copy into.")] = Path("studies"),
     as_json: AsJson = False,
 ) -> None:
-    """Copy a study and its recipes into a folder, to change them; `rhotrace study FOLDER/FILE.py` runs the copy."""
+    """Copy a study, its recipes and the Python files that these name into a folder; `rhotrace study FOLDER/FILE.py` runs the copy."""
     from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.studies.run import copy
 
