@@ -14,12 +14,17 @@ from rhotrace.cli.output import answer
 if TYPE_CHECKING:
     from rhotrace.runfile.reader import Trace
 
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="2 to 20 run files; the others are compared with the first. Recordings that differ in seed= alone are one run.",
+        show_default=False,
+    ),
+]
+
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="2 to 20 run files; the others are compared with the first.", show_default=False),
-    ],
+    runs: Runs,
     predict: Annotated[
         bool, typer.Option("--predict", help="Also predict each fluctuation from the snapshots of the weights.")
     ] = False,
@@ -41,7 +46,6 @@ def compare(
     """Compare the fluctuation of rho around rho_eq in runs on the same data, in one window.
 
     The window is the earliest that all runs have and in which no member of any run has a trend; --window chooses another.
-    Recordings of one description are members of one run, where each has a seed of its own.
 
     First table, of delta = log(rho/rho_eq) after the transient; brackets are 95 % intervals over members (of one member, over time).
     T: first step from which rho stays at or above theta rho_eq.

@@ -118,5 +118,6 @@ def _finished(recipe: Recipe, path: Path, source: Path, *, device: str) -> bool:
 
     from rhotrace.cli.train import watched
 
-    outcome, _ = watched(Console(stderr=True), recipe, path, None, device=device, recipe_file=source)
+    how: dict[str, Any] = {"device": device, "recipe_file": source}
+    outcome, _ = watched(Console(stderr=True), recipe, path, None, elsewhere="use --runs FOLDER", **how)
     return outcome.ended != "interrupted"
