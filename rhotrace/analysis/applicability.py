@@ -60,6 +60,11 @@ def own_norms(trace: Trace) -> str:
     return "does not apply: the norms follow a schedule and not the gradient" if controlled else ""
 
 
+def no_balance(trace: Trace) -> str:
+    """Why Lemma 1, by which all squared layer norms move alike, says nothing of a run."""
+    return no_norm(trace) or own_norms(trace)
+
+
 def no_flow(trace: Trace) -> str:
     """Why the memo's flow, at the run's learning rate, does not describe a recording: another optimizer made its steps."""
     own = trace.own_loop

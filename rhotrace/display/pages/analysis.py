@@ -100,18 +100,21 @@ def _transient(result: Analysis) -> Iterator[Block]:
 
 
 def _end(result: Analysis) -> Table:
+    """Without rho_eq/rho where the loss has none."""
+    there = not result.transient.inapplicable or any(math.isfinite(final.rho_eq_over_rho) for final in result.final)
     rows = [
         (
             str(final.member),
             str(final.seed),
-            number(final.rho_eq_over_rho, 4),
+            *([number(final.rho_eq_over_rho, 4)] if there else []),
             number(final.loss),
             number(final.error),
             number(final.test_error),
         )
         for final in result.final
     ]
-    return table("member | seed | rho_eq/rho | loss | error | test error", rows, "The last recorded step")
+    ratio = "rho_eq/rho | " if there else ""
+    return table(f"member | seed | {ratio}loss | error | test error", rows, "The last recorded step")
 
 
 def _driven(transient: TransientFit) -> Iterator[Block]:
