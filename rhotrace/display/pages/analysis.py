@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rhotrace.analysis.plateaus import arrival
 from rhotrace.analysis.stability import in_words
 from rhotrace.display.blocks import Block, Data, Heading, Paragraph, Table, table
-from rhotrace.display.numbers import count, number, ranged, span
+from rhotrace.display.numbers import count, number, ranged, span, written
 from rhotrace.display.pages.headline import headline, title
 from rhotrace.theory import paper
 
@@ -216,7 +216,7 @@ def _fits(transient: TransientFit) -> Iterator[Block]:
                 shown(fit.T, 4),
                 number(fit.A.value),
                 shown(fit.log_rho_eq, 4),
-                f"{100 * fit.residual:.2g} %",
+                f"{written(100 * fit.residual, 2)} %",
                 number(fit.A_drift),
                 "yes" if fit.holds else "no",
             )
@@ -251,7 +251,7 @@ def _audit(result: Analysis) -> Iterator[Block]:
     )
     if math.isfinite(audit.flow):
         yield Paragraph(
-            f"gradient flow's share of all changes of rho_k², in absolute value: {100 * audit.flow:.4g} %; "
+            f"gradient flow's share of all changes of rho_k², in absolute value: {written(100 * audit.flow, 4)} %; "
             f"the rest comes from {audit.rest}"
         )
     if result.no_balance:
