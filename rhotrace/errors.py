@@ -33,6 +33,14 @@ class TraceError(RhoTraceError):
     """A run file that is missing, damaged, in the way, or not a run file at all."""
 
 
+class BusyError(TraceError):
+    """A run file that a living process writes; each caller adds what its user can do instead of waiting."""
+
+    def or_else(self, remedy: str) -> BusyError:
+        """The same with another remedy, such as ``use -o FILE``."""
+        return BusyError(f"{self}, or {remedy}")
+
+
 class AnalysisError(RhoTraceError):
     """An analysis that the given runs do not allow."""
 

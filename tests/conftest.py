@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from command_line import run_inside
 from small import SMALL
 
-from rhotrace.cli import app as cli
 from rhotrace.config import recipe
 from rhotrace.training.train import train as train_recipe
 
@@ -70,15 +70,7 @@ def command(monkeypatch, capsys, tmp_path):
     """Runs the command line inside this process from ``tmp_path``; returns (exit code, stdout, stderr)."""
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["rhotrace", *map(str, words)])
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as left:
-            return int(left.code or 0), *capsys.readouterr()
-        return 0, *capsys.readouterr()
+        return run_inside(monkeypatch, capsys, tmp_path, words, 200)
 
     return run
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.numbers import written
 from rhotrace.theory.step_identity import Audit
 from rhotrace.theory.step_laws import LAWS, StepLaw
 
@@ -58,6 +59,11 @@ def own_norms(trace: Trace) -> str:
     """Why a run says nothing of how the norms move by themselves."""
     controlled = trace.facts.optimizer == "norm-control"
     return "does not apply: the norms follow a schedule and not the gradient" if controlled else ""
+
+
+def no_balance(trace: Trace) -> str:
+    """Why Lemma 1, by which all squared layer norms move alike, says nothing of a run."""
+    return no_norm(trace) or own_norms(trace)
 
 
 def no_flow(trace: Trace) -> str:
@@ -137,7 +143,7 @@ def is_scheduled(trace: Trace) -> bool:
 def off_law(audit: Audit) -> str:
     """By how much the steps of a recording miss the law of its optimizer, and what may be the reason."""
     return (
-        f"off by {audit.residual:.2g} of rho_k^2, rounding explains {audit.rounding:g}; clipping, mixed precision, a loss "
+        f"off by {written(audit.residual, 2)} of rho_k^2, rounding explains {audit.rounding:g}; clipping, mixed precision, a loss "
         "other than the one that was named, or something else acts on the gradients or the weights"
     )
 
@@ -171,7 +177,9 @@ def _of_the_loop(trace: Trace) -> Iterator[str]:
     odd = [block.name for block in trace.layout.layers if block.degree is None]
     if odd:
         measured = blocks.get(odd[0], {})
-        how = f"in {odd[0]} they miss degree {measured.get('nearest', 0):g} by {measured.get('residual', 1):.1g}"
+        how = (
+            f"in {odd[0]} they miss degree {measured.get('nearest', 0):g} by {written(measured.get('residual', 1), 1)}"
+        )
         yield f"outputs that are not homogeneous in {_some(odd)}, as measured ({how})"
 
 

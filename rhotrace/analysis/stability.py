@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhotrace.analysis.run_series import RunSeries
+from rhotrace.statistics.numbers import written
 
 EDGE = 2.0
 NEAR = 0.1  # of the edge
@@ -88,4 +89,4 @@ def _largest(values: np.ndarray) -> float:
 
 
 def _span(values: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
+    return " to ".join(dict.fromkeys(f"{written(value)}" for value in (min(values), max(values))))

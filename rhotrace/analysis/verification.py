@@ -22,6 +22,7 @@ from rhotrace.runfile.integrity import STRUCTURE, NotChecked, Verification, Wron
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.own_loop_facts import NO_RECIPE
 from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.numbers import written
 from rhotrace.theory.step_laws import lost_directions
 
 # Relative differences that other machines' summation orders explain.
@@ -101,7 +102,7 @@ def _audit(trace: Trace) -> str:
             raise NotChecked(f"the steps are not those of the recorded law: {applicability.off_law(found)}")
         raise Wrong(
             f"the norms do not follow from the gradients at step {step}, member {member}, layer {layer}: off by "
-            f"{found.residual:.2g} of rho_k^2, rounding explains {found.rounding:g}"
+            f"{written(found.residual, 2)} of rho_k^2, rounding explains {found.rounding:g}"
         )
     rho_k, law = run.every_step("rho_k"), applicability.law_of(trace)
     finite = np.isfinite(rho_k).min(axis=2)
@@ -113,7 +114,7 @@ def _audit(trace: Trace) -> str:
     if len(lost):
         step, member = (int(i) for i in lost[0])
         raise Wrong(f"step {step}, member {member} leads to finite norms from numbers that are not finite")
-    return f"the step identity holds at {found.checked} places, to {found.residual:.2g} of rho_k^2"
+    return f"the step identity holds at {found.checked} places, to {written(found.residual, 2)} of rho_k^2"
 
 
 def _norms(trace: Trace) -> str:
@@ -162,7 +163,7 @@ def _refuse_drift(trace: Trace) -> None:
         row, member = (int(i) for i in lost[0])
         raise Wrong(
             f"the followed first layer at step {trace.step_of('first_layer_drift')[row]}, member {member}, is off by "
-            f"{drift[row, member]:.2g}; rounding explains {bound:.2g}"
+            f"{written(drift[row, member], 2)}; rounding explains {written(bound, 2)}"
         )
 
 

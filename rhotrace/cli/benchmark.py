@@ -11,6 +11,7 @@ from rhotrace.cli.exit_codes import INTERRUPTED
 from rhotrace.cli.options import AsJson, Overrides, TrustCode
 from rhotrace.cli.output import answer, say
 from rhotrace.errors import RhoTraceError
+from rhotrace.statistics.numbers import written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def _measured(name: str, recipe: Recipe, chosen: Sequence[Setting], seconds: flo
                 chosen,
                 seconds=seconds,
                 begin=lambda number, setting: status.update(f"{number} of {len(chosen)}: {in_words(setting)}"),
-                watch=lambda reading: say(f"{in_words(reading.setting)}: {reading.steps_per_second:.3g} steps/s"),
+                watch=lambda reading: say(f"{in_words(reading.setting)}: {written(reading.steps_per_second)} steps/s"),
             )
     except KeyboardInterrupt:
         say("interrupted; nothing is kept")

@@ -14,12 +14,17 @@ from rhotrace.cli.output import answer
 if TYPE_CHECKING:
     from rhotrace.runfile.reader import Trace
 
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="2 to 20 run files; the others are compared with the first. Recordings that differ in seed= alone are one run.",
+        show_default=False,
+    ),
+]
+
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="2 to 20 run files; the others are compared with the first.", show_default=False),
-    ],
+    runs: Runs,
     predict: Annotated[
         bool, typer.Option("--predict", help="Also predict each fluctuation from the snapshots of the weights.")
     ] = False,

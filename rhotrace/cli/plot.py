@@ -61,7 +61,7 @@ def plot(
     from rhotrace.sweeps.index import run_files
 
     check_format(output, "-o")
-    says = SAYS[PHASE] if what == PHASE else kind_of(what).says
+    says = SAYS[PHASE]
     view = View(_members(members), _steps(steps), smooth)
     require_heeded(what, view)
     size = _inches("--width", width) or COLUMN, _inches("--height", height)
@@ -71,6 +71,7 @@ def plot(
             draw_phase(runs, output, theta)
         else:
             traces = [stack.enter_context(open_trace(run)) for run in run_files(runs)]
+            says = kind_of(what).shows(traces)
             kind_of(what).draw(traces, output, theta, view)
     data = Data({"path": str(output), "what": what, "says": says})
     answer([data, Paragraph(f"{output}: {says}")], as_json=as_json)

@@ -50,7 +50,7 @@ def study_copy(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to copy into.")] = Path("studies"),
     as_json: AsJson = False,
 ) -> None:
-    """Copy a study and its recipes into a folder, to change them; `rhotrace study FOLDER/FILE.py` runs the copy."""
+    """Copy a study, its recipes and the Python files that these name into a folder; `rhotrace study FOLDER/FILE.py` runs the copy."""
     from rhotrace.display.blocks import Data, Paragraph
     from rhotrace.studies.run import copy
 
@@ -118,5 +118,6 @@ def _finished(recipe: Recipe, path: Path, source: Path, *, device: str) -> bool:
 
     from rhotrace.cli.train import watched
 
-    outcome, _ = watched(Console(stderr=True), recipe, path, None, device=device, recipe_file=source)
+    how: dict[str, Any] = {"device": device, "recipe_file": source}
+    outcome, _ = watched(Console(stderr=True), recipe, path, None, elsewhere="use --runs FOLDER", **how)
     return outcome.ended != "interrupted"

@@ -10,6 +10,7 @@ import typer
 from rhotrace.cli.exit_codes import DIVERGED, INTERRUPTED
 from rhotrace.cli.options import AsJson, Overrides, RecipeFile, TrustCode
 from rhotrace.cli.output import answer, say
+from rhotrace.errors import BusyError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,9 +77,14 @@ def watched(
     recipe: Recipe,
     path: Path,
     team: Team | None,
+    *,
+    elsewhere: str = "use -o FILE",
     **how: Any,  # noqa: ANN401 - as ``train`` has them
 ) -> tuple[Outcome, TransientWatch]:
-    """Trains, and shows the progress; returns how the training ended, and T."""
+    """Trains, and shows the progress; returns how the training ended, and T.
+
+    ``elsewhere`` is what the user can do where another process trains into the file.
+    """
     from rhotrace.display.pages.training import training_start
     from rhotrace.display.terminal.renderer import show
     from rhotrace.display.terminal.training import TrainingView
@@ -96,6 +102,8 @@ def watched(
             console, path, lambda first: show(console, training_start(recipe, path, first, found()))
         ) as view:
             return run(recipe, path, begin=view.begin, watch=view, team=team, **how), view.transient
+    except BusyError as busy:
+        raise busy.or_else(elsewhere) from None
     except KeyboardInterrupt:
         if not (team and team.rank):
             say(f"interrupted; {path} keeps every step" if path.exists() else "interrupted before the first step")

@@ -449,6 +449,14 @@ def parse(
         raise RecipeError(faults.explain(worst, schema(), content, lines, where) + more) from None
 
 
+def code_files(path: Path, overrides: Iterable[str] = ()) -> list[str]:
+    """The Python files that a recipe names, as it writes them, relative to its folder; none is run."""
+    content, _ = strict_yaml.read(strict_yaml.read_file(path, "recipe"), str(path))
+    for override in overrides:
+        _override(content, override)
+    return list(trusted_code.named(content))
+
+
 def _suggest_file(path: Path) -> str:
     if near := nearest_file(path, "*.y*ml"):
         return f"; did you mean {near}?"

@@ -1,38 +1,5 @@
-"""How numbers and intervals are written."""
+"""How numbers and intervals are written; analysis, which may not import from here, finds it in ``statistics.numbers``."""
 
-from __future__ import annotations
+from rhotrace.statistics.numbers import count, number, ranged, span, written
 
-import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rhotrace.statistics.intervals import Interval
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number to some significant digits; a dash where there is none."""
-    value += 0.0  # without the sign of zero
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else ("∞" if value > 0 else "-∞")
-    if value and abs(value) < 10**digits and abs(value) >= 1e-3:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    return f"{value:.0f}" if digits <= math.log10(max(abs(value), 1)) < 7 or value == 0 else f"{value:.{digits - 1}e}"
-
-
-def ranged(interval: Interval, digits: int = 3) -> str:
-    """A value with its 95 % interval."""
-    if not math.isfinite(interval.low):
-        return number(interval.value, digits)
-    return f"{number(interval.value, digits)} [{number(interval.low, digits)}, {number(interval.high, digits)}]"
-
-
-def span(interval: Interval, digits: int = 3) -> str:
-    """The ends of an interval; a dash where it has none."""
-    if not math.isfinite(interval.low):
-        return "–"
-    return f"{number(interval.low, digits)} – {number(interval.high, digits)}"
-
-
-def count(number: int, thing: str) -> str:
-    """A number of things: ``1 run``, ``2 runs``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+__all__ = ["count", "number", "ranged", "span", "written"]

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from rhotrace.errors import RhoTraceError, TraceError
+from rhotrace.errors import BusyError, RhoTraceError, TraceError
 from rhotrace.own_loop.description import Training, attributes_of, layout_of, per_member
 from rhotrace.own_loop.growing_file import GrowingFile, refuse_to_resume
 from rhotrace.own_loop.homogeneity import Homogeneity, measured_degrees
@@ -107,7 +107,7 @@ def record(
         blocks: several parameters as one block: its name, and a pattern of theirs, ``{"encoder": "encoder.*"}``.
         own: quantities of your own; see ``Own``.
         steps: number of steps, if it is known; the file then never needs to grow.
-        seed: of the training, by which ``compare`` pairs runs.
+        seed: of the training, by which ``compare`` pairs runs, and takes recordings of one description as members of one run.
         about: what the run is for, for the report.
         resume: step of a checkpoint, or what ``Recording.state_dict`` returned for it.
 
@@ -189,7 +189,10 @@ class Recording:
         Raises:
             TraceError: the file exists already (or, to resume, does not), or another process writes it.
         """
-        self._stack.enter_context(RunLock(self.path))
+        try:
+            self._stack.enter_context(RunLock(self.path))
+        except BusyError as busy:
+            raise busy.or_else("give rhotrace.record another path") from None
         try:
             self._refuse()
             data = self._settings.data

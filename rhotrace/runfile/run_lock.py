@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from rhotrace.errors import TraceError
+from rhotrace.errors import BusyError, TraceError
 
 _PATIENCE = 0.3  # seconds; ``is_locked`` takes the lock for an instant
 
@@ -44,7 +44,8 @@ class RunLock:
     Not a lock on the run file itself: HDF5 readers take ``flock`` on that, and must not be locked out.
 
     Raises:
-        TraceError: another process holds it, or the folder cannot be written.
+        BusyError: another process holds it, or another part of this one.
+        TraceError: the folder cannot be written.
     """
 
     def __init__(self, run: Path) -> None:
@@ -58,9 +59,8 @@ class RunLock:
             self._descriptor = _lock(path)
         except BlockingIOError:
             holder = _holder(path)
-            raise TraceError(
-                f"{self.run}: another process (pid {holder}) is training into this file; wait for it, or use -o FILE"
-            ) from None
+            who = "this process" if holder == str(os.getpid()) else "another process"
+            raise BusyError(f"{self.run}: {who} (pid {holder}) is training into this file; wait for it") from None
         except OSError as problem:
             raise TraceError(f"{self.run}: the run file cannot be created: {problem.strerror or problem}") from None
         with contextlib.suppress(OSError):  # a full disk must not stop a run that has already reserved its space

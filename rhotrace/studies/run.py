@@ -125,24 +125,43 @@ def _command(training: Training, source: Path, path: Path, content: Recipe) -> s
 
 
 def copy(name: str, to: Path) -> list[Path]:
-    """Copies a shipped study and its recipes into a folder; returns what was written.
+    """Copies a study, its recipes, and the Python files that these name, into a folder; returns what was written.
 
     Raises:
-        RhoTraceError: there is no such study, or a file of that name with other content exists; then nothing is written.
+        RhoTraceError: there is no such study, a file that a recipe names is missing or outside the recipe's folder, or a
+            file of that name with other content exists; then nothing is written.
     """
     study, file = find(name)
-    sources = {file} | {recipe_file(each, file) for trainings in study.trainings.values() for each in trainings}
+    sources = {Path(file.name): file}
+    for training in (each for trainings in study.trainings.values() for each in trainings):
+        recipe = recipe_file(training, file)
+        sources |= {Path(recipe.name): recipe, **_code(recipe, training)}
     missing = []
-    for source in sorted(sources, key=lambda path: path.name):
-        target = to / source.name
+    for relative, source in sorted(sources.items()):
+        target = to / relative
         if not target.exists():
             missing.append((source, target))
         elif not (target.is_file() and target.read_bytes() == source.read_bytes()):
             raise RhoTraceError(f"{target} exists already with other content; choose another folder with -o")
-    to.mkdir(parents=True, exist_ok=True)
     for source, target in missing:
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return [target for _, target in missing]
+
+
+def _code(recipe: Path, training: Training) -> dict[Path, Path]:
+    """The Python files that a recipe names, by their paths from its folder; one with an absolute path stays where it is."""
+    named_files = [Path(name) for name in recipes.code_files(recipe, training.overrides)]
+    for path in named_files:
+        if ".." in path.parts:
+            raise RhoTraceError(
+                f"{recipe}: names {path}, which is outside its folder and cannot be copied with it; move the file beside the recipe"
+            )
+        if not (recipe.parent / path).is_file():
+            raise RhoTraceError(
+                f"{recipe}: names {path}, but {recipe.parent / path} does not exist; nothing was copied"
+            )
+    return {path: recipe.parent / path for path in named_files if not path.is_absolute()}
 
 
 def write_page(found: Sequence[Answered], path: Path) -> None:

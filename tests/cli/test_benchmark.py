@@ -11,6 +11,7 @@ import torch
 from small import SMALL
 
 from rhotrace.cli import exit_codes
+from rhotrace.statistics.numbers import written
 from rhotrace.sweeps import benchmark
 
 QUICK = ("--device", "cpu", "--seconds", "600")  # the recipe has few steps, which take less
@@ -34,7 +35,7 @@ def test_each_setting_is_measured_and_the_best_is_named(command, small_file, tmp
     for one in found["readings"]:
         assert one["member_steps_per_second"] == pytest.approx(one["steps_per_second"] * one["setting"]["members"])
         assert one["ratio"] > 0
-        assert f"{one['steps_per_second']:.3g} steps/s" in err
+        assert f"{written(one['steps_per_second'])} steps/s" in err
     assert found["fastest"]["setting"]["members"] == found["members"] == 3
     assert found["seconds"] == pytest.approx(60 / found["fastest"]["steps_per_second"])
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]

@@ -116,7 +116,9 @@ def test_one_process_writes_and_others_read(tmp_path):
                 with rhotrace.open(path) as run:
                     assert (run.steps, run.complete, len(run["loss"])) == (step + 1, False, step + 1)
         with (
-            pytest.raises(TraceError, match=r"another process .* is training into this file"),
+            pytest.raises(
+                TraceError, match=r"this process .* is training .*; wait for it, or give rhotrace.record another path$"
+            ),
             rhotrace.record(path, net),
         ):
             pass

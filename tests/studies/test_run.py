@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from own_study import write_study
+from small import SMALL
 
 from rhotrace.display.blocks import Data, Paragraph
 from rhotrace.errors import DataError, RhoTraceError
@@ -142,3 +143,24 @@ def test_a_copy_has_the_study_and_its_recipes_and_replaces_nothing(tmp_path):
     with pytest.raises(RhoTraceError, match=r"early-stopping\.yaml exists already with other content"):
         studies.copy("early-stopping", tmp_path / "mine")
     assert not (tmp_path / "mine" / "early_stopping.py").exists()
+
+
+def test_a_copy_has_the_code_that_its_recipes_name(tmp_path):
+    path = write_study(tmp_path / "own")
+    code, recipe = tmp_path / "own/parts/nets.py", tmp_path / "own/own.yaml"
+    network = "network: {kind: module, build: parts/nets.py:make}"
+    recipe.write_text("\n".join(network if line.startswith("network") else line for line in SMALL.splitlines()))
+    path.write_text(path.read_text().replace('"init.rho_k=2"', '"code=[extra.py]"'))
+    with pytest.raises(RhoTraceError, match=r"own\.yaml: names parts/nets\.py, but .*parts/nets\.py does not exist"):
+        studies.copy(str(path), tmp_path / "mine")
+    code.parent.mkdir()
+    code.write_text("raise SystemExit('a copy runs nothing')\n")
+    (tmp_path / "own/extra.py").write_text("\n")
+    written = studies.copy(str(path), tmp_path / "mine")
+    names = ["extra.py", "own.py", "own.yaml", "parts/nets.py"]
+    assert [str(file.relative_to(tmp_path / "mine")) for file in written] == names
+    assert (tmp_path / "mine/parts/nets.py").read_text() == code.read_text()
+    recipe.write_text(recipe.read_text().replace("parts/", "../"))
+    with pytest.raises(RhoTraceError, match=r"\.\./nets\.py, which is outside its folder"):
+        studies.copy(str(path), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rhotrace.analysis.applicability import broken_assumptions, no_equilibrium, no_norm, own_norms
+from rhotrace.analysis.applicability import broken_assumptions, no_balance, no_equilibrium, no_norm, own_norms
 from rhotrace.analysis.claims import flow, remarks, transient
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.finding import Finding, after_T, at_end, of_sound, unless, which_broke
@@ -67,7 +67,7 @@ CLAIMS: dict[str, Callable[[Evidence], Finding]] = {
     "eq2": at_end(flow.homogeneity, no_equilibrium),
     "eq3": unless(own_norms, flow.layer_growth),
     "eq4": at_end(flow.directions, no_equilibrium),
-    "lemma1": of_sound(flow.balance, lambda trace: no_norm(trace) or own_norms(trace)),
+    "lemma1": of_sound(flow.balance, no_balance),
     "eq5": of_sound(flow.product_growth, _no_free_rho),
     "eq6": unless(own_norms, after_T(flow.equilibrium)),
     "eq7": of_sound(flow.equal_throughout),

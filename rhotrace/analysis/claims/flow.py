@@ -9,13 +9,16 @@ from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
 from rhotrace.analysis.stability import in_words, stability
+from rhotrace.statistics.numbers import written
 
 
 def unit_inputs(_: Evidence, end: FinalNetwork) -> Finding:
     """||x_n|| = 1."""
     worst = max(abs(length - 1) for length in end.inputs)
     measured = (
-        f"||x_n|| = 1 to {worst:.1e}" if worst < 1e-3 else f"||x_n|| = {end.inputs[0]:.4g} to {end.inputs[1]:.4g}"
+        f"||x_n|| = 1 to {worst:.1e}"
+        if worst < 1e-3
+        else f"||x_n|| = {written(end.inputs[0], 4)} to {written(end.inputs[1], 4)}"
     )
     return judged(worst < 1e-6, measured, "1e-6")
 
@@ -32,7 +35,7 @@ def equal_norms(evidence: Evidence) -> Finding:
     """Equal layer norms at the start."""
     norms = evidence.trace.rows("rho_k", slice(0, 1))[0]
     spread = float(np.max(np.ptp(norms, axis=1) / norms.mean(axis=1)))
-    return judged(spread < 1e-5, f"rho_k(0) differ by {spread:.2g} of their mean", "1e-5")
+    return judged(spread < 1e-5, f"rho_k(0) differ by {written(spread, 2)} of their mean", "1e-5")
 
 
 def flow(evidence: Evidence) -> Finding:
@@ -44,7 +47,7 @@ def flow(evidence: Evidence) -> Finding:
         return untestable("the steps of weight normalisation add no term to the flow")
     return judged(
         share >= 0.95,
-        f"the flow makes {100 * share:.4g} % of all changes of rho_k^2, {evidence.audit.rest} the rest",
+        f"the flow makes {written(100 * share, 4)} % of all changes of rho_k^2, {evidence.audit.rest} the rest",
         "95 %",
     )
 
@@ -91,7 +94,7 @@ def balance(evidence: Evidence) -> Finding:
         return untestable(evidence.run.no_audit)
     return judged(
         audit.balance < 0.05,
-        f"rho_k^2 - rho_j^2 moves by at most {audit.balance:.2g} of rho_k^2",
+        f"rho_k^2 - rho_j^2 moves by at most {written(audit.balance, 2)} of rho_k^2",
         "0.05, for finite steps",
     )
 
@@ -107,7 +110,7 @@ def product_growth(evidence: Evidence) -> Finding:
     worst = max(d.rms / d.rise for d in moved)
     return judged(
         worst < 0.02,
-        f"driven by the measured A(t), B(t) it misses log rho by {100 * worst:.2g} % of its range (rms)",
+        f"driven by the measured A(t), B(t) it misses log rho by {written(100 * worst, 2)} % of its range (rms)",
         "2 %",
     )
 
@@ -129,7 +132,7 @@ def equal_throughout(evidence: Evidence) -> Finding:
     norms = columns(evidence.run.every_step("rho_k"), evidence.sound)
     with np.errstate(all="ignore"):
         spread = float(np.nanmax(np.ptp(norms, axis=2) / norms.mean(axis=2)))
-    return judged(spread < 0.01, f"rho_k differ by at most {spread:.2g} of their mean over the run", "0.01")
+    return judged(spread < 0.01, f"rho_k differ by at most {written(spread, 2)} of their mean over the run", "0.01")
 
 
 def stationary(evidence: Evidence) -> Finding:
@@ -142,4 +145,6 @@ def stationary(evidence: Evidence) -> Finding:
     worst = float(np.max(np.nan_to_num(left)))
     measured = in_words(stability(evidence.run, evidence.left))
     beside = f" (at the end, {measured})" if measured else ""
-    return judged(worst < 0.05, f"the gradient across V_k ends at {worst:.2g} of its largest value{beside}", "0.05")
+    return judged(
+        worst < 0.05, f"the gradient across V_k ends at {written(worst, 2)} of its largest value{beside}", "0.05"
+    )

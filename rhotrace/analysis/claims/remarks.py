@@ -9,6 +9,7 @@ from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
 from rhotrace.analysis.claims.flow import layer_growth
+from rhotrace.statistics.numbers import written
 
 Floats = NDArray[np.float64]
 
@@ -27,10 +28,10 @@ def growing(evidence: Evidence) -> Finding:
     if not below.any():
         return untestable("rho is never below rho_eq")
     share = float(shrank[below].mean())
-    beyond = f", and in {100 * float(shrank[~below].mean()):.3g} % of the others" if (~below).any() else ""
+    beyond = f", and in {written(100 * float(shrank[~below].mean()))} % of the others" if (~below).any() else ""
     return judged(
         share <= 0.01,
-        f"rho_k shrinks in {100 * share:.2g} % of the steps with mean(f y) > 0 and rho < rho_eq{beyond}: the threshold is "
+        f"rho_k shrinks in {written(100 * share, 2)} % of the steps with mean(f y) > 0 and rho < rho_eq{beyond}: the threshold is "
         "rho_eq, not 1",
         "1 %, for rounding",
     )
@@ -41,7 +42,7 @@ def at_least_one(evidence: Evidence) -> Finding:
     log_eq, steps = evidence.trace["log_rho_eq"], evidence.trace.step_of("log_rho_eq")
     after = np.concatenate([log_eq[steps >= evidence.run.passages[m].T, m] for m in evidence.left])
     lowest = float(np.nanmin(after)) if np.isfinite(after).any() else np.nan
-    return judged(lowest >= 0, f"smallest rho_eq from T on is {np.exp(min(lowest, 700)):.3g}", "1")
+    return judged(lowest >= 0, f"smallest rho_eq from T on is {written(np.exp(min(lowest, 700)))}", "1")
 
 
 def unit_margins(_: Evidence, end: FinalNetwork) -> Finding:
@@ -80,7 +81,7 @@ def _speeds(evidence: Evidence, *, at_T: bool) -> Floats:
 
 
 def _span(values: Floats) -> str:
-    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (values.min(), values.max())))
+    return " to ".join(dict.fromkeys(f"{written(value)}" for value in (values.min(), values.max())))
 
 
 def fluctuating(evidence: Evidence) -> Finding:

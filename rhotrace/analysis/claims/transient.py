@@ -8,6 +8,7 @@ import numpy as np
 
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.finding import Finding, judged, untestable
+from rhotrace.statistics.numbers import written
 
 
 def transient_first(evidence: Evidence) -> Finding:
@@ -19,8 +20,8 @@ def transient_first(evidence: Evidence) -> Finding:
         rho = np.exp(log_rho - np.max(log_rho))
         early.append(float((rho[int(T / 2)] - rho[0]) / (1 - rho[0])) if rho[0] < 1 else 1.0)
     measured = (
-        f"T = {min(Ts):.4g} to {max(Ts):.4g} steps in {len(Ts)} of {evidence.trace.members} members; "
-        f"at most {100 * max(early):.2g} % of the rise of rho comes before T/2"
+        f"T = {written(min(Ts), 4)} to {written(max(Ts), 4)} steps in {len(Ts)} of {evidence.trace.members} members; "
+        f"at most {written(100 * max(early), 2)} % of the rise of rho comes before T/2"
     )
     return judged(max(early) < 0.1, measured, "10 %")
 
@@ -39,7 +40,7 @@ def longer(evidence: Evidence) -> Finding:
     centres = {r: float(np.exp(log_T[starts == r].mean())) for r in sorted(set(starts.tolist()), reverse=True)}
     if len(centres) < 2:
         return untestable("one start: needs several, see `rhotrace scaling`")
-    words = ", ".join(f"{T:.4g} at {r:g}" for r, T in centres.items())
+    words = ", ".join(f"{written(T, 4)} at {r:g}" for r, T in centres.items())
     return judged(
         list(centres.values()) == sorted(centres.values()),
         f"geometric mean of T (lr x steps) by {shown}: {words}; exponents, and depth: `rhotrace scaling`; why: `rhotrace study clock`",
@@ -93,7 +94,7 @@ def interpolation(evidence: Evidence) -> Finding:
     fitted = int(((error == 0) & (loss < 0.05)).sum())
     return judged(
         fitted == len(loss),
-        f"in {fitted} of {len(loss)} members; largest loss {loss.max():.2g}, training error {error.max():.2g}",
+        f"in {fitted} of {len(loss)} members; largest loss {written(loss.max(), 2)}, training error {written(error.max(), 2)}",
         "loss 0.05, error 0 at the last step",
     )
 
@@ -114,5 +115,5 @@ def linear(_: Evidence) -> Finding:
 def factors(logs: Sequence[float]) -> str:
     """Factors from their logarithms, as ``2.6 to 32`` or ``10^5.2 to 10^5.8``."""
     ends = [np.exp(min(logs)), np.exp(max(logs))]
-    low, high = (f"{end:.3g}" if 1e-3 < end < 1e3 else f"10^{np.log10(end):.1f}" for end in ends)
+    low, high = (f"{written(end)}" if 1e-3 < end < 1e3 else f"10^{np.log10(end):.1f}" for end in ends)
     return low if low == high else f"{low} to {high}"

@@ -6,6 +6,7 @@ CBMM Memo 112, remark 5: equation (6) is a critical point under GD but not under
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from rhotrace.analysis.fluctuation.noise_scale_exponent import Exponent, Point, exponents
-from rhotrace.analysis.fluctuation.one_run import STILL, Align, Member, Side, examine, transient_of, unit_of
+from rhotrace.analysis.fluctuation.one_run import (
+    STILL,
+    Align,
+    Member,
+    Side,
+    examine,
+    pooled,
+    transient_of,
+    unit_of,
+)
 from rhotrace.analysis.fluctuation.one_series import FEWEST, SHARES, TRENDS, settled_from
 from rhotrace.analysis.run_series import RunSeries, require_steps
 from rhotrace.analysis.run_summary import comparable_recipes
@@ -114,6 +124,7 @@ def compare(
     By default the window is the earliest that every run has and in which no member of any run has a trend.
 
     Members of a run that differ in their start or learning rate are not pooled: each group of them is a side of its own.
+    Recordings of one description, each with a seed of its own, are the members of one run where others are compared with it.
 
     Args:
         runs: 2 to 20 runs; the others are compared with the first. A ``RunSeries`` has a theta of its own.
@@ -128,6 +139,7 @@ def compare(
     """
     traces = [run.trace if isinstance(run, RunSeries) else run for run in runs]
     _refuse(traces)
+    alike = _alike(traces)
     shared, common = (window, window) if window else _common(runs, theta, align)
     grouped = [  # run by run, so that the series of many runs are not kept
         _sides(
@@ -141,11 +153,12 @@ def compare(
         )
         for letter, run in zip(ascii_uppercase, runs, strict=False)
     ]
+    grouped = [_pooled([grouped[number] for number in numbers]) for numbers in alike]
     sides = [side for own in grouped for side in own.values()]
     if window and not any(side.each for side in sides):
         why = next(reason for side in sides for reason in side.left_out.values())
         raise AnalysisError(f"--window: it leaves no member of any run ({why}); choose a window after T")
-    return _compared(traces, grouped, align, shared)
+    return _compared([[traces[number] for number in numbers] for numbers in alike], grouped, align, shared)
 
 
 def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
@@ -156,7 +169,7 @@ def alone(run: Trace | RunSeries, *, theta: float | None = None) -> Comparison:
     """
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
-    return _compared([run.trace], [_sides(run, "A")], "step", None)
+    return _compared([[run.trace]], [_sides(run, "A")], "step", None)
 
 
 def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - keywords of ``examine``
@@ -168,6 +181,31 @@ def _sides(run: RunSeries, letter: str, **how: Any) -> Sides:  # noqa: ANN401 - 
         )
         for number, (group, members) in enumerate(groups.items(), 1)
     }
+
+
+def _alike(traces: Sequence[Trace]) -> list[list[int]]:
+    """The runs to compare, by their places: recordings of one description whose seeds differ are one run.
+
+    Where that would leave a single run, each recording is a run of its own.
+    """
+    apart = [[number] for number in range(len(traces))]
+    found: dict[str, list[int]] = {}
+    for number, trace in enumerate(traces):
+        recipe = {key: value for key, value in trace.recipe.items() if key not in ("members", "steps", "record")}
+        found.setdefault(json.dumps(recipe, sort_keys=True) if trace.own_loop else str(number), []).append(number)
+    for key, numbers in list(found.items()):
+        if len({int(traces[number]["seed"][0]) for number in numbers}) < len(numbers):
+            del found[key]
+            found |= {str(number): [number] for number in numbers}
+    return sorted(found.values()) if len(found) > 1 else apart
+
+
+def _pooled(alike: Sequence[Sides]) -> Sides:
+    """The sides of one run; of several recordings, their only sides as one."""
+    if len(alike) == 1:
+        return alike[0]
+    kind, _ = next(iter(alike[0].items()))
+    return {kind: pooled([side for own in alike for side in own.values()])}
 
 
 def _common(
@@ -197,9 +235,10 @@ def _common(
 
 
 def _compared(
-    traces: Sequence[Trace], grouped: Sequence[Sides], align: Align, window: tuple[float, float] | None
+    runs: Sequence[Sequence[Trace]], grouped: Sequence[Sides], align: Align, window: tuple[float, float] | None
 ) -> Comparison:
-    """All sides against those of the first run."""
+    """All sides against those of the first run; a run of several files is several recordings."""
+    recipes = _recipes(runs)
     first = grouped[0]
     pairs: dict[tuple[str, str], tuple[Side, Side, bool]] = {}
     for number, own in enumerate(grouped):
@@ -207,12 +246,12 @@ def _compared(
             base = _nearest(kind, first) if number else next(iter(first.values()))
             if side is not base:
                 pairs[base.letter, side.letter] = base, side, False
-    for a, b in _sampling_pairs(traces):  # which have the same members, and so the same groups
+    for a, b in _sampling_pairs(recipes):  # which have the same members, and so the same groups
         for base, side in zip(grouped[a].values(), grouped[b].values(), strict=True):
             pairs[base.letter, side.letter] = base, side, True
     contrasts = tuple(_contrast(base, side, only_sampling=sampling) for base, side, sampling in pairs.values())
     sides = tuple(side for own in grouped for side in own.values())
-    return Comparison(align, window, sides, _differences(traces, grouped), contrasts, exponents(_points(sides)))
+    return Comparison(align, window, sides, _differences(recipes, grouped), contrasts, exponents(_points(sides)))
 
 
 def _nearest(kind: tuple[str, str], sides: Sides) -> Side:
@@ -263,8 +302,17 @@ def _data(trace: Trace) -> str:
     return f"{kind}, label noise {data['label_noise']:g}, seed {data['seed']}"
 
 
-def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:
-    recipes = comparable_recipes(traces)
+def _recipes(runs: Sequence[Sequence[Trace]]) -> list[dict[str, Any]]:
+    """The recipe of each run, to find their differences; that of several recordings has the seeds of all."""
+    recipes = comparable_recipes([traces[0] for traces in runs])
+    for number, traces in enumerate(runs):
+        if len(traces) > 1:
+            seeds = [seed for trace in traces for seed in trace.recipe["members"]["seeds"]]
+            recipes[number] = {**recipes[number], "members": {**recipes[number]["members"], "seeds": seeds}}
+    return recipes
+
+
+def _differences(recipes: Sequence[dict[str, Any]], grouped: Sequence[Sides]) -> dict[str, tuple[Any, ...]]:
     keys = dict.fromkeys(key for recipe in recipes[1:] for key in differences(recipes[0], recipe))
 
     def value(recipe: Any, key: str) -> Any:  # noqa: ANN401 - recipe values
@@ -280,9 +328,8 @@ def _differences(traces: Sequence[Trace], grouped: Sequence[Sides]) -> dict[str,
     return {**found, "members": groups} if any(len(own) > 1 for own in grouped) else found
 
 
-def _sampling_pairs(traces: Sequence[Trace]) -> list[tuple[int, int]]:
+def _sampling_pairs(recipes: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
     """(with replacement, shuffled) of each two runs that differ in their sampling alone."""
-    recipes = comparable_recipes(traces)
     wanted = {"optimizer.sampling": ("with-replacement", "shuffled")}
     return [
         (a, b)

@@ -103,6 +103,7 @@ class Side:
         decay: how the fluctuation changes after T, per step or per unit of time.
         spectrum: None where no member is long enough.
         choices: geometric mean over members of their choices; empty outside a comparison.
+        recordings: the run files of its members, where each is a recording of its own; empty where ``path`` has all.
     """
 
     letter: str
@@ -126,6 +127,21 @@ class Side:
     decay: Decay | None
     spectrum: Spectrum | None
     choices: tuple[float, ...] = ()
+    recordings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The run files that it is made of."""
+        return self.recordings or (self.path,)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it is a training loop of a user's own, which has no recipe and no planned end."""
+        return self.summary["planned_steps"] is None
+
+    def place(self, member: int) -> tuple[str, int]:
+        """The run file of a member, and its number there."""
+        return (self.recordings[member], 0) if self.recordings else (self.path, member)
 
     @property
     def settled(self) -> bool:
@@ -166,19 +182,56 @@ def examine(
     frozen = _frozen(run, found)
     predictions = predict(run, {m: f.window for m, f in found.items()}) if predicting and found else {}
     each = tuple(_member(run, f, T[m], frozen[m], predictions.get(m), align, common) for m, f in found.items())
-    seeds, offsets = [m.seed for m in each], [m.fluctuation.offset for m in each]
-    chosen = list(zip(*(m.choices for m in each), strict=True))
-    predicted = [(m.prediction, m.seed) for m in each if m.prediction]
-    decays = [(decay, m.seed) for m in each if (decay := m.decay)]
-    return Side(
+    return _side(
+        each,
         letter=letter,
         path=str(run.trace.path),
         group=group,
         summary=summary(run.trace),
         batch=run.batch_size,
-        each=each,
         left_out=left_out,
         no_prediction={m: p for m, p in predictions.items() if isinstance(p, str)},
+        spectrum=_spectrum(run, each),
+    )
+
+
+def pooled(sides: Sequence[Side]) -> Side:
+    """Recordings of one network each as one run, whose members are numbered in the order of the recordings."""
+    first = sides[0]
+    if len(sides) == 1:
+        return first
+    found = [side.spectrum for side in sides if side.spectrum]
+    alike = found and all(np.array_equal(one.frequency, found[0].frequency) for one in found)
+    return _side(
+        tuple(
+            replace(m, fluctuation=replace(m.fluctuation, member=number))
+            for number, side in enumerate(sides)
+            for m in side.each
+        ),
+        letter=first.letter,
+        path=first.path,
+        group=first.group,
+        summary={
+            **first.summary,
+            "members": len(sides),
+            "wall_seconds": sum(side.summary["wall_seconds"] for side in sides),
+        },
+        batch=first.batch,
+        left_out={number: why for number, side in enumerate(sides) for why in side.left_out.values()},
+        no_prediction={number: why for number, side in enumerate(sides) for why in side.no_prediction.values()},
+        spectrum=Spectrum(found[0].frequency, np.mean([one.density for one in found], axis=0)) if alike else None,
+        recordings=tuple(side.path for side in sides),
+    )
+
+
+def _side(each: tuple[Member, ...], **known: Any) -> Side:  # noqa: ANN401 - other fields of a side, by their names
+    """A side with what is computed over its members."""
+    seeds, offsets = [m.seed for m in each], [m.fluctuation.offset for m in each]
+    chosen = list(zip(*(m.choices for m in each), strict=True))
+    predicted = [(m.prediction, m.seed) for m in each if m.prediction]
+    decays = [(decay, m.seed) for m in each if (decay := m.decay)]
+    return Side(
+        each=each,
         T=_geometric([(m.T * m.unit, m.seed) for m in each if m.T > 0]),
         offset=offsets[0] if len(offsets) == 1 else _arithmetic([o.value for o in offsets], seeds),
         distance=_geometric([(max(m.fluctuation.distance, STILL), m.seed) for m in each]),
@@ -190,10 +243,10 @@ def examine(
         over_frozen=_ratios([(m.fluctuation.std.value, m.frozen, m.seed) for m in each]),
         predicted_over=_ratios([(p.predicted, p.measured, seed) for p, seed in predicted]),
         decay=pooled_decay([d for d, _ in decays], [seed for _, seed in decays]) if decays else None,
-        spectrum=_spectrum(run, each),
         choices=tuple(
             _geometric([(max(std, STILL), seed) for std, seed in zip(one, seeds, strict=True)]).value for one in chosen
         ),
+        **known,
     )
 
 

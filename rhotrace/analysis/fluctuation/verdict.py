@@ -17,6 +17,7 @@ from rhotrace.analysis.fluctuation.one_series import LONG_ENOUGH, SHARES, TRENDS
 from rhotrace.analysis.member_bands import run_names
 from rhotrace.analysis.stability import in_words
 from rhotrace.statistics.intervals import Interval
+from rhotrace.statistics.numbers import written
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ def _nonlinear(side: Side, name: str) -> Iterator[str]:
         all_of = sum(len(p.stretches) for p in found)
         members = ", ".join(dict.fromkeys(str(p.member) for p, _ in beyond))
         how_many = f"{len(beyond)} of {all_of} stretches" if len(beyond) < all_of else "any stretch"
-        reached = _span([x for _, x in beyond], ".2g").replace("inf", "infinity")
+        reached = _span([x for _, x in beyond], 2)
         yield (
             f"{name}: the prediction is not given for {how_many} (member {members}), because lr x sharpness reaches {reached} "
             f"along the predicted motion, not below {found[0].limit:g}: descent is near instability there, and the terms that "
@@ -102,9 +103,12 @@ def called(sides: Sequence[Side]) -> dict[str, str]:
 
 
 def _files(sides: Sequence[Side]) -> dict[str, str]:
-    """A short name of each run file, by its path."""
-    paths = list(dict.fromkeys(side.path for side in sides))
-    return dict(zip(paths, run_names([Path(path) for path in paths]), strict=True))
+    """A short name of each run, by the path of its file, or of the first of its recordings."""
+    paths = list(dict.fromkeys(path for side in sides for path in side.files))
+    names = dict(zip(paths, run_names([Path(path) for path in paths]), strict=True))
+    return {
+        side.path: names[side.path] + (f" and {len(side.files) - 1} more" if side.recordings else "") for side in sides
+    }
 
 
 def _optimizer(side: Side) -> str:
@@ -146,8 +150,8 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
     for contrast in known:
         if not np.isfinite(contrast.ratio.low):
             yield (
-                f"log(rho/rho_eq) fluctuates {contrast.ratio.value:.3g} times as much under {names[contrast.run]} as under "
-                f"{base}, but no interval can be given: that takes at least 3 members with different seeds."
+                f"log(rho/rho_eq) fluctuates {written(contrast.ratio.value)} times as much under {names[contrast.run]} as under "
+                f"{base}, but no interval can be given: that takes at least 3 members with different seeds{_how(sides, contrast)}."
             )
     more = [c for c in known if c.ratio.low > 1]
     less = [c for c in known if c.ratio.high < 1]
@@ -160,10 +164,21 @@ def _against(side: Side, result: Comparison, names: dict[str, str]) -> Iterator[
         yield f"No difference is shown from {base}: the ratio's interval contains 1 ({which})."
 
 
+def _how(sides: dict[str, Side], contrast: Contrast) -> str:
+    """How a recording, which is of one network, comes to several members."""
+    if not (sides[contrast.base].recorded or sides[contrast.run].recorded):
+        return ""
+    return "; recordings of one description are its members where each has a seed of its own, as in rhotrace.record(..., seed=1)"
+
+
 def _spread(contrast: Contrast) -> str:
     """The ratio by every choice of window and trend, such as ``; 1.5 to 135 by 16 choices of window and trend``."""
     ratios = [choice.ratio.value for choice in contrast.choices]
-    return f"; {min(ratios):.3g} to {max(ratios):.3g} by {len(ratios)} choices of window and trend" if ratios else ""
+    return (
+        f"; {written(min(ratios))} to {written(max(ratios))} by {len(ratios)} choices of window and trend"
+        if ratios
+        else ""
+    )
 
 
 def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> str:
@@ -176,8 +191,8 @@ def _how_much(group: Sequence[Contrast], names: dict[str, str], base: str) -> st
         ratio, high, low = _over(ratio), low, high
         spread = _spread(_inverse(group[0]))
     return (
-        f"log(rho/rho_eq) fluctuates {ratio.value:.3g} times as much under {high} as under {low} "
-        f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g}{spread})"
+        f"log(rho/rho_eq) fluctuates {written(ratio.value)} times as much under {high} as under {low} "
+        f"(95 % interval {written(ratio.low)} to {written(ratio.high)}{spread})"
     )
 
 
@@ -220,18 +235,18 @@ def _settled(side: Side, noisy: Sequence[tuple[Contrast, Side]], names: dict[str
             max(m.fluctuation.distance for m in side.each),
         )
         return (
-            f"{name} has settled: log(rho/rho_eq) is at most {rest:.2g} in size on average, "
-            f"and at most {largest:.2g} as a root mean square."
+            f"{name} has settled: log(rho/rho_eq) is at most {written(rest, 2)} in size on average, "
+            f"and at most {written(largest, 2)} as a root mean square."
         )
     said = (
         f"Remark 5 is not decided in this window, because {name} has not settled at rho_eq: log(rho/rho_eq) is "
-        f"{side.offset.value:.2g} on average and drifts by {side.drift.value:.2g}, while log rho moves by {side.rise.value:.2g}."
+        f"{written(side.offset.value, 2)} on average and drifts by {written(side.drift.value, 2)}, while log rho moves by {written(side.rise.value, 2)}."
     )
     if side.choices:
         others = [size for _, other in noisy for size in other.choices]
         said += (
-            f" What is left about a trend is {min(side.choices):.2g} to {max(side.choices):.2g} by {len(side.choices)} "
-            f"choices of window and trend, against {min(others):.2g} to {max(others):.2g} under SGD"
+            f" What is left about a trend is {written(min(side.choices), 2)} to {written(max(side.choices), 2)} by {len(side.choices)} "
+            f"choices of window and trend, against {written(min(others), 2)} to {written(max(others), 2)} under SGD"
         )
         said += f": {_nature(side)}." if _nature(side) else "."
     distances = [
@@ -264,8 +279,8 @@ def _which_moves(group: Sequence[Contrast], sides: dict[str, Side]) -> str:
     livelier = [sides[c.run if c.ratio.low > 1 else c.base] for c in group]
     rho, rho_eq = np.array([[side.std_rho.value, side.std_rho_eq.value] for side in livelier]).T
     alone = [c.rho.value if c.ratio.low > 1 else 1 / c.rho.value for c in group if np.isfinite(c.rho.value)]
-    rest = f"log rho {_span(rho, '.2g')}, log rho_eq {_span(rho_eq, '.2g')}"
-    rest += f"; log rho alone {_span(alone, '.2g')} times as much" if alone else ""
+    rest = f"log rho {_span(rho, 2)}, log rho_eq {_span(rho_eq, 2)}"
+    rest += f"; log rho alone {_span(alone, 2)} times as much" if alone else ""
     if (rho_eq > 2 * rho).all():
         return f"There it is mostly rho_eq that moves, around a slow rho ({rest})."
     if (rho > 2 * rho_eq).all():
@@ -290,7 +305,7 @@ def _exponent(exponent: Exponent, *, several: bool) -> str:
     """The power of eta/b; with the start where exponents from several starts are given."""
     p = exponent.joint
     kind = exponent.sampling.replace("-", " ") + (f", {exponent.start}" if several else "")
-    over = f"over eta/b from {exponent.scales[0]:.2g} to {exponent.scales[-1]:.2g}"
+    over = f"over eta/b from {written(exponent.scales[0], 2)} to {written(exponent.scales[-1], 2)}"
     others = {"sgd": "SGD", "weight-norm": "minibatch weight normalisation"}
     who = others.get(exponent.optimizer, f"minibatch {exponent.optimizer}")
     if not np.isfinite(p.low):
@@ -323,12 +338,12 @@ def _decay(side: Side, name: str, align: str) -> Iterator[str]:
         return
     rate, power, loss = side.decay.rate, side.decay.power, side.decay.against_loss
     unit = "steps" if align == "step" else "units of time"
-    halves = f"halving every {np.log(2) / -rate.value:.3g} {unit} [{np.log(2) / -rate.low:.3g}, {np.log(2) / -rate.high:.3g}]"
+    halves = f"halving every {written(np.log(2) / -rate.value)} {unit} [{written(np.log(2) / -rate.low)}, {written(np.log(2) / -rate.high)}]"
     law = f"as {'step' if align == 'step' else 't'}^{power.value:.2f} [{power.low:.2f}, {power.high:.2f}]"
     first, second = (halves, law) if side.decay.straighter == "exponential" else (law, halves)
     with_loss = f"; it goes as loss^{loss.value:.2f} [{loss.low:.2f}, {loss.high:.2f}]" if np.isfinite(loss.low) else ""
     yield (
-        f"Under {name} the fluctuation dies: it ends at {side.decay.fall:.2g} of its size after T, {first} "
+        f"Under {name} the fluctuation dies: it ends at {written(side.decay.fall, 2)} of its size after T, {first} "
         f"({second} is the worse fit){with_loss} (1/2 in a fixed landscape)."
     )
 
@@ -355,13 +370,18 @@ def _theory(sides: Sequence[Side]) -> Iterator[str]:
         largest = max(s.reached for p in each for s in p.stretches if s.holds)
         where = "in all its stretches" if held == of else f"in {held} of {of} stretches"
         yield (
-            f"The linearisation holds {where}: lr x sharpness reaches {largest:.2g} along the predicted motion, below the "
+            f"The linearisation holds {where}: lr x sharpness reaches {written(largest, 2)} along the predicted motion, below the "
             f"limit of {each[0].limit:g}."
         )
 
 
-def _span(values: Sequence[float] | Floats, digits: str = ".2f") -> str:
-    return " to ".join(dict.fromkeys(f"{value:{digits}}" for value in _ends(values)))
+def _span(values: Sequence[float] | Floats, digits: int | None = None) -> str:
+    """The smallest and the largest; to two decimals unless the digits are given."""
+
+    def plain(value: float) -> str:
+        return f"{value:.2f}" if abs(value) < 1000 else written(value)
+
+    return " to ".join(dict.fromkeys(written(value, digits) if digits else plain(value) for value in _ends(values)))
 
 
 def _ends(values: Sequence[float] | Floats) -> list[float]:
@@ -370,8 +390,8 @@ def _ends(values: Sequence[float] | Floats) -> list[float]:
 
 def _with(interval: Interval) -> str:
     if not np.isfinite(interval.low):
-        return f"{interval.value:.3g}"
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+        return f"{written(interval.value)}"
+    return f"{written(interval.value)} [{written(interval.low)}, {written(interval.high)}]"
 
 
 # --- cautions ----------------------------------------------------------------------------------------------
@@ -432,5 +452,5 @@ def _oscillates(side: Side, name: str) -> Iterator[str]:
             measured = f"the cause was not measured: record.every.sharpness and activation_flips would tell{kernel}"
         yield (
             f"{name}: delta alternates from step to step in {len(stepping)} of {len(side.each)} members, by "
-            f"{min(sizes):.1g} to {max(sizes):.1g}: an oscillation and not noise ({measured})"
+            f"{written(min(sizes), 1)} to {written(max(sizes), 1)}: an oscillation and not noise ({measured})"
         )

@@ -27,6 +27,7 @@ from rhotrace.config.recipe import differences
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.intervals import NONE, Interval, geometric_mean, mean, student_t
+from rhotrace.statistics.numbers import written
 
 Floats = NDArray[np.float64]
 
@@ -144,12 +145,12 @@ class DepthScaling:
         inside = whole.low <= self.law <= whole.high
         where = f"extrapolated to {self._limits()}"
         if inside and half <= near:
-            return f"the law holds, {where}, to ± {half:.2g}"
+            return f"the law holds, {where}, to ± {written(half, 2)}"
         if inside:
-            return f"too uncertain to tell: {where} the interval contains the law but is ± {half:.2g}"
+            return f"too uncertain to tell: {where} the interval contains the law but is ± {written(half, 2)}"
         off = abs(found.value - self.law)
         if off <= near:
-            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{off:.2g}"
+            how = f"{100 * off / abs(self.law):.1f} %" if self.law else f"{written(off, 2)}"
             return f"the law is met to {how}, {where}, though it is outside the interval with all errors"
         return f"the law is not met: {'steeper' if found.value < self.law else 'shallower'}"
 
@@ -181,7 +182,7 @@ class Deeper:
     def verdict(self) -> str:
         """Whether the deeper network's T is longer at this start, in words."""
         if self.distance < _NO_TRANSIENT:
-            return f"hardly a transient: |rho_eq/rho| is {self.distance:.2g} before the first step"
+            return f"hardly a transient: |rho_eq/rho| is {written(self.distance, 2)} before the first step"
         return "longer" if self.ratio.low > 1 else "shorter" if self.ratio.high < 1 else "not shown"
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rhotrace.statistics.autocorrelation import autocorrelation_time
 from rhotrace.statistics.intervals import NONE, Interval, student_t
+from rhotrace.statistics.numbers import written
 from rhotrace.theory import norm_dynamics
 from rhotrace.theory.norm_dynamics import THETA
 
@@ -158,7 +159,7 @@ def fit_closed_form(series: Series, T: float, *, theta: float = THETA) -> tuple[
     first, last = int(series.steps[inside[0]]), int(series.steps[inside[-1]])
     rise = float(np.max(log_r) - np.min(log_r))
     if log_r[-1] <= log_r[0] or rise < 1e-3:
-        return None, f"log rho rises by {rise * depth:.2g} between T/2 and 2T, too little to fit"
+        return None, f"log rho rises by {written(rise * depth, 2)} between T/2 and 2T, too little to fit"
     scheduled = series.elapsed is not None
     times = series.times[rows].mean(axis=1) if scheduled else steps * series.lr
     model = _Model(times - times[0] if scheduled else (steps - steps[0]) * series.lr, depth)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
+from rhotrace.statistics.numbers import written
 from rhotrace.theory import norm_dynamics
 
 Floats = NDArray[np.float64]
@@ -243,13 +244,11 @@ def constants_of(trace: Trace, *, step: int, member: int = 0) -> Setting:
         nearest = later[0] if len(later) else good[-1] if len(good) else None
         hint = "the member has one at no step" if nearest is None else f"--step {steps[nearest]} has one"
         raise AnalysisError(
-            f"{trace.path}: a = {a:.3g} and q = {q:.3g} at step {steps[row]}: no equilibrium there; {hint}"
+            f"{trace.path}: a = {written(a)} and q = {written(q)} at step {steps[row]}: no equilibrium there; {hint}"
         )
     log_unit = (log_rho + np.log(a / q)) / trace.depth  # log of rho_eq^(1/L)
     # A r_eq^(L-2): in units of r_eq, equation (5) keeps its form with A and B replaced by A rho_eq^((L-2)/L).
     A = float(np.exp(np.log(a) - log_rho + (trace.depth - 2) * log_unit))
-    origin = (
-        f"{trace.path}, step {steps[row]}, member {member}; norms in units of rho_eq^(1/L) = {np.exp(log_unit):.4g}"
-    )
+    origin = f"{trace.path}, step {steps[row]}, member {member}; norms in units of rho_eq^(1/L) = {written(np.exp(log_unit), 4)}"
     start = float(np.exp(log_rho / trace.depth - log_unit))
     return Constants(A, A, float(log_unit), origin), [trace.depth], [start]

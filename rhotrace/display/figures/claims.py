@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.analysis.applicability import no_balance
 from rhotrace.analysis.claims.evidence import Evidence
-from rhotrace.display.figures.style import DASHES, colour, drawable, drawn, headed, line, symbol
+from rhotrace.display.figures.style import DASHES, colour, drawable, drawn, headed, line, note, symbol
 from rhotrace.theory import paper
 from rhotrace.theory.step_identity import balance_drift
 from rhotrace.theory.step_laws import ROUNDING
@@ -41,23 +41,25 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
         axes = figure.subplots(4, 1, sharex=True)
         largest = ""
         if residual is None:
-            axes[0].set_yticks([])
-            axes[0].annotate(
-                textwrap.fill(evidence.run.no_audit, 70), (0.5, 0.5), xycoords="axes fraction", ha="center", va="center"
-            )
+            note(axes[0], evidence.run.no_audit)
         else:
             _panel(axes[0], steps[:-1], residual, ROUNDING[dtype], "rounding")
             worst = np.nanmax(residual, initial=0)
             largest = f" Largest residual of the exact step {worst:.1e}, tolerated {ROUNDING[dtype]:g}."
         axes[0].set(title=f"Exact step: {paper.cite('eq3')} with its finite-step term", ylabel="residual")
-        _panel(axes[1], steps, balance_drift(trace["rho_k"]), 0.05, "tolerated")
+        if why := no_balance(trace):
+            note(axes[1], why)
+        else:
+            _panel(axes[1], steps, balance_drift(trace["rho_k"]), 0.05, "tolerated")
         axes[1].set(title=f"Balance: {paper.cite('lemma1')}", ylabel=f"drift of {symbol('rho_k')}²")
-        _panel(axes[2], rows, share, 0.01, "tolerated at the end")
+        if why := evidence.run.no_equilibrium:
+            note(axes[2], why)
+        else:
+            _panel(axes[2], rows, share, 0.01, "tolerated at the end")
         axes[2].set(title=f"Equilibrium: {paper.cite('eq6')} and {paper.cite('fig2').rpartition(', ')[2]}")
         axes[2].set_ylabel("$|1 - \\rho/\\rho_\\mathrm{eq}|$")
         if across is None:
-            axes[3].set_yticks([])
-            axes[3].annotate("needs full batches", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+            note(axes[3], "needs full batches")
         else:
             _panel(axes[3], steps, across, 0.05, "tolerated at the end")
         axes[3].set(title=f"Directions at rest: {paper.cite('eq8')}", ylabel="gradient across\n$V_k$ / its largest")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +41,15 @@ _REACH = 6.0  # standard deviations beyond the offset that a strip shows, of the
 def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], path: Path) -> None:
     """Above, delta of one member of each run on one scale; below, spectra, fluctuations, and their law or their course."""
     of = {str(run.trace.path): run for run in map(RunSeries.of, runs)}
-    shown = [(side, of[side.path]) for side in result.sides[:_MOST_STRIPS]]
+    shown = result.sides[:_MOST_STRIPS]
     names, slim = called(result.sides), narrow(_WIDTH)
     heights = _STRIP * len(shown) + 0.4, _BELOW * (2.4 if slim else 1)
     with drawn(path, _WIDTH, sum(heights) + 0.2) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
         strips = above.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for number, (axes, (side, run)) in enumerate(zip(strips, shown, strict=True)):
-            _strip(axes, number, side, run, mathematical(names[side.letter]))
-        first = [side.each[0].fluctuation for side, _ in shown if side.each]
+        for number, (axes, side) in enumerate(zip(strips, shown, strict=True)):
+            _strip(axes, number, side, of, mathematical(names[side.letter]))
+        first = [side.each[0].fluctuation for side in shown if side.each]
         largest = max((abs(f.offset.value) + _REACH * f.std.value for f in first), default=0.0)
         if largest > STILL:
             strips[0].set_ylim(-largest, largest)
@@ -71,7 +71,7 @@ def comparison_figure(result: Comparison, runs: Sequence[Trace | RunSeries], pat
         )
 
 
-def _strip(axes: Axes, number: int, side: Side, run: RunSeries, label: str) -> None:
+def _strip(axes: Axes, number: int, side: Side, runs: Mapping[str, RunSeries], label: str) -> None:
     axes.annotate(label, (0.995, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     axes.axhline(0, color="0.6", linewidth=0.6)
     axes.set_ylabel("δ", rotation=0)
@@ -79,8 +79,9 @@ def _strip(axes: Axes, number: int, side: Side, run: RunSeries, label: str) -> N
         axes.annotate("no member left its transient", (0.5, 0.2), xycoords="axes fraction", ha="center")
         return
     member = side.each[0]
-    times = run.steps * member.unit
-    line(axes, times, run.delta[:, member.fluctuation.member], color=colour(number), linewidth=0.7)
+    path, column = side.place(member.fluctuation.member)
+    times = runs[path].steps * member.unit
+    line(axes, times, runs[path].delta[:, column], color=colour(number), linewidth=0.7)
     first, last = (edge * member.unit for edge in member.fluctuation.window)
     for edge in ((0.0, first), (last, float(times[-1]))):
         axes.axvspan(*edge, color="0.5", alpha=0.12, linewidth=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from rhotrace.analysis.applicability import no_balance, no_sums
 from rhotrace.analysis.fluctuation import comparison
 from rhotrace.analysis.member_bands import WHOLE, View, require_shown, run_names
 from rhotrace.analysis.run_series import RunSeries, require_steps
@@ -30,11 +31,17 @@ class Kind:
         says: what it shows.
         draw: draws the part of runs that a view shows, with theta, into a file.
         heeds: the fields of a view that it can follow.
+        without: what it shows instead of runs that lack a part of it; empty where they have all.
     """
 
     says: str
     draw: Callable[[Sequence[Trace], Path, float, View], None]
     heeds: frozenset[str] = frozenset()
+    without: Callable[[Sequence[Trace]], str] = lambda _: ""
+
+    def shows(self, traces: Sequence[Trace]) -> str:
+        """What it shows of these runs."""
+        return self.without(traces) or self.says
 
 
 def transient(traces: Sequence[Trace], path: Path, theta: float, view: View = WHOLE) -> None:
@@ -43,6 +50,8 @@ def transient(traces: Sequence[Trace], path: Path, theta: float, view: View = WH
     for name, trace in zip(run_names([trace.path for trace in traces]), traces, strict=True):
         require_steps(trace)
         require_shown(trace, view)
+        if why := no_sums(trace):
+            raise AnalysisError(f"{trace.path}: nothing to draw: T {why}; draw rho")
         run = RunSeries(trace, theta)
         shown = [m for m in range(trace.members) if not view.members or m in view.members]
         each = tuple(run.transient.each[m] for m in shown)
@@ -72,10 +81,25 @@ def exponents(traces: Sequence[Trace], path: Path, theta: float, _: View = WHOLE
     plots.scaling_figure(scaling(traces, theta=theta), path)
 
 
+def _without_rho_eq(traces: Sequence[Trace]) -> str:
+    whys = [no_sums(trace) for trace in traces]
+    return f"rho; T {whys[0]}" if all(whys) else ""
+
+
+def _without_balance(traces: Sequence[Trace]) -> str:
+    whys = [no_balance(trace) for trace in traces]
+    return f"norm of each layer; Lemma 1 {whys[0]}" if all(whys) else ""
+
+
 _OVER_TIME = frozenset({"members", "steps", "smooth"})
 KINDS: dict[str, Kind] = {
-    "rho": Kind("rho and rho_eq, T with its interval; several runs in panels of their own", rho_figure, _OVER_TIME),
-    "layers": Kind("norm of each layer, and the balance of Lemma 1", layers_figure, _OVER_TIME),
+    "rho": Kind(
+        "rho and rho_eq, T with its interval; several runs in panels of their own",
+        rho_figure,
+        _OVER_TIME,
+        _without_rho_eq,
+    ),
+    "layers": Kind("norm of each layer, and the balance of Lemma 1", layers_figure, _OVER_TIME, _without_balance),
     "transient": Kind("T of each member, equation (5) driven over the measurement", transient, frozenset({"members"})),
     "margins": Kind("distribution of the margins y_n f_n over time", margins_figure, _OVER_TIME),
     "loss": Kind("loss and error of training and test set", loss_figure, _OVER_TIME),

@@ -85,7 +85,7 @@ def _require(trace: Trace, name: str) -> None:
     if name in QUANTITIES and CADENCES[QUANTITIES[name].cadence].default is None:
         asks = f"record.every.{QUANTITIES[name].cadence}"
         raise AnalysisError(f"{trace.path}: the run did not record {name}; in a recipe, {asks} asks for it")
-    raise choice(f"{trace.path}: --what", PREFIX + name, [PREFIX + quantity.name for quantity in trace.quantities])
+    raise choice(f"{trace.path}: --what {PREFIX}NAME", name, [quantity.name for quantity in trace.quantities])
 
 
 def _labels(trace: Trace, name: str) -> list[str]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rhotrace.analysis.applicability import no_balance
 from rhotrace.analysis.member_bands import WHOLE, Band, Floats, Group, View, band, bands, groups
+from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.display.figures.style import (
     DASHES,
     colour,
@@ -46,7 +48,7 @@ _PER_DECADE = float(np.log(10))
 
 
 def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
-    """log10 of rho and rho_eq, with T and its interval; several groups in panels of their own, above their distances."""
+    """log10 of rho, and of rho_eq where the loss has it, with T; several groups in panels of their own, above their distances."""
     shown, more = _few(groups(traces, theta=theta, view=view), _MOST_PANELS)
     below = len(shown) > 1 and any("log_rho_eq" in group.trace for group in shown)
     panels = len(shown) + below
@@ -61,8 +63,9 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: 
             if below and "log_rho_eq" in group.trace:
                 _distance(axes[-1], group, place)
         axes[-1].set_xlabel("step")
-        both = f"{symbol('log_rho', decimal=True)}, {symbol('log_rho_eq', decimal=True)}"
-        about = f"Norm and equilibrium norm: {_members(shown)}{more}"
+        there = any("log_rho_eq" in group.trace for group in shown)  # the square loss alone has it
+        both = symbol("log_rho", decimal=True) + (f", {symbol('log_rho_eq', decimal=True)}" if there else "")
+        about = f"Norm{' and equilibrium norm' if there else ''}: {_members(shown)}{more}"
         if len(shown) == 1:
             axes[0].set(ylabel=both, title=about)
         else:
@@ -74,7 +77,8 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: 
             )
         _name_T(axes[0], shown)
         legend(axes[0], columns=3)
-        figure.set_label("Norm rho and equilibrium norm rho_eq against the step. " + ". ".join(words) + ".")
+        eq = " and equilibrium norm rho_eq" if there else ""
+        figure.set_label(f"Norm rho{eq} against the step. {'. '.join(words)}.")
 
 
 def _norms(axes: Axes, group: Group, own: str) -> str:
@@ -82,7 +86,7 @@ def _norms(axes: Axes, group: Group, own: str) -> str:
     rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
     end = ""
     _draw(axes, rho, own, label="$\\rho$")
-    if "log_rho_eq" in group.trace:  # the square loss alone has it
+    if "log_rho_eq" in group.trace:
         eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
         _draw(axes, eq, own, label="$\\rho_\\mathrm{eq}$", linestyle=DASHES[1], since=_begun(group))
         end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
@@ -113,7 +117,8 @@ def _distance(axes: Axes, group: Group, place: int) -> None:
 
 
 def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
-    """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, which Lemma 1 forbids."""
+    """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, where Lemma 1 forbids that."""
+    without = all(no_balance(trace) for trace in traces)
 
     def column(above: Axes, below: Axes, group: Group) -> str:
         depth = group.trace.depth
@@ -121,22 +126,27 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, vie
         all_layers, *found = bands(
             group, ["rho_k"], [lambda rho_k: rho_k.reshape(len(rho_k), -1), *of_layer, *_apart(group)]
         )
-        for k, (norms, apart) in enumerate(zip(found[:depth], found[depth:], strict=True)):
-            look: Any = {"color": ramp(k / max(1, depth - 1)), "linestyle": DASHES[k % 3]}
+        looks: list[Any] = [{"color": ramp(k / max(1, depth - 1)), "linestyle": DASHES[k % 3]} for k in range(depth)]
+        for k, (norms, look) in enumerate(zip(found[:depth], looks, strict=True)):
             above.plot(*norms.middle, label=f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None, **look)
-            _draw(below, apart, **look)
         _fill(above, all_layers, "0.4", 0.2)
+        ends = f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}"
+        if why := no_balance(group.trace):
+            below.set_axis_off()
+            below.set_title(f"Balance ({paper.cite('lemma1')}) {why}" if without else "Lemma 1 does not apply")
+            above.set_xlabel("step")
+            above.tick_params(labelbottom=True)
+            return f"{ends}; the balance of the layers {why}"
+        for apart, look in zip(found[depth:], looks, strict=True):
+            _draw(below, apart, **look)
         farthest = max(float(np.nanmax(np.abs(c[1]), initial=0)) for one in found[depth:] for c in (one.low, one.high))
         below.ticklabel_format(style="sci", axis="y", scilimits=(-2, 3), useMathText=True)
-        return (
-            f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}; squared norms move by at "
-            f"most {farthest:.2g} from their mean over the layers"
-        )
+        return f"{ends}; squared norms move by at most {farthest:.2g} from their mean over the layers"
 
     shown = groups(traces, theta=theta, view=view)
     moved = "$\\rho_k^2 - \\langle\\rho_j^2\\rangle_j$\nminus start"
     titles = f"Layer norms: {_members(shown)}", f"Balance ({paper.cite('lemma1')}: 0)"
-    _columns(path, shown, column, (symbol("rho_k"), moved), titles)
+    _columns(path, shown, column, (symbol("rho_k"), moved), titles, below=0.02 if without else 2 / 3)
 
 
 def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
@@ -299,6 +309,8 @@ def _named(group: Group) -> str:
 
 def _T_words(group: Group) -> str:
     T = group.T.T
+    if all(each.outcome is Outcome.INAPPLICABLE for each in group.passages):
+        return "T does not apply"
     if not np.isfinite(T.value):
         return "no network left its transient"
     sure = f" (95 % {span(T, 4)})" if np.isfinite(T.low) else ""
@@ -366,24 +378,31 @@ def _columns(
     titles: tuple[str, str],
     *,
     logarithmic: bool = False,
+    below: float = 2 / 3,
 ) -> None:
-    """Two panels for each group, one above the other; ``column`` draws them and returns what they show, in words."""
+    """Two panels for each group, one above the other; ``column`` draws them and returns what they show, in words.
+
+    ``below`` is the height of the lower panels, in that of the upper ones.
+    """
     shown, more = _few(found, _MOST_COLUMNS)
     words = []
     width = 2.2 + max(3.6 * len(shown), 4.4)
     with drawn(path, width, 4.8) as figure:
-        axes = figure.subplots(2, len(shown), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2))
-        for (above, below), group in zip(axes.T, shown, strict=True):
-            said = column(above, below, group)
+        axes = figure.subplots(2, len(shown), sharex="col", sharey="row", squeeze=False, height_ratios=(1, below))
+        for (above, under), group in zip(axes.T, shown, strict=True):
+            said = column(above, under, group)
             words.append(f"{_named(group)}{group.size}, {said}; {_T_words(group)}")
             _mark_T(above, group, "0.4", "T, 95 %")
-            below.set_xlabel("step")
+            under.set_xlabel("step")
             above.set_title(mathematical(group.label) or titles[0])
         if logarithmic:
             _logarithmic(axes[0, 0])
-        axes[1, 0].set_title(titles[1])
-        for row, text in zip(axes, labels, strict=True):
-            row[0].set_ylabel(text)
+        for row, text, title in zip(axes, labels, ("", titles[1]), strict=True):
+            first = next((panel for panel in row if panel.axison), None)
+            if first is not None:
+                first.set_ylabel(text)
+                first.tick_params(labelleft=True)
+                first.set_title(title or first.get_title(loc="left"))
         where: Any = {"loc": "outside lower center", "ncols": 2} if narrow(width) else {"loc": "outside right upper"}
         figure.legend(*axes[0, -1].get_legend_handles_labels(), **where)
         if any(group.label for group in shown):

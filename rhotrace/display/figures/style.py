@@ -275,6 +275,15 @@ def drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
 
+def note(axes: Axes, why: str) -> None:
+    """Says in a panel, which has the figure's width, why nothing is drawn there."""
+    axes.set_yticks([])
+    whole = axes.get_figure(root=True)
+    lines = _wrapped(why, 0.7 * whole.get_figwidth()) if whole else why
+    text = axes.annotate(lines, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
+    text.set_in_layout(False)  # a long one must not take the panel's room
+
+
 def empty(axes: Axes, why: str = "nothing to draw") -> None:
     """Says why there is nothing to draw, where logarithmic axes would be empty."""
     axes.plot([], [])

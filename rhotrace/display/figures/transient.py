@@ -257,6 +257,7 @@ def scaling_figure(result: Scaling, path: Path) -> None:
     several = any(len(_left(each)) > 1 for each in result.each)
     width, shape = 8.6, (1, 2)
     slim = narrow(width)
+    apart = " " if slim else "\n"
     with drawn(path, width, 5.6 if slim else 3.6) as figure:
         left, right = figure.subplots(*(shape[::-1] if slim else shape))
         for number, each in enumerate(result.each):
@@ -266,7 +267,7 @@ def scaling_figure(result: Scaling, path: Path) -> None:
             start, T = np.array([p.start for p in points]), np.array([p.T.value for p in points])
             ends = np.array([[p.T.value - p.T.low, p.T.high - p.T.value] for p in points]).T
             look = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-            measured = f", exponent {each.exponent.value:.2f}".replace("-", "\N{MINUS SIGN}")
+            measured = f",{apart}exponent {ranged(each.exponent)}".replace("-", "\N{MINUS SIGN}")
             label = f"L = {each.depth}" + (measured if each.depth > 2 and np.isfinite(each.exponent.value) else "")
             left.errorbar(start, T, yerr=np.nan_to_num(ends), capsize=2, label=label, **look)
             if each.depth > 2 and len(points) > 1:
@@ -292,7 +293,7 @@ def scaling_figure(result: Scaling, path: Path) -> None:
             ylabel="$T \\rho_k(0)^{L-2}$ / smallest start's",
             title="Collapsed by the law (1 where it holds)",
         )
-        where: Any = {"loc": "outside lower center", "ncols": 2} if slim else {"loc": "outside right center"}
+        where: Any = {"loc": "outside lower center"} if slim else {"loc": "outside right center"}
         figure.legend(*left.get_legend_handles_labels(), **where)
         laws = [f"L = {e.depth}: exponent {ranged(e.exponent)}, law {e.law:g}" for e in result.each if e.depth > 2]
         said = "; ".join(laws) if several else _ONE_START.replace("\n", " ")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rhotrace.analysis.analyze import Analysis, analyze
+from rhotrace.analysis.applicability import no_balance, no_sums
 from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.findings import Claim, audit_claims, cautions
 from rhotrace.analysis.fluctuation.comparison import MOST_RUNS, Comparison, alone, compare
@@ -166,10 +167,13 @@ def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterat
     yield from _summary(found, together)
     yield Heading("What was run", 2, "run")
     yield _what_was_run(found)
-    yield Heading("Norm, equilibrium norm and loss", 2, "norms")
+    balanced = any("log_rho_eq" in trace for trace in traces)  # of no loss but the square loss
+    yield Heading("Norm, equilibrium norm and loss" if balanced else "Norm and loss", 2, "norms")
     yield Figure(
         "rho (solid) and rho_eq (dashed): lines show the network of median T, bands all networks. T is the first step from "
-        f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks.",
+        f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks."
+        if balanced
+        else "rho: lines show one network of each run, bands all networks.",
         lambda path: rho_figure(traces, path, theta),
     )
     if all("loss" in trace for trace in traces):
@@ -212,15 +216,19 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
     yield Paragraph("\n".join(line for line in (claim, headline(one.analysis.summary)) if line))
 
     yield Heading("Transient time, fits and audit of the steps", 3, f"{key}-T", folded=True)
-    yield Figure(
-        "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
-        lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
-    )
+    if not no_sums(one.trace):
+        yield Figure(
+            "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
+            lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
+        )
     yield from findings(one.analysis, fits=True)
 
     yield Heading("Layers and margins", 3, f"{key}-layers", folded=True)
+    unlike = no_balance(one.trace)
     yield Figure(
-        "Norm of each layer, and how far its square moves from the mean over layers.",
+        f"Norm of each layer. That squared norms move alike, Lemma 1, {unlike}."
+        if unlike
+        else "Norm of each layer, and how far its square moves from the mean over layers.",
         lambda path: layers_figure([one.trace], path, theta),
     )
     if "margin_min" in one.trace:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rhotrace.analysis.plateaus import arrival
 from rhotrace.analysis.stability import in_words
 from rhotrace.display.blocks import Block, Data, Heading, Paragraph, Table, table
-from rhotrace.display.numbers import count, number, ranged, span
+from rhotrace.display.numbers import count, number, ranged, span, written
 from rhotrace.display.pages.headline import headline, title
 from rhotrace.theory import paper
 
@@ -100,18 +100,21 @@ def _transient(result: Analysis) -> Iterator[Block]:
 
 
 def _end(result: Analysis) -> Table:
+    """Without rho_eq/rho where the loss has none."""
+    there = not result.transient.inapplicable or any(math.isfinite(final.rho_eq_over_rho) for final in result.final)
     rows = [
         (
             str(final.member),
             str(final.seed),
-            number(final.rho_eq_over_rho, 4),
+            *([number(final.rho_eq_over_rho, 4)] if there else []),
             number(final.loss),
             number(final.error),
             number(final.test_error),
         )
         for final in result.final
     ]
-    return table("member | seed | rho_eq/rho | loss | error | test error", rows, "The last recorded step")
+    ratio = "rho_eq/rho | " if there else ""
+    return table(f"member | seed | {ratio}loss | error | test error", rows, "The last recorded step")
 
 
 def _driven(transient: TransientFit) -> Iterator[Block]:
@@ -213,7 +216,7 @@ def _fits(transient: TransientFit) -> Iterator[Block]:
                 shown(fit.T, 4),
                 number(fit.A.value),
                 shown(fit.log_rho_eq, 4),
-                f"{100 * fit.residual:.2g} %",
+                f"{written(100 * fit.residual, 2)} %",
                 number(fit.A_drift),
                 "yes" if fit.holds else "no",
             )
@@ -248,7 +251,7 @@ def _audit(result: Analysis) -> Iterator[Block]:
     )
     if math.isfinite(audit.flow):
         yield Paragraph(
-            f"gradient flow's share of all changes of rho_k², in absolute value: {100 * audit.flow:.4g} %; "
+            f"gradient flow's share of all changes of rho_k², in absolute value: {written(100 * audit.flow, 4)} %; "
             f"the rest comes from {audit.rest}"
         )
     if result.no_balance:

@@ -25,7 +25,7 @@ def comparison_page(result: Comparison, *, members: bool = False) -> list[Block]
     page: list[Block] = [Data(as_plain(result))]
     names = called(result.sides)
     for side in result.sides:
-        page += title(f"{names[side.letter]}  {side.path}", headline(side.summary))
+        page += title(f"{names[side.letter]}  {', '.join(side.files)}", headline(side.summary))
     return [*page, *answers(result), *measured(result, members=members)]
 
 

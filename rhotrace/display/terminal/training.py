@@ -20,6 +20,7 @@ from rhotrace.analysis.applicability import no_equilibrium
 from rhotrace.analysis.transient.live_follower import TransientWatch
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import open_trace
+from rhotrace.statistics.numbers import written
 
 if TYPE_CHECKING:
     from rhotrace.training.train import Progress as Block
@@ -123,7 +124,7 @@ class TrainingView:
             measured = {"loss": _median(rows["loss"][-1]), **measured}
             measured |= {"rho_eq/rho": _median(rows[_RATIO][-1])} if _RATIO in rows else {}
         medians = "medians: " if rows["log_rho"].shape[1] > 1 else ""
-        values = medians + "  ".join(f"{name} {x:.3g}" for name, x in measured.items())
+        values = medians + "  ".join(f"{name} {written(x)}" for name, x in measured.items())
         return [values] if self.transient.inapplicable else [self.transient.words(), values]
 
 

@@ -238,3 +238,14 @@ def test_thinning_keeps_extremes_ends_and_order_and_looks_past_what_is_no_number
     assert {0, 77_777, 123_456, 199_999} <= set(rows.tolist())
     assert (np.diff(rows) > 0).all()
     np.testing.assert_array_equal(extremes.thinned(values[:10]), np.arange(10))
+
+
+def test_the_legend_of_the_scaling_has_each_exponent_with_its_interval(train, tmp_path, figures):
+    path = train("steps=600", "optimizer.lr=0.1", "members={grid: {rho_k: [0.6, 0.8, 1.0], seeds: 3}}")
+    with open_trace(path) as trace:
+        laws = scaling([trace])
+        plots.scaling_figure(laws, tmp_path / "scaling.png")
+    (legend,) = figures[0].legends
+    said = [" ".join(text.get_text().split()).replace("\N{MINUS SIGN}", "-") for text in legend.get_texts()]
+    e = laws.each[0].exponent
+    assert f"L = 3, exponent {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" in said

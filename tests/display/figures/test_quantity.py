@@ -48,4 +48,7 @@ def test_what_was_not_recorded_is_refused_with_what_asks_for_it(train, command):
     assert "the run did not record nc1; in a recipe, record.every.collapse asks for it" in err
     code, _, err = command("plot", run, "--what", "quantity:losss", "-o", "x.png")
     assert code == 2
-    assert "did you mean quantity:loss?" in err
+    assert "did you mean loss?" in err
+    _, _, err = command("plot", run, "--what", "quantity:nope", "-o", "x.png")
+    assert "--what quantity:NAME: got 'nope', expected one of rho_k, grad_norm" in " ".join(err.split())
+    assert "did you mean" not in err

@@ -346,3 +346,34 @@ def test_plot_refuses_in_a_line(command, runs, tmp_path, words, said):
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert said in err
+
+
+def test_a_loss_without_rho_eq_is_drawn_without_it(train, tmp_path, figures, command):
+    path = train("loss={kind: logistic}", "steps=20", "record.snapshots=0")
+    code, out, _ = command("plot", path, "-o", "rho.png")
+    assert (code, out.strip()) == (0, "rho.png: rho; T does not apply: the loss logistic has no a, q and rho_eq")
+    assert "eq" not in figures[0].axes[0].get_ylabel() + figures[0].axes[0].get_title(loc="left")
+    assert "rho_eq" not in figures[0].get_label()
+    code, _, err = command("plot", path, "--what", "transient", "-o", "T.png")
+    assert (code, "nothing to draw: T does not apply: the loss logistic" in " ".join(err.split())) == (2, True)
+    assert "rho_eq/rho" not in command("analyze", path)[1]
+    assert command("report", path, "-o", "report.html")[0] == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "Norm and loss" in html
+    assert "dashed" not in html
+    assert "quilibrium norm and loss" not in html
+
+
+def test_layers_of_a_normalised_network_are_drawn_without_the_balance(train, runs, tmp_path, figures, command):
+    path = train("network={kind: mlp, depth: 3, width: 8, batch_norm: true}", "steps=20", "record.snapshots=0")
+    code, out, _ = command("plot", path, "--what", "layers", "-o", "layers.png")
+    assert (code, "norm of each layer; Lemma 1 does not apply: a normalisation takes" in out) == (0, True)
+    above, below = figures[0].axes
+    assert (len(above.lines) >= 3, len(below.lines), below.axison) == (True, 0, False)
+    assert "Lemma 1) does not apply: a normalisation" in " ".join(below.get_title(loc="left").split())
+    draw("layers", [path, runs / "gd.h5"], tmp_path / "both.png")
+    *_, without, balance = figures[1].axes
+    assert (len(without.lines), len(balance.lines)) == (0, 3)
+    with open_trace(path) as trace:
+        audit_figure(Evidence(RunSeries(trace)), audit_claims(trace), tmp_path / "audit.png")
+    assert [len(axes.lines) for axes in figures[2].axes[1:3]] == [0, 0]
