@@ -116,7 +116,7 @@ def train(
         despite_changes: resume under another version, device, or number of threads or processes; the file records it.
         recipe_file: the file that the recipe was read from, for the provenance.
         begin: called once with the number of the first step, after all checks and before that step.
-        watch: called after each block of steps (at least once a second, unless a step takes longer).
+        watch: called after each block of steps: about once a second, for large networks once in five.
         team: of processes that train together, this one among them; only process 0 calls ``begin`` and ``watch``.
         write_behind: write a block when the next one is full; see ``copy_out``. By default on a GPU. It changes no bit.
 
@@ -361,8 +361,10 @@ class _Run:
                 writer.snapshot(step + 1, self._blocks())
             full_block = recorder.count() == recorder.size or time.monotonic() > block_ends
             if full_block or stop.requested or step + 1 == self.recipe.steps:
+                written = time.monotonic()
                 yield step + 1
-                block_ends = time.monotonic() + BLOCK_SECONDS
+                now = time.monotonic()
+                block_ends = now + BLOCK_SECONDS * spacing(now - written)
 
     def follow(self, first: int, team: Team) -> None:
         """As ``go``, in a process that records nothing."""
@@ -452,6 +454,15 @@ class _Run:
             kept[quantity.name] = block[quantity.name][: rows.stop - rows.start]
         writer.append(filled.first, done, kept)
         writer.commit(done, {key: _numpy(tensors) for key, tensors in filled.state.items()})
+
+
+def spacing(seconds: float) -> float:
+    """How many times ``BLOCK_SECONDS`` the next block lasts if the last took some seconds to write.
+
+    Writing takes about 2 % of the time, also for networks whose state takes long to write; a block lasts at most five times
+    as long as usual.
+    """
+    return min(max(50 * seconds, 1.0), 5.0)
 
 
 def _until_diverged(block: Rows, first: int, done: int) -> int:

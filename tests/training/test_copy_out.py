@@ -17,6 +17,7 @@ from inside import Killed
 
 from rhotrace.runfile.reader import open_trace
 from rhotrace.training.copy_out import Filled, one_behind
+from rhotrace.training.train import spacing
 
 DIVERGES = ("network.depth=1", "optimizer.lr=1.0e+6", "steps=784", "record.snapshots=4")  # after 28 steps
 BATCH_NORM = "network.batch_norm=true"
@@ -139,3 +140,8 @@ def test_a_block_is_copied_before_the_next_begins_and_comes_before_the_error_of_
         (0, 0, 5),
         (5, 5, 10),
     ]
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 1), (0.001, 1), (0.02, 1), (0.04, 2), (0.1, 5), (3, 5)])
+def test_blocks_that_take_long_to_write_come_less_often(seconds, times):
+    assert spacing(seconds) == pytest.approx(times)
