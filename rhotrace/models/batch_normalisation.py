@@ -75,10 +75,11 @@ class BatchNorm:
             mean, variance = (buffers[name].view(column) for name in names)
             return (z - mean) * self._factor(variance), {}
         over = (0, *range(2, z.dim()))
-        mean = z.mean(over, keepdim=True)
-        centred = z - mean
-        variance = centred.square().mean(over, keepdim=True)
         count = z.numel() // z.shape[1]
+        # As z.mean, to the same bits; but its gradient is divided by the count before it is spread over the samples.
+        mean = z.sum(over, keepdim=True) / count
+        centred = z - mean
+        variance = centred.square().sum(over, keepdim=True) / count
         batch = mean.detach().flatten(), variance.detach().flatten() * (count / max(count - 1, 1))  # unbiased
         after = {
             name: (1 - MOMENTUM) * buffers[name] + MOMENTUM * of_batch
