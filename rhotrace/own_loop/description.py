@@ -18,6 +18,7 @@ from rhotrace.config.recipe import digest_of
 from rhotrace.models.losses import Loss
 from rhotrace.models.module_parts import ModulePart
 from rhotrace.models.network import Block
+from rhotrace.own_loop import weight_quantities
 from rhotrace.own_loop.homogeneity import Homogeneity, processes
 from rhotrace.own_loop.measures import DERIVED
 from rhotrace.own_loop.optimizers import Rule
@@ -124,6 +125,7 @@ def described_blocks(blocks: Sequence[ModulePart], found: Homogeneity) -> tuple[
 def _described(training: Training) -> list[Description]:
     names = set(training.measured)
     names |= {name for name in DERIVED if follows(name, names)}
+    names |= {quantity.name for quantity in weight_quantities.quantities(training.settings.strides)}
     loss = training.settings.loss or Loss(kind="not stated")
     found = [quantity.describe(loss) for name, quantity in QUANTITIES.items() if name in names and name != "lr_step"]
     found += [special for name, special in _SPECIAL.items() if name in names]
@@ -137,6 +139,8 @@ def _axes(training: Training, quantities: Sequence[Description]) -> dict[str, tu
         for axis in quantity.own_axes
         if not callable(axis.values)
     }
+    layers = [each.block for each in training.blocks if each.block.role == "weight"]
+    known |= weight_quantities.axes(training.settings.strides, layers)
     used = {axis for quantity in quantities for axis in quantity.axes}
     found = {name: tuple(map(float, values)) for name, values in known.items() if name in used}
     return found | {one.axis: tuple(map(float, one.values)) for one in training.settings.own if one.axis}

@@ -17,6 +17,7 @@ from rhotrace.own_loop.module_blocks import tensors_of
 from rhotrace.own_loop.optimizers import groups_of
 from rhotrace.own_loop.samples import Samples, as_targets
 from rhotrace.own_loop.settings import Settings
+from rhotrace.own_loop.weight_quantities import OfWeights
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ class Probe:
         self._model, self._blocks, self._settings = model, blocks, settings
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
+        self.of_weights = OfWeights(settings.strides, [each for each in blocks if each.block.role == "weight"])
         self._norms = norms_of(self.layers)
         self._weights = [tensor for layer in self.layers for tensor in layer]
         self.device = self._weights[0].device
@@ -66,7 +68,7 @@ class Probe:
         """Numbers of each quantity that is measured at a stride, by cadence and name."""
         full = self._of_full.widths if self.evaluates and self._of_full else {}
         test = self._of_test.widths if self._settings.test is not None and self._of_test else {}
-        return {"full": full, "test": test}
+        return {"full": full, "test": test, **self.of_weights.due}
 
     # --- before the update --------------------------------------------------------------------------------------
 

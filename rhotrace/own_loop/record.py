@@ -49,6 +49,7 @@ from rhotrace.own_loop.probe import Probe
 from rhotrace.own_loop.rows import Rows
 from rhotrace.own_loop.samples import Samples
 from rhotrace.own_loop.settings import Settings, resumed_step
+from rhotrace.own_loop.weight_quantities import refuse_unoffered, with_start
 from rhotrace.runfile.reader import open_trace
 from rhotrace.runfile.run_lock import RunLock
 
@@ -82,6 +83,7 @@ def record(
     snapshots: Sequence[int] = (),
     blocks: Mapping[str, str] | None = None,
     own: Sequence[Own] = (),
+    every: Mapping[str, int] | None = None,
     steps: int | None = None,
     seed: int = 0,
     about: str = "",
@@ -106,6 +108,7 @@ def record(
         snapshots: steps at which the weights are saved, such as ``[0, 1000]`` or ``range(0, 10**6, 1000)``.
         blocks: several parameters as one block: its name, and a pattern of theirs, ``{"encoder": "encoder.*"}``.
         own: quantities of your own; see ``Own``.
+        every: steps between quantities of the weights, ``rank``, ``stable_rank``, ``alignment``, ``distance``: ``{"rank": 100}``.
         steps: number of steps, if it is known; the file then never needs to grow.
         seed: of the training, by which ``compare`` pairs runs, and takes recordings of one description as members of one run.
         about: what the run is for, for the report.
@@ -114,9 +117,10 @@ def record(
     Raises:
         RhoTraceError: an argument is not what it should be.
     """
-    every = (1 if full_batch else 100) if full_every is None else full_every
-    sets = Samples.of("data", data), Samples.of("test", test)
-    strides = {"step": 1, "full": every, "test": test_every, **{one.cadence: one.every for one in own}}
+    often, every = (1 if full_batch else 100) if full_every is None else full_every, dict(every or {})
+    refuse_unoffered(every)
+    sets, snapshots = (Samples.of("data", data), Samples.of("test", test)), with_start(snapshots, every)
+    strides = {"step": 1, "full": often, "test": test_every, **{one.cadence: one.every for one in own}, **every}
     settings = Settings(
         *sets, loss_of(loss), full_batch, strides, gradients, updates, snapshots, tuple(own), steps, seed, about
     )
@@ -216,6 +220,7 @@ class Recording:
         if self._resume is not None:
             with open_trace(self.path) as trace:
                 refuse_to_resume(trace, self._resume)
+                self._probe.of_weights.resume(trace)
 
     def _follow(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -309,6 +314,9 @@ class Recording:
             self._rows.add_due("full", probe.full())
         if settings.test is not None and step % settings.strides["test"] == 0:
             self._rows.add_due("test", probe.test())
+        if probe.of_weights.strides:
+            for cadence, found in probe.of_weights.measured(step, probe.layers).items():
+                self._rows.add_due(cadence, found)
         if step in self._planned:
             self._snapshot(step)
         self._open = True

@@ -12,6 +12,7 @@ from rhotrace.errors import RhoTraceError
 from rhotrace.own_loop.measures import DERIVED
 from rhotrace.own_loop.own_quantity import Own
 from rhotrace.own_loop.settings import Settings
+from rhotrace.own_loop.weight_quantities import quantities
 from rhotrace.recording.quantities import QUANTITIES
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Rows:
         self._settings, self._device = settings, device
         self._ring: Ring | None = None
         self._rates: list[list[float]] = []
-        self._due: dict[str, list[Mapping[str, torch.Tensor]]] = {"full": [], "test": []}
+        self._due: dict[str, list[Mapping[str, torch.Tensor]]] = {cadence: [] for cadence in due}
         self._widths = due
         self._own = {one.name: OwnValues(one) for one in settings.own}
 
@@ -63,7 +64,7 @@ class Rows:
     def names(self) -> tuple[str, ...]:
         """Of the measured quantities other than the user's."""
         every_step = self._ring.widths if self._ring else {}
-        return tuple({**every_step, **self._widths["full"], **self._widths["test"]})
+        return tuple(dict.fromkeys([*every_step, *(name for due in self._widths.values() for name in due)]))
 
     def add_due(self, cadence: str, pieces: Mapping[str, torch.Tensor]) -> None:
         """Adds what was measured at the stride of a cadence, for the row that begins."""
@@ -126,7 +127,10 @@ class Rows:
             )  # one more may belong to a row that has begun
             found |= _stacked(due[:count], self._widths[cadence])
             del due[:count]
-        block = {name: rows[:, None] if name in _VECTORS else rows for name, rows in found.items()}
+        on_request = quantities(self._settings.strides)
+        vectors = {*_VECTORS, *(quantity.name for quantity in on_request)}
+        block = {name: rows[:, None] if name in vectors else rows for name, rows in found.items()}
+        block |= {quantity.name: quantity.derive(block) for quantity in on_request if quantity.derive}
         self._derive(block, first)
         for name, values in self._own.items():
             rows = values.take()[-first % values.own.every :: values.own.every]
