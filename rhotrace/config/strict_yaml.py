@@ -70,7 +70,7 @@ class _Parsed(_Loader):
         super().__init__("")
         self._events = deque(events)
 
-    def check_event(self, *choices: type[yaml.Event]) -> bool:
+    def check_event(self, *choices: Any) -> bool:  # noqa: ANN401 - PyYAML's
         return bool(self._events) and (not choices or isinstance(self._events[0], choices))
 
     def peek_event(self) -> yaml.Event | None:
