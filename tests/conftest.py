@@ -99,6 +99,28 @@ def figures(monkeypatch):
     return saved
 
 
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Pictures that the test does not look at: built in every width, and rendered once, small and without a layout.
+
+    ``tests/display`` renders those of every kind and of the report as users get them.
+    """
+    from html import escape
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def sketch(self, path, **_):
+        if self.get_figwidth() > 5:  # the report draws each a second time for a phone
+            self.set_layout_engine("none")
+            self.set_dpi(40)
+            FigureCanvasAgg(self).draw()
+        about = escape(str(self.get_label()))
+        Path(path).write_text(f"<?xml version='1.0'?><svg><dc:description>{about}</dc:description></svg>", "utf-8")
+
+    monkeypatch.setattr(Figure, "savefig", sketch)
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> dict[str, Undamaged]:
     """A small finished run and one that was stopped twice, both sound: ``files["sealed"]`` and ``files["live"]``."""

@@ -38,11 +38,14 @@ def folder() -> Path:
 
 def listing() -> list[Shipped]:
     """All shipped recipes, by name."""
+    return [Shipped(name, str(_read(path).get("claim", ""))) for name, path in _paths().items()]
+
+
+def _paths() -> dict[str, Path]:
+    """The file of each shipped recipe, by its name."""
     root = folder()
     paths = sorted(root.rglob("*.yaml"), key=lambda path: (len(path.relative_to(root).parts), path))
-    return [
-        Shipped(path.relative_to(root).with_suffix("").as_posix(), str(_read(path).get("claim", ""))) for path in paths
-    ]
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
 
 
 def copy(names: Sequence[str], to: Path) -> dict[str, list[Path]]:
@@ -71,13 +74,14 @@ def _planned(name: str, to: Path) -> dict[Path, Path]:
     """The source of each file that a copy would consist of, by its target."""
     root, wanted = folder(), name.removesuffix(".yaml")
     source = root / f"{wanted}.yaml"
-    if wanted not in {each.name for each in listing()}:
-        near = difflib.get_close_matches(wanted, [each.name for each in listing()], 1, 0.5)
+    if wanted not in (known := _paths()):
+        near = difflib.get_close_matches(wanted, known, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "`rhotrace recipe list` shows them"
         raise RecipeError(f"{name}: no shipped recipe; {hint}")
     sources = [source]
-    if "axes" in _read(source):
-        sources.append((source.parent / str(_read(source)["recipe"])).resolve())
+    content = _read(source)
+    if "axes" in content:
+        sources.append((source.parent / str(content["recipe"])).resolve())
     planned = {}
     for each in sources:
         target = to / each.relative_to(root.resolve() if each != source else root)

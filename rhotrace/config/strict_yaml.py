@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
+
+class _Parsed(_Loader):
+    """Composes the content from events that have been parsed already: parsing is what takes long."""
+
+    def __init__(self, events: Iterable[yaml.Event]) -> None:
+        super().__init__("")
+        self._events = deque(events)
+
+    def check_event(self, *choices: Any) -> bool:  # noqa: ANN401 - PyYAML's
+        return bool(self._events) and (not choices or isinstance(self._events[0], choices))
+
+    def peek_event(self) -> yaml.Event | None:
+        return self._events[0] if self._events else None
+
+    def get_event(self) -> yaml.Event | None:
+        return self._events.popleft() if self._events else None
+
+
 Lines = dict[tuple[str | int, ...], int]
 
 
@@ -93,7 +112,7 @@ def read_file(path: Path, kind: str) -> str:
 def read(text: str, where: str) -> tuple[Any, Lines]:
     """The content, and the line of each key; duplicate keys, anchors, aliases and tags are refused."""
     try:
-        depth = 0
+        depth, events = 0, []
         for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
             if number > MAX_VALUES:
                 raise RecipeError(
@@ -106,7 +125,8 @@ def read(text: str, where: str) -> tuple[Any, Lines]:
                 raise RecipeError(
                     f"{where}:{_line(event)}: got an anchor, alias or tag, expected plain YAML; write the value out"
                 )
-        loader = _Loader(text)
+            events.append(event)
+        loader = _Parsed(events)
         try:
             node = loader.get_single_node()
             lines: Lines = dict(_key_lines(node, (), where)) if node is not None else {}

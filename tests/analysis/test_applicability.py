@@ -65,6 +65,7 @@ def test_the_weights_of_a_run_under_another_loss_are_verified_by_the_loss(train,
     assert checks["weights, a and q"].outcome == "wrong"
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @losses
 def test_every_command_says_that_it_does_not_apply(train, command, loss):
     path, square = train(*LOSSES[loss]), train("steps=100")

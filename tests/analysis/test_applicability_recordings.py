@@ -94,6 +94,7 @@ def test_what_applies_follows_from_the_recorded_facts(tmp_path, name):
         assert bool(broken) == bool(phrases)
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @pytest.mark.parametrize("name", ["norms alone", "no data", "adam"])
 def test_every_command_reads_a_recording(tmp_path, inside, name):
     net, optimizer, how, *_ = RECORDINGS[name]

@@ -89,6 +89,7 @@ def test_a_run_and_its_series_give_one_answer_and_theta_is_that_of_the_series(tr
     assert T[0.3] < T[0.5] < T[0.8]
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_report_has_one_T_for_a_member_whatever_the_threshold(train, command, tmp_path):
     path = train("steps=800", "optimizer.lr=0.1", "record.snapshots=0")
     code, _, error = command("report", path, "--theta", "0.8", "-o", "page.html")

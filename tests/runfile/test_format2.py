@@ -56,6 +56,7 @@ def test_it_reads_as_its_bytes_say(old, name):
                 np.testing.assert_array_equal(W, file[f"weights/W{k}"][number])
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @names
 def test_every_command_reads_it(old, name, command):
     path = old(name)

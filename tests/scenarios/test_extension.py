@@ -251,6 +251,7 @@ def test_it_trains_resumes_to_the_same_bits_and_verifies(tmp_path, monkeypatch, 
     assert code == 0, out + err
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @combinations
 def test_every_command_reads_it(tmp_path, command, overrides):
     (tmp_path / "own.yaml").write_text(recipe.parse(BASE, overrides).to_yaml())

@@ -414,6 +414,7 @@ def test_control_characters_of_a_file_are_not_in_reports_and_figures(copies, com
             ElementTree.fromstring(picture)
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_file_name_that_is_not_utf8_is_shown_and_exported(copies, command):
     path = copies["sealed"].rename(os.fsdecode(os.fsencode(copies["sealed"].parent) + b"/caf\xe9.h5"))
     for words in (["info"], ["report", "-o", "r.html"], ["export", "--to", "parquet", "-o", "r.parquet"]):

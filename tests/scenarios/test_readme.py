@@ -104,7 +104,8 @@ def small_recipes(tmp_path_factory) -> Path:
     """A folder as the checkout's, with the shipped recipes made small, and a run of each in runs/."""
     folder = tmp_path_factory.mktemp("readme")
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
-        small = recipe.load(path, SMALL + (SHALLOW if path.stem.startswith("deep8") else []))
+        text = path.read_text(encoding="utf-8").replace("seeds: 8", "seeds: 2")
+        small = recipe.parse(text, SMALL + (SHALLOW if path.stem.startswith("deep8") else []), where=str(path))
         (folder / "recipes").mkdir(exist_ok=True)
         (folder / "recipes" / path.name).write_text(small.to_yaml(), encoding="utf-8")
         train(small, folder / "runs" / path.with_suffix(".h5").name, device="cpu")

@@ -89,6 +89,7 @@ def test_the_results_stand_in_it_as_json(pages, runs):
     assert len(results["runs"][0]["claims"]) == 30
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_one_theta_holds_for_the_whole_page(command, runs, tmp_path):
     def claims(theta: str) -> list:
         return json.loads(command("audit", runs / "gd.h5", "--theta", theta, "--json")[1])["claims"]
@@ -254,6 +255,7 @@ def test_blocks_become_sections_with_everything_escaped():
     assert json.loads(content) == {"x": "</script>", "y": None}
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_an_unfinished_run_says_so(train, tmp_path, monkeypatch):
     from rhotrace.runfile.writer import TraceWriter
 
@@ -276,6 +278,7 @@ def test_an_unfinished_run_says_so(train, tmp_path, monkeypatch):
     assert "not finished" in words
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_only_a_report_is_replaced_unasked(pages, runs, tmp_path):
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>", encoding="utf-8")
