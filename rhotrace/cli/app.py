@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -88,13 +89,19 @@ app.add_typer(recipe_app, name="recipe", rich_help_panel="Reference")
 app.add_typer(study_app, name="study", rich_help_panel="Analyze")
 
 
+@cache
+def _commands() -> Any:  # noqa: ANN401 - typer does not export the class
+    """The commands with their options, built once: a program that calls ``main`` often would spend its time on it."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for a terminal or pipe that cannot show a character
     try:
-        app()
+        _commands()()
     except AlreadySaid:
         sys.exit(USER_ERROR)
     except RhoTraceError as error:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def session() -> dict[str, str]:
     }
 
 
+@cache
 def versions() -> str:
-    """Versions of the packages that decide a run's numbers and its file."""
+    """Versions of the packages that decide a run's numbers and its file, as this process found them at first."""
     return ", ".join(f"{package} {version(package) or '(not installed)'}" for package in PACKAGES)
 
 

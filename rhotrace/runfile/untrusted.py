@@ -42,6 +42,8 @@ _TYPES: dict[str, type] = {
 }
 _SEEDS = ("seed", "batch_seed")
 
+Opened = dict[tuple[str, str], Any]  # groups and datasets, by the name of their group and their own
+
 
 def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
     """Raises TraceError unless the file is a run of this format whose datasets are what they seem.
@@ -51,8 +53,9 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
         file: opened for reading.
         cut_short: the file lost its end, so its size says nothing of its data; what cannot be opened is not checked.
     """
+    opened: Opened = {}
     if "format" in file.attrs and not cut_short:
-        for place in damaged_heaps(path, file):
+        for place in damaged_heaps(path, file, opened):
             raise TraceError(f"{path}: a damaged run file: the text at byte {place} is damaged")
     if _mark(file, "format") != FORMAT:
         raise TraceError(f"{path}: HDF5, but not a run of RhoTrace (no attribute format = {FORMAT!r})")
@@ -62,16 +65,17 @@ def check(path: Path, file: h5py.File, *, cut_short: bool = False) -> None:
             f"{path}: got format version {version}, expected {' or '.join(map(str, READABLE_VERSIONS))}; "
             "use the version of RhoTrace that wrote it"
         )
-    _check_datasets(path, file, cut_short=cut_short)
+    _check_datasets(path, file, opened, cut_short=cut_short)
 
 
 def _mark(file: h5py.File, name: str) -> Any:  # noqa: ANN401 - as plain
     """A root attribute of any HDF5 file; None if it is missing, or too long for a run file."""
-    short = name in file.attrs and h5py.h5a.open(file.id, name.encode()).get_storage_size() <= _MAX_MARK
-    return plain(file.attrs[name]) if short else None
+    attributes = file.attrs
+    short = name in attributes and h5py.h5a.open(file.id, name.encode()).get_storage_size() <= _MAX_MARK
+    return plain(attributes[name]) if short else None
 
 
-def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
+def _check_datasets(path: Path, file: h5py.File, opened: Opened, *, cut_short: bool) -> None:
     quantities, per_member = _declared(file)
     missing = sorted({"step", "member", "layer", "seed", *per_member, *quantities} - set(file))
     if missing:
@@ -83,7 +87,8 @@ def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
             names = list(group)
         for name in names:
             with contextlib.suppress(*tolerated):
-                total += _check_item(path, group, name, quantities, per_member)
+                item = opened.get((group.name, name))
+                total += _check_item(path, group, name, item, quantities, per_member)
     stat, whole = path.stat(), file.id.get_filesize()
     stored = min(stat.st_size, stat.st_blocks * 512)  # a sparse file counts as what it occupies
     stored = whole if whole > stat.st_size else stored  # a truncated file counts as its full size
@@ -93,13 +98,18 @@ def _check_datasets(path: Path, file: h5py.File, *, cut_short: bool) -> None:
         )
 
 
-def damaged_heaps(path: Path, file: h5py.File) -> list[int]:
+def damaged_heaps(path: Path, file: h5py.File, opened: Opened | None = None) -> list[int]:
     """Places of damaged text in a file, whose reading might never end.
 
     HDF5 stores text in *global heaps* (HDF5 File Format Specification, section III.E), the only part of its metadata
     without a checksum. It walks a heap by the sizes in it: one flipped bit can make the walk endless.
+
+    Args:
+        path: of the file.
+        file: opened for reading.
+        opened: takes the items of its groups that can be opened and are no links to another place.
     """
-    between = list(_between_datasets(path, file))
+    between = list(_between_datasets(path, file, {} if opened is None else opened))
     total = sum(last - first for first, last in between)
     if total > _MAX_BETWEEN:
         raise TraceError(
@@ -161,7 +171,7 @@ def _heap_is_whole(raw: BinaryIO, place: int) -> bool:
     return at <= len(content)
 
 
-def _between_datasets(path: Path, file: h5py.File) -> Iterator[tuple[int, int]]:
+def _between_datasets(path: Path, file: h5py.File, opened: Opened) -> Iterator[tuple[int, int]]:
     """The ranges of bytes in which no dataset stores its values."""
     held: list[tuple[int, int]] = []
     for group in _groups(file):
@@ -170,9 +180,9 @@ def _between_datasets(path: Path, file: h5py.File) -> Iterator[tuple[int, int]]:
             names = list(group)
         for name in names:
             with contextlib.suppress(*DAMAGE):  # the bytes of what cannot be opened are searched too
-                item = group[name] if _is_hard(group, name) else None
-                if isinstance(item, h5py.Dataset):
-                    held += _places(f"{path}: refused: {item.name}", item)
+                if _is_hard(group, name):
+                    opened[group.name, name] = item = group[name]
+                    held += _places(path, item) if isinstance(item, h5py.Dataset) else []
     end = 0
     for first, last in sorted(held):
         if first > end:
@@ -181,19 +191,21 @@ def _between_datasets(path: Path, file: h5py.File) -> Iterator[tuple[int, int]]:
     yield end, path.stat().st_size
 
 
-def _places(where: str, dataset: h5py.Dataset) -> list[tuple[int, int]]:
+def _places(path: Path, dataset: h5py.Dataset) -> list[tuple[int, int]]:
     """First byte, and the one after the last, of each piece of a dataset's values."""
-    if dataset.chunks is None:
+    if (shape := dataset.chunks) is None:
         first = dataset.id.get_offset()
         return [] if first is None else [(first, first + dataset.nbytes)]
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
-    unpacked = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    unpacked, checked = math.prod(shape) * dataset.dtype.itemsize, dataset.fletcher32
     for chunk in chunks:
-        if dataset.fletcher32 and chunk.size < _CHECKSUM_BYTES:
-            raise TraceError(f"{where} has a chunk shorter than its checksum")  # which crashes HDF5
+        if checked and chunk.size < _CHECKSUM_BYTES:
+            raise TraceError(
+                f"{path}: refused: {dataset.name} has a chunk shorter than its checksum"
+            )  # which crashes HDF5
         if chunk.size > unpacked + unpacked // 8 + _MAX_EXCESS:  # it could unpack to any size
-            raise TraceError(f"{where} stores {chunk.size} bytes for a chunk of {unpacked}")
+            raise TraceError(f"{path}: refused: {dataset.name} stores {chunk.size} bytes for a chunk of {unpacked}")
     return [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks]
 
 
@@ -212,13 +224,6 @@ def _groups(file: h5py.File) -> list[h5py.Group]:
     return found
 
 
-def _check_link(path: Path, group: h5py.Group, name: str) -> str:
-    where = f"{path}: refused: {group.name.rstrip('/')}/{name}"
-    if not _is_hard(group, name):
-        raise TraceError(f"{where} is a link to another place; a run file has none")
-    return where
-
-
 def _declared(file: h5py.File) -> tuple[set[str], set[str]]:
     """Names of the quantities and of the members' options that the file says it has.
 
@@ -232,11 +237,18 @@ def _declared(file: h5py.File) -> tuple[set[str], set[str]]:
 
 
 def _check_item(
-    path: Path, group: h5py.Group, name: str, quantities: Collection[str], per_member: Collection[str]
+    path: Path,
+    group: h5py.Group,
+    name: str,
+    item: Any,  # noqa: ANN401 - h5py has no types
+    quantities: Collection[str],
+    per_member: Collection[str],
 ) -> int:
-    """Bytes that a dataset unpacks to."""
-    where = _check_link(path, group, name)
-    item = group[name]
+    """Bytes that a dataset unpacks to; ``item`` is what the name stands for, if it has been opened."""
+    where = f"{path}: refused: {group.name.rstrip('/')}/{name}"
+    if item is None and not _is_hard(group, name):
+        raise TraceError(f"{where} is a link to another place; a run file has none")
+    item = group[name] if item is None else item
     if not isinstance(item, h5py.Dataset):
         if group.name != "/" or name not in _GROUPS:
             raise TraceError(f"{where} is not a dataset; a run file has no other groups than {' and '.join(_GROUPS)}")
@@ -245,14 +257,15 @@ def _check_item(
         raise TraceError(f"{where} is a dataset, expected a group")
     if item.is_virtual or item.external:
         raise TraceError(f"{where} stores its data in other files; a run file does not")
-    if item.chunks and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > _MAX_CHUNK:
-        raise TraceError(f"{where} has chunks of {item.chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
-    if item.dtype.kind not in "iuf":
-        raise TraceError(f"{where} has type {item.dtype}, expected numbers")
+    chunks, dtype = item.chunks, item.dtype
+    if chunks and np.prod(chunks, dtype=float) * dtype.itemsize > _MAX_CHUNK:
+        raise TraceError(f"{where} has chunks of {chunks}, expected at most {_MAX_CHUNK >> 20} MiB each")
+    if dtype.kind not in "iuf":
+        raise TraceError(f"{where} has type {dtype}, expected numbers")
     if name == "snapshot_step" or (group.name == "/" and name not in quantities):
         _check_axis(where, group, name, item, per_member)
-    size: int = math.prod(item.shape) * item.dtype.itemsize
-    if item.chunks is None and size and item.id.get_storage_size() < size:
+    size: int = math.prod(item.shape) * dtype.itemsize
+    if chunks is None and size and item.id.get_storage_size() < size:
         raise TraceError(f"{where} declares shape {item.shape}, but is not stored in full")
     return size
 
@@ -273,15 +286,16 @@ def read_attributes(item: h5py.Group | h5py.Dataset, *, without: Collection[str]
         TypeError: one is neither text nor a number.
         ValueError: there are more of them, or more text, than any run has.
     """
-    if len(item.attrs) > _MAX_ATTRIBUTES:
-        raise ValueError(f"{len(item.attrs)} attributes, expected at most {_MAX_ATTRIBUTES}")
+    attributes = item.attrs  # which h5py opens anew each time it is asked for
+    if len(attributes) > _MAX_ATTRIBUTES:
+        raise ValueError(f"{len(attributes)} attributes, expected at most {_MAX_ATTRIBUTES}")
     found: dict[str, Any] = {}
     room = _MAX_TEXT
-    for name in item.attrs:
+    for name in attributes:
         if name in without:
             continue
         room -= int(h5py.h5a.open(item.id, name.encode()).get_storage_size())
-        value = plain(item.attrs[name]) if room >= 0 else None
+        value = plain(attributes[name]) if room >= 0 else None
         room -= len(value) if isinstance(value, str) else 0
         if room < 0:
             raise ValueError(f"attributes of more than {_MAX_TEXT >> 20} MiB")

@@ -255,13 +255,12 @@ def test_a_run_of_one_step_is_refused(train):
         audit_claims(trace)
 
 
-def test_the_command_prints_every_statement_and_gives_json(rhotrace, good):
-    done = rhotrace("audit", good, COLUMNS="200")
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+def test_the_command_prints_every_statement_and_gives_json(command, good):
+    code, out, error = command("audit", good)
+    assert (code, error) == (0, "")
     for statement in paper.STATEMENTS.values():
-        assert statement.place in done.stdout
-    assert "do not agree" in done.stdout
-    content = json.loads(rhotrace("audit", good, "--json").stdout)
+        assert statement.place in out
+    assert "do not agree" in out
+    content = json.loads(command("audit", good, "--json")[1])
     assert len(content["claims"]) == len(paper.STATEMENTS)
     assert len(content["errata"]) == len(paper.ERRATA)

@@ -197,24 +197,23 @@ def test_runs_that_differ_in_more_than_start_rate_seeds_and_depth_are_refused_by
     assert all(str(run) in str(refused.value) for run in runs)
 
 
-def test_the_command_prints_draws_and_gives_json(rhotrace, train, tmp_path):
+def test_the_command_prints_draws_and_gives_json(command, train, tmp_path):
     run = train(STARTS, "steps=400", "record.snapshots=0")
-    done = rhotrace("scaling", run, "--plot", "s.svg")
-    assert done.returncode == 0, done.stderr
-    assert "Exponent of T in rho_k(0)" in done.stdout
-    assert "fewer than five seeds" in done.stdout
-    assert "The clock of the directions" in done.stdout
-    assert "(first-order estimate, marked *" in done.stdout
+    code, out, error = command("scaling", run, "--plot", "s.svg")
+    assert code == 0, error
+    assert "Exponent of T in rho_k(0)" in out
+    assert "fewer than five seeds" in out
+    assert "The clock of the directions" in out
+    assert "(first-order estimate, marked *" in out
     assert "<svg" in (tmp_path / "s.svg").read_text()
-    content = json.loads(rhotrace("scaling", run, "--json").stdout)
+    content = json.loads(command("scaling", run, "--json")[1])
     assert content["each"][0]["law"] == -1
     assert len(content["verdicts"]) == 1
     assert content["deeper"] == []
-    never = rhotrace("scaling", train("steps=3"), "--plot", "none.png")
-    assert never.returncode == 0, never.stderr
-    assert "no T: 3 of 3" in never.stdout
-    assert not never.stderr
-    assert rhotrace("scaling", run, "--target", "0").returncode == 2
+    code, out, error = command("scaling", train("steps=3"), "--plot", "none.png")
+    assert (code, error) == (0, "")
+    assert "no T: 3 of 3" in out
+    assert command("scaling", run, "--target", "0")[0] == 2
 
 
 def test_t_with_held_norms_is_compared_with_t_of_free_ones_seed_by_seed(train, command):

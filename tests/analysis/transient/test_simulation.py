@@ -137,12 +137,12 @@ def test_the_default_is_the_setting_of_figure_1():
     assert len(starts) > 3
 
 
-def test_the_command_prints_a_table_draws_and_gives_json(rhotrace, tmp_path):
-    done = rhotrace("simulate", "--depth", "2,4", "--start", "0.1,0.3", "--plot", "f.png", "--figure", "T")
-    assert done.returncode == 0, done.stderr
-    assert "24.86" in done.stdout
+def test_the_command_prints_a_table_draws_and_gives_json(command, tmp_path):
+    code, out, error = command("simulate", "--depth", "2,4", "--start", "0.1,0.3", "--plot", "f.png", "--figure", "T")
+    assert code == 0, error
+    assert "24.86" in out
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    content = json.loads(rhotrace("simulate", "--json").stdout)
+    content = json.loads(command("simulate", "--json")[1])
     assert content["each"][0]["T"] == pytest.approx(24.86, rel=1e-3)
 
 
@@ -184,8 +184,8 @@ def test_a_step_without_an_equilibrium_is_refused_with_the_nearest_that_has_one(
         ("--plot", "/proc/no/x.png"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_do(rhotrace, words):
-    done = rhotrace("simulate", *words)
-    assert done.returncode == 2
-    assert "error" in done.stderr.lower()
-    assert "Traceback" not in done.stderr
+def test_the_command_refuses_what_it_cannot_do(command, words):
+    code, _, error = command("simulate", *words)
+    assert code == 2
+    assert "error" in error.lower()
+    assert "Traceback" not in error
