@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
-HEAVY = {"torch", "torchvision", "matplotlib", "ray", "tensorboard", "wandb"}
+HEAVY = {"torch", "llvmlite", "torchvision", "matplotlib", "ray", "tensorboard", "wandb"}
 
 
 def imports(tree: ast.AST) -> list[tuple[str, ast.stmt]]:

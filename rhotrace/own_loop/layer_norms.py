@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rhotrace.recording.inner_products import fits, inner_products
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     Numbers = torch.Tensor | NDArray[np.float64]
     Norms = Callable[[Tensors], Numbers]
 
-ROW = 1024  # numbers that are multiplied and added at once; BLAS takes one thread for so few
-ROWS = 256  # in the buffer, which is then 2 MiB
 _SMALL = 1 << 14  # numbers in a tensor that is stacked with others, as in ``recording.quantities.layer_norms``
 
 
@@ -36,105 +36,31 @@ def norms_of(layers: Sequence[tuple[torch.Tensor, ...]]) -> Norms:
         layers: the tensors of each layer.
     """
     tensors = [tensor for layer in layers for tensor in layer]
-    return BufferedNorms(layers) if all(map(_is_narrow, tensors)) else DeviceNorms(layers)
+    return NarrowNorms(layers) if all(map(_is_narrow, tensors)) else DeviceNorms(layers)
 
 
 def _is_narrow(tensor: torch.Tensor) -> bool:
-    there = tensor.device.type == "cpu" and tensor.numel() > 0
-    return there and tensor.dtype.is_floating_point and tensor.dtype.itemsize < 8
+    return tensor.is_cpu and tensor.dtype.is_floating_point and tensor.dtype.itemsize < 8
 
 
-class BufferedNorms:
-    """Norms of tensors narrower than float64 on the processor.
-
-    Their numbers are copied into a buffer of float64, so that every square is exact, and each row of it is multiplied by
-    itself. Each tensor begins at a row of its own; what it leaves of its last row is 0. Tensors that are larger than the
-    buffer, together or alone, fill it several times.
+class NarrowNorms:
+    """Norms of tensors narrower than float64 on the processor, whose squares are exact in float64.
 
     Args:
         layers: the tensors of each layer.
     """
 
     def __init__(self, layers: Sequence[tuple[torch.Tensor, ...]]) -> None:
-        counts = [sum(-(-tensor.numel() // ROW) for tensor in layer) for layer in layers]
-        self._first = np.array([0, *accumulate(counts)][:-1])  # row of each layer
-        sums = np.empty((sum(counts), 1, 1))
-        self._sums = sums.reshape(-1)
-        buffer = np.zeros((min(ROWS, len(sums)), ROW))
-        self._fills, done = [], 0
-        parts = _parts([tensor for layer in layers for tensor in layer], len(buffer))
-        for part in parts:
-            fill = _Fill(part, buffer, sums[done:], alone=len(parts) == 1)
-            self._fills.append(fill)
-            done += fill.rows
+        counts = [len(layer) for layer in layers]
+        self._first = np.array([0, *accumulate(counts)][:-1])  # tensor of each layer
+        self._alone = max(counts, default=1) == 1
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float64]:
         """The norms of the layers, (L,)."""
-        for fill in self._fills:
-            fill(tensors)
-        return np.sqrt(np.add.reduceat(self._sums, self._first))
-
-
-Piece = tuple[int, slice | None, tuple[int, ...]]  # of which tensor, which of its numbers (None: all), and their shape
-
-
-def _parts(tensors: Tensors, rows: int) -> list[list[Piece]]:
-    """The numbers of the tensors, in parts that fill the buffer."""
-    parts: list[list[Piece]] = [[]]
-    free = rows
-    for number, tensor in enumerate(tensors):
-        done, size = 0, tensor.numel()
-        while done < size:
-            if not free:
-                parts.append([])
-                free = rows
-            end = min(size, done + free * ROW)
-            whole = (done, end) == (0, size)
-            parts[-1].append(
-                (number, None if whole else slice(done, end), (*tensor.shape,) if whole else (end - done,))
-            )
-            free -= -(-(end - done) // ROW)
-            done = end
-    return parts
-
-
-class _Fill:
-    """One use of the buffer.
-
-    Args:
-        part: what it is filled with.
-        buffer: of rows of numbers.
-        sums: the sums of squares of the rows go into its first places.
-        alone: nothing else uses the buffer, so that its zeros remain.
-    """
-
-    def __init__(
-        self, part: list[Piece], buffer: NDArray[np.float64], sums: NDArray[np.float64], *, alone: bool
-    ) -> None:
-        import torch
-
-        self._pieces = [(number, cut) for number, cut, _ in part]
-        self._places, self._rests, self.rows = [], [], 0
-        for _, _, shape in part:
-            size = int(np.prod(shape))
-            first, self.rows = self.rows, self.rows + -(-size // ROW)
-            place = buffer[first : self.rows].reshape(-1)
-            self._places.append(torch.from_numpy(place[:size]).view(shape))
-            if not alone:
-                self._rests.append(place[size:])
-        used = buffer[: self.rows]
-        self._factors = used[:, None, :], used[:, :, None]
-        self._sums = sums[: self.rows]
-
-    def __call__(self, tensors: Tensors) -> None:
-        """Fills the buffer and adds up."""
-        import torch
-
-        pieces = [tensors[number] if cut is None else tensors[number].reshape(-1)[cut] for number, cut in self._pieces]
-        torch._foreach_copy_(self._places, pieces)
-        for rest in self._rests:
-            rest.fill(0)
-        np.matmul(*self._factors, out=self._sums)
+        if not fits(tensors):
+            tensors = [W.float() for W in tensors]
+        squares = inner_products(tensors).numpy()[0]
+        return np.sqrt(squares if self._alone else np.add.reduceat(squares, self._first))
 
 
 class DeviceNorms:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhotrace.models.side_by_side import SMALL, runs_of
+from rhotrace.recording.inner_products import fits, inner_products
 from rhotrace.recording.quantity import QUANTITIES, Axis, Quantity, Rows, Traced, register
 
 if TYPE_CHECKING:
@@ -26,42 +27,20 @@ __all__ = ["QUANTILES", "QUANTITIES", "layer_norms"]
 
 # Recorded order statistics of the margins, as fractions of the training set.
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
-_CACHED = 1 << 18  # numbers, 2 MiB of float64
-_LARGE = 1 << 19  # numbers in a layer, from which on its rows are taken in pieces
 
 
 def layer_norms(tensors: Tensors) -> torch.Tensor:
-    """Frobenius norm of each layer, accumulated in float64, (M, L).
-
-    Adjacent small layers of the same shape are taken together: for them, the calls cost more than the arithmetic.
-    """
+    """Frobenius norm of each layer, accumulated in float64, (M, L)."""
     import torch
 
+    if fits(tensors):
+        return inner_products(tensors, members=len(tensors[0])).sqrt_()
+    # Adjacent small layers of the same shape are taken together: for them, the calls cost more than the arithmetic.
     runs = runs_of(tensors)
     if runs is None:
         runs = tuple(torch.stack(run) if len(run) > 1 else run[0][None] for run in _neighbours(tensors))
-    return torch.cat([_in_pieces(run) for run in runs]).mT
-
-
-def _in_pieces(run: torch.Tensor) -> torch.Tensor:
-    """Frobenius norms of (layers, M, out, fan_in), (layers, M), on a processor in pieces.
-
-    PyTorch makes a copy in float64 there; where that is larger than the cache, it takes ten times as long.
-    """
-    import torch
-
-    def norms(piece: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.linalg.vector_norm(piece, dim=(2, 3), dtype=torch.float64)
-        return found
-
-    layers, _, rows, columns = run.shape
-    if run.numel() <= _CACHED or run.device.type != "cpu":
-        return norms(run)
-    if rows * columns <= _LARGE:  # some members at a time: to the same bits
-        members = max(1, _CACHED // (layers * rows * columns))
-        return torch.cat([norms(some) for some in torch.split(run, members, dim=1)], dim=1)
-    parts = torch.stack([norms(some) for some in torch.split(run, max(1, _CACHED // columns), dim=2)])
-    return parts.square().sum(dim=0).sqrt()
+    norms = [torch.linalg.vector_norm(run, dim=(2, 3), dtype=torch.float64) for run in runs]
+    return torch.cat(norms).mT
 
 
 def _neighbours(tensors: Tensors) -> Iterator[list[torch.Tensor]]:
@@ -102,6 +81,8 @@ def _log_margin(rows: Rows) -> NDArray[np.float64]:
 def _along_velocity(moment: Moment) -> torch.Tensor:
     import torch
 
+    if fits(moment.weights):
+        return inner_products(moment.weights, _velocity(moment), members=len(moment.weights[0]))
     pairs = zip(moment.weights, _velocity(moment), strict=True)
     return torch.stack([(W.double() * u.double()).sum(dim=(1, 2)) for W, u in pairs], dim=1)
 
