@@ -38,6 +38,7 @@ from rhotrace.training import first_layer
 from rhotrace.training.batches import Batches
 from rhotrace.training.copy_out import Filled, one_behind
 from rhotrace.training.distributed import Team
+from rhotrace.training.memory import keep_freed_memory
 from rhotrace.training.plan import initial_buffers, initial_parameters, plan_layout, refuse_asked, sample_lists
 from rhotrace.training.recorder import Block as Rows
 from rhotrace.training.recorder import Recorder
@@ -182,6 +183,7 @@ def _threads(run: _Run) -> Iterator[None]:
 
 
 def _prepare(recipe: Recipe, device: str, team: Team | None, path: Path | None = None) -> _Run:
+    keep_freed_memory()
     with team.one_first() if team else contextlib.nullcontext():
         dataset = recipe.load_data()
     samples, outputs = dataset.y.shape
