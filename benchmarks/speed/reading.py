@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ SHORT = 2000  # steps of the run whose rows are stretched
 BLOCK = 20_000
 UNITS = {"seconds": "s", "peak_MB": "MB"}
 Asked = dict[str, tuple[tuple[object, ...], Row]]  # label: words of the command, and its goals
+LEAVES = ("network.depth=3", "init.rho_k=0.5", "optimizer.lr=0.1")  # its members leave the transient
 PICTURES = ("rho", "layers", "margins", "loss", "fluctuation", "transient")
 
 
@@ -57,7 +59,7 @@ def read_all() -> None:
 
 
 def reading(folder: Path, effort: Effort) -> Iterator[Row]:
-    """Analysis, figures and report of a run of a million steps; analysis of one of deep8's length."""
+    """Analysis, audit, figures and report of runs of a million steps; analysis of one of deep8's length."""
     four = ("members.seeds=4",)
     short = long_run(folder, SHORT if effort.quick else 8000, *four)
     fit = {"analyze --fit-transient": (("analyze", short, "--fit-transient"), {"seconds": 1.0})}
@@ -69,14 +71,20 @@ def reading(folder: Path, effort: Effort) -> Iterator[Row]:
         "analyze": (("analyze", path), {"seconds": 2.0, "peak_MB": 300.0}),
         "plot rho": (("plot", path, "--what", "rho", "-o", folder / "rho.png"), {}),
         "plot transient": (("plot", path, "--what", "transient", "-o", folder / "transient.png"), {}),
+        "audit": (("audit", path), {}),
+        "verify": (("verify", path), {}),
         "report": (("report", path, "-o", folder / "report.html"), {}),
     }
     yield from _commands(path, "L = 8, 4 members", asked)
+    (other := folder / "three-layers").mkdir(exist_ok=True)
+    path = long_run(other, effort.long, *four, *LEAVES)
+    copy = Path(shutil.copy(path, other / "copy.h5"))
+    yield from _commands(path, "L = 3, 4 members", {"compare with a copy": (("compare", path, copy), {})})
 
 
 def pictures(folder: Path, effort: Effort) -> Iterator[Row]:
     """Each picture of a run of ten million steps."""
-    path = long_run(folder, effort.longest, "network.depth=3", "members.seeds=1", "init.rho_k=0.5", "optimizer.lr=0.1")
+    path = long_run(folder, effort.longest, "members.seeds=1", *LEAVES)
     asked: Asked = {
         f"plot {kind}": (
             ("plot", path, "--what", kind, "-o", folder / f"{kind}.png"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,15 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
     """
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
-    plateaus = run.plateaus
-    if not run.no_equilibrium:
-        _ = run.loss_times
-    run.forget("loss")  # what follows needs the memory
-    found = run.audit  # reads the layer norms, for the transient too
+    with ThreadPoolExecutor(1) as beside:  # HDF5 and numpy do most of the work without Python's lock
+        audited = beside.submit(lambda: run.audit)
+        plateaus = run.plateaus
+        if not run.no_equilibrium:
+            _ = run.loss_times
+        run.forget("loss")  # what follows needs the memory
+        if not run.no_equilibrium:
+            _ = run.left
+        found = audited.result()  # read the layer norms, for the transient too
     transient = run.fitted if fit else run.transient
     return Analysis(
         path=str(run.trace.path),

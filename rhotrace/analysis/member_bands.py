@@ -7,8 +7,9 @@ median over them takes values for a while that none of them ever has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from rhotrace.analysis.transient.transient_time import Passage, Pool, pool
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.runfile.reader import Trace
-from rhotrace.statistics.extremes import Curve, Envelope, over_members
+from rhotrace.statistics.extremes import Curve, Envelope, ends_over_members
 
 Floats = NDArray[np.float64]
 
@@ -80,6 +81,7 @@ class Group:
         passages: how each of them left its transient.
         T: over them, in steps.
         view: the part of the run that is shown.
+        kept: bands of the run that have been computed, to draw them again; see ``bands``.
     """
 
     trace: Trace
@@ -88,6 +90,7 @@ class Group:
     passages: tuple[Passage, ...]
     T: Pool
     view: View = WHOLE
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def typical(self) -> int:
@@ -123,7 +126,7 @@ def groups(runs: Sequence[Trace | RunSeries], *, theta: float | None = None, vie
             passages = tuple(run.passages[m] for m in members)
             (one,) = pool(passages, [run.labels[m] for m in members], [run.seeds[m] for m in members])
             label = ", ".join(part for part in (name if len(runs) > 1 else "", own) if part)
-            found.append(Group(run.trace, members, label, passages, one, view))
+            found.append(Group(run.trace, members, label, passages, one, view, run.kept))
     return found
 
 
@@ -144,19 +147,28 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     return [s if stems.count(s) == 1 else f"{p.parent.name}/{s}" for p, s in zip(paths, stems, strict=True)]
 
 
-def band(group: Group, names: Sequence[str], value: Callable[..., Floats]) -> Band:
+def band(group: Group, names: Sequence[str], value: Callable[..., Floats], known: str = "") -> Band:
     """The band of one value; see ``bands``."""
-    return bands(group, names, [value])[0]
+    return bands(group, names, [value], known)[0]
 
 
-def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Floats]]) -> list[Band]:
+def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Floats]], known: str = "") -> list[Band]:
     """The bands of values that are computed from quantities of one time axis, which are read once.
 
     Args:
         group: whose members.
         names: of the quantities; one that is recorded more often than the first is taken at the first's rows.
-        values: each from their rows, (n, members, ...), to (n, members).
+        values: each from their rows, (n, members, ...), to (n, members), or to (n, members, k) for k bands.
+        known: a name for these values of these quantities, under which the run keeps the bands.
     """
+    key = known, tuple(names), group.members, group.view
+    found: list[Band] | None = group.kept.get(key) if known else None
+    if found is None:
+        found = group.kept[key] = _bands(group, names, values)
+    return found
+
+
+def _bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Floats]]) -> list[Band]:
     trace, members, view = group.trace, list(group.members), group.view
     cadence = trace.quantity(names[0]).cadence
     every, recorded = trace.strides[cadence], trace.layout.rows(cadence, trace.steps)
@@ -165,7 +177,7 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
     end = recorded if view.steps[1] is None else max(begin + 1, min(recorded, view.steps[1] // every + 1))
     around = (view.smooth // every) // 2  # rows on either side that are averaged
     strides = [every // trace.strides[trace.quantity(name).cadence] for name in names]
-    curves = [[Envelope(_STRETCHES, expected=end - begin) for _ in range(3)] for _ in values]
+    curves: list[list[Envelope]] = []
     slab = trace.layout.steps_within(SLAB_BYTES)
     for first in range(begin, end, slab):
         last = min(first + slab, end)
@@ -174,11 +186,17 @@ def bands(group: Group, names: Sequence[str], values: Sequence[Callable[..., Flo
             trace.rows(name, slice(low * k, (high - 1) * k + 1))[::k][:, members]
             for name, k in zip(names, strides, strict=True)
         ]
-        for value, triple in zip(values, curves, strict=True):
-            found = _smoothed(value(*taken), around)[first - low : last - low]
-            smallest, _, largest = over_members(found)
-            for curve, over in zip(triple, (smallest, found[:, group.typical], largest), strict=True):
-                curve.extend(over)
+        place = 0
+        for value in values:
+            computed = value(*taken)
+            for each in [computed] if computed.ndim == 2 else np.moveaxis(computed, 2, 0):
+                found = _smoothed(each, around)[first - low : last - low]
+                smallest, largest = ends_over_members(found)
+                if first == begin:
+                    curves.append([Envelope(_STRETCHES, expected=end - begin) for _ in range(3)])
+                for curve, over in zip(curves[place], (smallest, found[:, group.typical], largest), strict=True):
+                    curve.extend(over)
+                place += 1
     return [
         Band(*(((at + begin) * every, kept) for at, kept in (curve.curve() for curve in triple))) for triple in curves
     ]

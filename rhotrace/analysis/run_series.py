@@ -18,7 +18,14 @@ from rhotrace.analysis import applicability
 from rhotrace.analysis.plateaus import Plateau, plateaus
 from rhotrace.analysis.transient import transient_time
 from rhotrace.analysis.transient.closed_form_fit import Series
-from rhotrace.analysis.transient.transient_time import FastestGrowth, Outcome, Passage, TransientFit, inapplicable
+from rhotrace.analysis.transient.transient_time import (
+    FastestGrowth,
+    MemberTransient,
+    Outcome,
+    Passage,
+    TransientFit,
+    inapplicable,
+)
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import Trace
 from rhotrace.statistics.intervals import NONE
@@ -132,7 +139,21 @@ class RunSeries:
             known = getattr(self, name)
         if known is not None:
             return np.asarray(known if which == ALL else known[which])
-        return self.trace[name] if which == ALL else self.trace.rows(name, which)
+        if which == ALL:
+            return self.trace[name]
+        if self._recent.get(name, (ALL,))[0] != which:
+            self._recent[name] = which, self.trace.rows(name, which)
+        return self._recent[name][1]
+
+    @cached_property
+    def start(self) -> Floats:
+        """Layer norms at the run's start, (M, L)."""
+        return np.asarray(self.trace.rows("rho_k", slice(0, 1))[0])
+
+    @cached_property
+    def _recent(self) -> dict[str, tuple[slice, Floats]]:
+        """The last piece that was read of each quantity, for all that go through the run together."""
+        return {}
 
     def pieces(self) -> Iterator[slice]:
         """The run's steps in pieces that fit in the processor's cache, each beginning with the last step of the one before."""
@@ -144,6 +165,11 @@ class RunSeries:
         """Drops series that are no longer needed, so that a long run's do not fill the memory; they are read again if asked for."""
         for name in names:
             self.__dict__.pop(name, None)
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What figures have computed of the run, reduced to what can be seen, to draw it again."""
+        return {}
 
     # --- the members -------------------------------------------------------------------------------------------
 
@@ -240,17 +266,20 @@ class RunSeries:
         """T of each member by every definition, and over members; without the closed form."""
         if self.no_equilibrium:
             return inapplicable(self.theta, self.no_equilibrium, self.labels, self.seeds)
+        pairs = zip(self.left, self.inflections, strict=True)
+        each = tuple(replace(one, T_inflection=T_inflection) for one, T_inflection in pairs)
+        return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
+
+    @cached_property
+    def left(self) -> tuple[MemberTransient, ...]:
+        """Each member's part of ``transient``, but for the step of fastest growth, which needs the layer norms."""
         each = tuple(
-            transient_time.measure(
-                m, one, theta=self.theta, fit=False, passed=passed, T_loss=T_loss, T_inflection=T_inflection
-            )
-            for m, (one, passed, T_loss, T_inflection) in enumerate(
-                zip(self.members, self.passages, self.loss_times, self.inflections, strict=True)
-            )
+            transient_time.measure(m, one, theta=self.theta, fit=False, passed=passed, T_loss=T_loss)
+            for m, (one, passed, T_loss) in enumerate(zip(self.members, self.passages, self.loss_times, strict=True))
         )
         if why := applicability.no_flow(self.trace):
             each = tuple(replace(one, T_constant=np.nan, driven=None, no_fit=why) for one in each)
-        return TransientFit(self.theta, each, transient_time.pool(each, self.labels, self.seeds))
+        return each
 
     @cached_property
     def loss_times(self) -> list[float]:
@@ -334,22 +363,13 @@ class RunSeries:
         step, member, layer = found.where
         return replace(found, where=(step, members[member], self._homogeneous[layer - 1] + 1))
 
-    @property
-    def step_residuals(self) -> Floats | None:
-        """By how much each step misses the identity, relative, in its worst member and layer, (steps - 1,).
-
-        NaN where it is finite in none. None without an audit.
-        """
-        if applicability.no_step_law(self.trace):
-            return None
-        everyone, worst = range(self.trace.members), []
-        start = self.every_step("rho_k", slice(0, 1))[0][:, self._homogeneous]
-        for which in self.pieces():
-            terms = self._identity(everyone, which)
-            residual, *_ = identity(**terms, **self._terms, first=which.start, start=start)
-            residual[~np.isfinite(residual)] = np.nan
-            worst.append(np.fmax.reduce(residual, axis=(1, 2)))
-        return np.concatenate(worst)
+    def step_residuals(self, which: slice) -> Floats:
+        """By how much each step of a piece misses the identity, relative, in its worst member and layer; NaN where it is finite in none."""
+        start = self.start[:, self._homogeneous]
+        terms = self._identity(range(self.trace.members), which)
+        residual, *_ = identity(**terms, **self._terms, first=which.start, start=start)
+        residual[~np.isfinite(residual)] = np.nan
+        return np.asarray(np.fmax.reduce(residual, axis=(1, 2)))
 
     @cached_property
     def _homogeneous(self) -> list[int]:

@@ -21,17 +21,18 @@ def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
     mechanics, 1996): the smallest M with M >= c tau(M) ends the sum. White noise has tau = 1. At least
     ten lags are summed, so that a series which alternates in sign gets its true tau below 1.
     """
-    x = np.asarray(x, dtype=np.float64)
-    n = len(x)
-    x = x - x.mean()
-    if n < 2 or not np.any(x):
-        return 1.0
     from scipy import fft
 
+    n = len(x)
     size = fft.next_fast_len(2 * n)
-    x /= np.abs(x).max()
-    transform = fft.rfft(x, size)
+    padded = np.zeros(size)
+    values = np.subtract(x, np.mean(x, dtype=np.float64), out=padded[:n])
     del x  # the series may be long: nothing is kept that is not needed
+    if n < 2 or not values.any():
+        return 1.0
+    values /= max(values.max(), -values.min())
+    transform = fft.rfft(padded)
+    del values, padded
     for first in range(0, len(transform), _BLOCK):
         block = transform[first : first + _BLOCK]
         transform[first : first + _BLOCK] = block * block.conj()
@@ -47,6 +48,14 @@ def integrated_time(x: Floats, *, window_factor: float = _WINDOW) -> float:
         if len(ends):
             return float(max(tau[ends[0]], 1e-3))
     return float(max(2 * sums[-1] - 1, 1e-3))
+
+
+def forget_lengths() -> None:
+    """Frees what scipy.fft keeps of the last sixteen lengths that it transformed: for a long series, as much as the series."""
+    from scipy import fft
+
+    for short in range(2, 18):
+        fft.rfft(np.zeros(short))
 
 
 def autocorrelation_time(residuals: Floats, parameters: int) -> float:

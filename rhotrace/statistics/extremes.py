@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,14 @@ def thinned_pieces(values: Callable[[slice], Floats], rows: int, most: int = 400
     for first in range(0, rows, _PIECE):
         envelope.extend(values(slice(first, min(first + _PIECE, rows))))
     return envelope.curve()
+
+
+def ends_over_members(values: Floats) -> tuple[Floats, Floats]:
+    """Smallest and largest finite number of each row, (n,) each; NaN where a row has none."""
+    if values.shape[1] == 1:
+        return values[:, 0], values[:, 0]
+    columns = [np.where(np.isfinite(column), column, np.nan) for column in values.T]
+    return reduce(np.fmin, columns), reduce(np.fmax, columns)
 
 
 def over_members(values: Floats) -> tuple[Floats, Floats, Floats]:

@@ -8,9 +8,10 @@ import pytest
 
 from rhotrace.analysis import member_bands as banding
 from rhotrace.analysis.analyze import fit_transient
-from rhotrace.analysis.member_bands import band, bands, groups, over_members, run_names
+from rhotrace.analysis.member_bands import band, bands, groups, run_names
 from rhotrace.errors import AnalysisError
 from rhotrace.runfile.reader import open_trace
+from rhotrace.statistics.extremes import ends_over_members, over_members
 
 SGD = ("optimizer={kind: sgd, lr: 0.05, batch_size: 8}", "record={full_every: 3, test_every: 10, snapshots: 2}")
 
@@ -29,6 +30,7 @@ def test_low_median_and_high_are_those_of_the_finite_members():
             finite = own[np.isfinite(own)]
             wanted = (finite.min(), np.median(finite), finite.max()) if len(finite) else (np.nan,) * 3
             np.testing.assert_allclose([curve[row] for curve in found], wanted, rtol=1e-15)
+        np.testing.assert_array_equal(ends_over_members(values), (found[0], found[2]))
 
 
 def test_a_band_is_that_of_the_slow_way_at_every_step(train, monkeypatch):

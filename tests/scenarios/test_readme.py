@@ -27,6 +27,7 @@ SMALL = ["data.train=160", "data.test=20", "network.width=8", "steps=400", "reco
 SHALLOW = ["network.depth=3", "init.rho_k=1.0", "optimizer.lr=0.1", "members.seeds=2"]  # leaves its transient soon
 
 ELSEWHERE = {  # commands that are run, but not here
+    "rhotrace compare gd1.h5 gd2.h5 gd3.h5 sgd1.h5 sgd2.h5 sgd3.h5": "by test_comparison_recordings.py, with its own recordings",
     "python -m pip install -e .": "by .ci/run",
     "python -m pip install -e '.[test]'": "by .ci/run",
     "python -m pip install -e '.[test,lint]'": "by .ci/run",

@@ -38,7 +38,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from small import SMALL
 
-from rhotrace.analysis.member_bands import over_members
 from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.transient import live_follower as watching
 from rhotrace.analysis.transient.live_follower import CURVES, TRAINING, Follower
@@ -51,6 +50,7 @@ from rhotrace.errors import RhoTraceError, TraceError
 from rhotrace.runfile.reader import Trace, open_trace
 from rhotrace.runfile.run_lock import RunLock
 from rhotrace.runfile.writer import TraceWriter
+from rhotrace.statistics.extremes import over_members
 from rhotrace.training import train as training
 
 BLOCK = 16  # steps between two commits

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 from series import ar1
 
-from rhotrace.statistics.autocorrelation import autocorrelation_time, integrated_time, integrated_time_interval
+from rhotrace.statistics.autocorrelation import (
+    autocorrelation_time,
+    forget_lengths,
+    integrated_time,
+    integrated_time_interval,
+)
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9, 0.98])
@@ -65,3 +73,14 @@ def test_white_residuals_have_a_time_of_about_one():
     found = [autocorrelation_time(np.random.default_rng(seed).standard_normal(1000), 1) for seed in range(40)]
     assert min(found) >= 1
     assert np.median(found) < 1.3
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from Linux")
+def test_what_scipy_keeps_of_a_long_transform_is_freed():
+    def megabytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    integrated_time(np.random.default_rng(0).standard_normal(3_000_000))
+    before = megabytes()
+    forget_lengths()
+    assert before - megabytes() > 40  # of the 48 MB that a transform of 6,000,000 values needs

@@ -129,19 +129,22 @@ def equilibrium(evidence: Evidence) -> Finding:
 
 def equal_throughout(evidence: Evidence) -> Finding:
     """Equation (7) replaces rho_k by rho^(1/L): the layer norms must be equal at all times."""
-    norms = columns(evidence.run.every_step("rho_k"), evidence.sound)
-    with np.errstate(all="ignore"):
-        spread = float(np.nanmax(np.ptp(norms, axis=2) / norms.mean(axis=2)))
+    spread = np.nan
+    for which in evidence.pieces():
+        norms = columns(evidence.run.every_step("rho_k", which), evidence.sound)
+        with np.errstate(all="ignore"):
+            spread = float(np.fmax(spread, np.fmax.reduce(np.ptp(norms, axis=2) / norms.mean(axis=2), axis=None)))
     return judged(spread < 0.01, f"rho_k differ by at most {written(spread, 2)} of their mean over the run", "0.01")
 
 
 def stationary(evidence: Evidence) -> Finding:
     """Equation (8): the part of dL/dW_k across W_k, at the end over its largest value in the run."""
-    if evidence.across is None:
+    if not evidence.has_across:
         return untestable("needs the gradient of the full loss at every step: full batches, record.full_every 1")
-    across = evidence.across[:, evidence.left]
+    steps = evidence.trace.steps
     with np.errstate(all="ignore"):
-        left = np.median(across[-max(1, len(across) // 100) :], axis=0) / across.max(axis=0)
+        last = np.median(evidence.across(slice(steps - max(1, steps // 100), steps))[:, evidence.left], axis=0)
+        left = last / evidence.largest_across[0][evidence.left]
     worst = float(np.max(np.nan_to_num(left)))
     measured = in_words(stability(evidence.run, evidence.left))
     beside = f" (at the end, {measured})" if measured else ""

@@ -9,6 +9,7 @@ from rhotrace.analysis.claims.evidence import Evidence
 from rhotrace.analysis.claims.final_network import FinalNetwork
 from rhotrace.analysis.claims.finding import Finding, columns, judged, untestable
 from rhotrace.analysis.claims.flow import layer_growth
+from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.statistics.numbers import written
 
 Floats = NDArray[np.float64]
@@ -21,10 +22,14 @@ def growing(evidence: Evidence) -> Finding:
     if evidence.minibatches:
         return untestable("minibatches: each step follows a - q of its own batch")
     every, run = evidence.stride, evidence.run
-    norms, ratio = (columns(values, evidence.sound) for values in (run.every_step("rho_k"), run.rho_eq_over_rho))
-    rows = np.arange(len(ratio))[np.arange(len(ratio)) * every + 1 < len(norms)]
-    shrank = (norms[rows * every + 1] < norms[rows * every]).mean(axis=2)  # or stood still, for rounding
-    below = ratio[rows] > 1  # that is a > 0 and rho < rho_eq
+    ratio = columns(run.rho_eq_over_rho, evidence.sound)
+    rows = min(len(ratio), (evidence.trace.steps - 2) // every + 1)  # that another step follows
+    shrank, size = np.empty((rows, len(evidence.sound))), evidence.trace.layout.steps_within(SLAB_BYTES)
+    for first in range(0, rows, size):
+        last = min(first + size, rows)
+        norms = columns(run.every_step("rho_k", slice(first * every, (last - 1) * every + 2)), evidence.sound)
+        shrank[first:last] = (norms[1::every] < norms[:-1:every]).mean(axis=2)  # or stood still, for rounding
+    below = ratio[:rows] > 1  # that is a > 0 and rho < rho_eq
     if not below.any():
         return untestable("rho is never below rho_eq")
     share = float(shrank[below].mean())

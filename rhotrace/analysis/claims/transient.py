@@ -90,7 +90,8 @@ def vanishing_lambda(evidence: Evidence) -> Finding:
 
 def interpolation(evidence: Evidence) -> Finding:
     """Zero error and small loss at the end."""
-    loss, error = (evidence.trace[name][-1, evidence.left] for name in ("loss", "error"))
+    trace, end = evidence.trace, len(evidence.run.steps)
+    loss, error = (trace.rows(name, slice(end - 1, end))[0, evidence.left] for name in ("loss", "error"))
     fitted = int(((error == 0) & (loss < 0.05)).sum())
     return judged(
         fitted == len(loss),

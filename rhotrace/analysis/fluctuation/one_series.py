@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.statistics.autocorrelation import integrated_time, integrated_time_interval
+from rhotrace.statistics.autocorrelation import forget_lengths, integrated_time, integrated_time_interval
 from rhotrace.statistics.intervals import NONE, Interval, by_unit, mean, student_t
 
 Floats = NDArray[np.float64]
@@ -30,6 +31,7 @@ _STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _RESAMPLES = 1000
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 2000
 _RUNNING = 10  # running means are over this part of a window
+_DIRECT = 1 << 28  # products of a sum that is written out
 _PIECES = 12  # of the window, to see whether the fluctuation dies
 
 
@@ -157,8 +159,9 @@ def measure(
     detrended = detrend(series)
     tau, per_row = integrated_time(detrended), float(window[1] - window[0]) / (len(series) - 1)
     memory = integrated_time_interval(tau, len(series))
+    std, skew = _blocked_std(detrended, tau), _skew(detrended)
+    del detrended  # a run may be long
     own = np.full_like(series, np.nan) if log_rho is None else log_rho[rows]
-    lag, lag_correlation = _lag(rho := detrend(own), rho_eq := detrend(own - series))
     return Fluctuation(
         member=member,
         window=window,
@@ -167,22 +170,28 @@ def measure(
         distance=float(np.sqrt(np.mean(series**2))),
         drift=_climb(series),
         rise=_climb(own),
-        std=_blocked_std(detrended, tau),
-        std_rho=_blocked_std(rho, tau),
-        std_rho_eq=_blocked_std(rho_eq, tau),
-        correlation=_ratio(float(np.mean(rho * rho_eq)), float(rho.std() * rho_eq.std())),
-        lag=lag * per_row,
-        lag_correlation=lag_correlation,
-        skew=_skew(detrended),
+        std=std,
+        **_of_norms(own, series, tau, per_row),
+        skew=skew,
         quantiles=tuple(np.quantile(series, LEVELS).tolist()),
         jump=float(np.diff(series).std()),
         tau=Interval(tau * per_row, memory.low * per_row, memory.high * per_row),
         effective=len(series) / max(tau, 1.0),
         long_enough=len(series) >= LONG_ENOUGH * tau,
-        period_two=_fast_share(detrended),
+        period_two=_fast_share(detrend(series)),
         swell=_swell(series),
         decay=_decay_since(after if transient is None else transient, until, steps, delta, loss),
     )
+
+
+def _of_norms(log_rho: Floats, delta: Floats, tau: float, per_row: float) -> dict[str, Any]:
+    """What log rho and log rho_eq do in a window, by the names of the fields of ``Fluctuation``."""
+    rho, rho_eq = detrend(log_rho), detrend(log_rho - delta)
+    product, scale = float(np.mean(rho * rho_eq)), float(rho.std() * rho_eq.std())
+    found = {"std_rho": _blocked_std(rho, tau), "std_rho_eq": _blocked_std(rho_eq, tau)}
+    del rho, rho_eq  # computed again for the lag, which needs their memory
+    lag, lag_correlation = _lag(log_rho, delta, scale)
+    return {**found, "correlation": _ratio(product, scale), "lag": lag * per_row, "lag_correlation": lag_correlation}
 
 
 def _decay_since(
@@ -208,11 +217,21 @@ def choices(delta: Floats) -> tuple[float, ...]:
 def _without(trend: str, x: Floats) -> Floats:
     if trend == "running mean":
         width = max(2, len(x) // _RUNNING)
-        means = np.convolve(x, np.full(width, 1 / width), mode="valid")
+        means = _running_means(x, width)
         return np.asarray(x[width // 2 :][: len(means)] - means)
     degree = {"mean": 0, "line": 1, "cubic": 3}[trend]
     time = np.linspace(-1, 1, len(x))
     return np.asarray(x - np.polynomial.Polynomial.fit(time, x, degree)(time))
+
+
+def _running_means(x: Floats, width: int) -> Floats:
+    """Means of ``width`` neighbours; those of a long series by Fourier transforms, whose last digits differ."""
+    kernel = np.full(width, 1 / width)
+    if len(x) * width <= _DIRECT:
+        return np.convolve(x, kernel, mode="valid")
+    from scipy import signal
+
+    return np.asarray(signal.oaconvolve(x, kernel, mode="valid"))
 
 
 def _climb(x: Floats) -> float:
@@ -275,16 +294,22 @@ def _line(x: Floats) -> tuple[Floats, float]:
     return left, slope
 
 
-def _lag(rho: Floats, rho_eq: Floats) -> tuple[float, float]:
-    """Rows by which rho comes after rho_eq where their correlation is largest in size, and that correlation."""
-    from scipy import signal
+def _lag(log_rho: Floats, delta: Floats, scale: float) -> tuple[float, float]:
+    """Rows by which log rho comes after log rho_eq where their correlation is largest in size, and that correlation.
 
-    scale = float(rho.std() * rho_eq.std()) * len(rho)
+    Both are about their lines; ``scale`` is the product of their standard deviations.
+    """
     if not scale > 0:
         return np.nan, np.nan
-    most = len(rho) // 4  # beyond that too few pairs are left
-    middle = len(rho) - 1  # the place of lag 0
-    correlation = signal.correlate(rho, rho_eq, method="fft")[middle - most : middle + most + 1] / scale
+    from scipy import fft
+
+    forget_lengths()
+    n = len(delta)
+    most = n // 4  # beyond that too few pairs are left
+    size = fft.next_fast_len(2 * n - 1, real=True)
+    product = fft.rfft(detrend(log_rho), size)
+    product *= fft.rfft(detrend(log_rho - delta)[::-1], size)
+    correlation = fft.irfft(product, size)[n - 1 - most : n + most] / (scale * n)
     at = int(np.argmax(np.abs(correlation)))
     return float(at - most), float(correlation[at])
 
@@ -342,7 +367,9 @@ def _swell(series: Floats) -> float:
 def _fast_share(x: Floats) -> float:
     from scipy import fft
 
+    forget_lengths()
     power = np.abs(fft.rfft(x)) ** 2
+    forget_lengths()
     total = power[1:].sum()
     return float(power[int(FASTEST * len(power)) :].sum() / total) if total > 0 else 0.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from rhotrace.analysis.applicability import no_balance
 from rhotrace.analysis.member_bands import WHOLE, Band, Floats, Group, View, band, bands, groups
+from rhotrace.analysis.run_series import RunSeries
 from rhotrace.analysis.transient.transient_time import Outcome
 from rhotrace.display.figures.style import (
     DASHES,
@@ -30,6 +30,7 @@ from rhotrace.display.figures.style import (
 from rhotrace.display.numbers import number, span
 from rhotrace.errors import AnalysisError
 from rhotrace.recording.quantities import QUANTILES
+from rhotrace.runfile.layout import SLAB_BYTES
 from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import paper
 from rhotrace.theory.norm_dynamics import THETA
@@ -47,9 +48,9 @@ _FEW_POINTS = 60  # that are marked, for between them nothing was measured
 _PER_DECADE = float(np.log(10))
 
 
-def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+def rho_figure(runs: Sequence[Trace | RunSeries], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """log10 of rho, and of rho_eq where the loss has it, with T; several groups in panels of their own, above their distances."""
-    shown, more = _few(groups(traces, theta=theta, view=view), _MOST_PANELS)
+    shown, more = _few(groups(runs, theta=theta, view=view), _MOST_PANELS)
     below = len(shown) > 1 and any("log_rho_eq" in group.trace for group in shown)
     panels = len(shown) + below
     with drawn(path, 6.8, 3.6 if len(shown) == 1 else 0.7 + 1.5 * panels) as figure:
@@ -83,11 +84,11 @@ def rho_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: 
 
 def _norms(axes: Axes, group: Group, own: str) -> str:
     """Draws rho and rho_eq of a group; returns what they do, in words."""
-    rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE)
+    rho = band(group, ["log_rho"], lambda log_rho: log_rho / _PER_DECADE, "log10")
     end = ""
     _draw(axes, rho, own, label="$\\rho$")
     if "log_rho_eq" in group.trace:
-        eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE)
+        eq = band(group, ["log_rho_eq"], lambda log_rho_eq: log_rho_eq / _PER_DECADE, "log10")
         _draw(axes, eq, own, label="$\\rho_\\mathrm{eq}$", linestyle=DASHES[1], since=_begun(group))
         end = f", that of rho_eq ends at {eq.ends[1]:.3g}"
     _mark_T(axes, group, own)
@@ -99,9 +100,17 @@ def _norms(axes: Axes, group: Group, own: str) -> str:
 
 def _begun(group: Group) -> int:
     """First step at which every member that ever has a rho_eq has one: before it there is no band over all of them."""
-    there = np.isfinite(group.trace["log_rho_eq"][:, list(group.members)])
-    rows = there.argmax(axis=0)[there.any(axis=0)]
-    return int(group.trace.step_of("log_rho_eq")[rows.max()]) if len(rows) else 0
+    trace, waiting, last_row = group.trace, list(group.members), -1
+    cadence = trace.quantity("log_rho_eq").cadence
+    rows, slab = trace.layout.rows(cadence, trace.steps), trace.layout.steps_within(SLAB_BYTES)
+    for first in range(0, rows, slab):
+        there = np.isfinite(trace.rows("log_rho_eq", slice(first, min(first + slab, rows)))[:, waiting])
+        begun = np.asarray(there.any(axis=0))
+        last_row = max([last_row, *(first + there.argmax(axis=0)[begun]).tolist()])
+        waiting = [m for m, here in zip(waiting, begun, strict=True) if not here]
+        if not waiting:
+            break
+    return max(last_row, 0) * trace.strides[cadence]
 
 
 def _distance(axes: Axes, group: Group, place: int) -> None:
@@ -111,21 +120,20 @@ def _distance(axes: Axes, group: Group, place: int) -> None:
         apart = np.abs(log_rho - log_rho_eq) / _PER_DECADE
         return np.asarray(np.where(apart > 0, apart, np.nan))
 
-    found = band(group, ["log_rho_eq", "log_rho"], distance)
+    found = band(group, ["log_rho_eq", "log_rho"], distance, "distance")
     look: Any = {"color": colour(place), "linewidth": 0.9, "zorder": 3 - place / 10}  # the first run on top
     axes.plot(*found.middle, label=mathematical(group.label), **look)
 
 
-def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+def layers_figure(runs: Sequence[Trace | RunSeries], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """rho_k of every layer, and below it how rho_k^2 moves apart from the layers' mean, where Lemma 1 forbids that."""
-    without = all(no_balance(trace) for trace in traces)
+    shown = groups(runs, theta=theta, view=view)
+    without = all(no_balance(group.trace) for group in shown)
 
     def column(above: Axes, below: Axes, group: Group) -> str:
         depth = group.trace.depth
-        of_layer = [lambda rho_k, k=k: rho_k[:, :, k] for k in range(depth)]
-        all_layers, *found = bands(
-            group, ["rho_k"], [lambda rho_k: rho_k.reshape(len(rho_k), -1), *of_layer, *_apart(group)]
-        )
+        values = [lambda rho_k: rho_k.reshape(len(rho_k), -1), lambda rho_k: rho_k, _apart(group)]
+        all_layers, *found = bands(group, ["rho_k"], values, "layers")
         looks: list[Any] = [{"color": ramp(k / max(1, depth - 1)), "linestyle": DASHES[k % 3]} for k in range(depth)]
         for k, (norms, look) in enumerate(zip(found[:depth], looks, strict=True)):
             above.plot(*norms.middle, label=f"layer {k + 1}" if k < _MOST_LAYERS_NAMED else None, **look)
@@ -143,39 +151,40 @@ def layers_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, vie
         below.ticklabel_format(style="sci", axis="y", scilimits=(-2, 3), useMathText=True)
         return f"{ends}; squared norms move by at most {farthest:.2g} from their mean over the layers"
 
-    shown = groups(traces, theta=theta, view=view)
     moved = "$\\rho_k^2 - \\langle\\rho_j^2\\rangle_j$\nminus start"
     titles = f"Layer norms: {_members(shown)}", f"Balance ({paper.cite('lemma1')}: 0)"
     _columns(path, shown, column, (symbol("rho_k"), moved), titles, below=0.02 if without else 2 / 3)
 
 
-def _apart(group: Group) -> list[Callable[[Floats], Floats]]:
+def _apart(group: Group) -> Callable[[Floats], Floats]:
     """For each layer, rho_k^2 minus its mean over layers, since the start."""
     start = group.trace.rows("rho_k", slice(0, 1))[:, list(group.members)] ** 2
 
-    def of_layer(rho_k: Floats, k: int) -> Floats:
+    def of_layers(rho_k: Floats) -> Floats:
         with np.errstate(over="ignore", invalid="ignore"):  # the last steps of a member that diverges
             square = rho_k**2 - start
-            return np.asarray(square[:, :, k] - square.mean(axis=2))
+            return np.asarray(square - square.mean(axis=2)[:, :, None])
 
-    return [partial(of_layer, k=k) for k in range(group.trace.depth)]
+    return of_layers
 
 
-def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+def margins_figure(runs: Sequence[Trace | RunSeries], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """Distribution of the margins y_n f_n of the normalised network over time, and of y_n g_n below it."""
-    require_outputs(traces)
-    shown = groups(traces, theta=theta, view=view)
+    require_outputs(runs)
+    shown = groups(runs, theta=theta, view=view)
     power = -min((_decade(group) for group in shown[:_MOST_COLUMNS]), default=0)
     scale = power * _PER_DECADE
 
     def normalised(margins: Floats, log_rho: Floats) -> Floats:
         with np.errstate(all="ignore"):
-            return np.asarray(margins * np.exp(scale - log_rho))
+            return np.asarray(margins * np.exp(scale - log_rho)[:, :, None])
 
     def column(above: Axes, below: Axes, group: Group) -> str:
-        _distribution(above, group, normalised)
-        ends = _distribution(below, group, lambda margins, _: margins)
-        met = band(group, ["log_rho"], lambda log_rho: np.exp(np.minimum(scale - log_rho, 700))).middle
+        of_f, of_g = _distributions(group, [normalised, lambda margins, _: margins], f"margins, 10^{power}")
+        _draw_distribution(above, of_f)
+        ends = _draw_distribution(below, of_g)
+        label = band(group, ["log_rho"], lambda log_rho: np.exp(np.minimum(scale - log_rho, 700)), f"met, 10^{power}")
+        met = label.middle
         low, high = above.get_ylim()
         above.plot(*met, color=ink(), linewidth=1, linestyle=DASHES[1], label="label met: $1/\\rho$")
         above.set_ylim(low, high + 0.1 * (high - low))
@@ -192,17 +201,23 @@ def margins_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, vi
     _columns(path, shown, column, (f"{f}{unit}", g), titles)
 
 
-def _distribution(axes: Axes, group: Group, value: Callable[[Floats, Floats], Floats]) -> tuple[float, float]:
-    """Draws quantiles and smallest value of the margins; returns the median's and the smallest's last value."""
+def _distributions(group: Group, values: Sequence[Callable[[Floats, Floats], Floats]], known: str) -> list[list[Band]]:
+    """Smallest value and quantiles of each of several values of the margins.
+
+    Each is made of margins, (n, members, k), and log rho, (n, members); ``known`` names all of them.
+    """
     names = ["margin_quantile", "margin_min", "log_rho"]
-    found = bands(
-        group,
-        names,
-        [
-            lambda _, smallest, log_rho: value(smallest, log_rho),
-            *(lambda m, _, log_rho, q=q: value(m[:, :, q], log_rho) for q in range(len(QUANTILES))),
-        ],
-    )
+
+    def of(value: Callable[[Floats, Floats], Floats]) -> Callable[..., Floats]:
+        return lambda quantiles, smallest, log_rho: value(np.dstack([smallest, quantiles]), log_rho)
+
+    found = bands(group, names, [of(value) for value in values], known)
+    size = 1 + len(QUANTILES)
+    return [found[place * size : (place + 1) * size] for place in range(len(values))]
+
+
+def _draw_distribution(axes: Axes, found: list[Band]) -> tuple[float, float]:
+    """Draws quantiles and smallest value of the margins; returns the median's and the smallest's last value."""
     smallest, *quantiles = (one.middle for one in found)
     middle = quantiles[QUANTILES.index(0.5)]
     for low, high, alpha in ((0.05, 0.95, 0.18), (0.25, 0.75, 0.35)):
@@ -220,12 +235,13 @@ def _decade(group: Group) -> int:
         group,
         ["margin_quantile", "log_rho"],
         lambda m, r: (np.log(np.maximum(np.abs(m[:, :, QUANTILES.index(0.75)]), 1e-300)) - r) / _PER_DECADE,
+        "decade",
     ).high[1]
     top = float(np.nanmax(margins, initial=-np.inf))
     return int(np.floor(top)) if np.isfinite(top) and not -1 <= top < 2 else 0
 
 
-def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
+def loss_figure(runs: Sequence[Trace | RunSeries], path: Path, theta: float = THETA, view: View = WHOLE) -> None:
     """Loss of training and test set, and below it their errors; bands over the networks are of the training set."""
 
     def column(above: Axes, below: Axes, group: Group) -> str:
@@ -234,7 +250,7 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view:
             for place, (quantity, dashes, of) in enumerate(zip(names, DASHES, ("training", "test"), strict=False)):
                 if quantity not in group.trace:
                     continue
-                found = band(group, [quantity], drawable)
+                found = band(group, [quantity], drawable, "drawable")
                 ends[quantity] = found.ends[1]
                 alpha = 0.0 if place else 0.2  # two bands on top of each other would hide one another
                 _draw(axes, found, colour(place), alpha, label=of, linestyle=dashes)
@@ -243,15 +259,15 @@ def loss_figure(traces: Sequence[Trace], path: Path, theta: float = THETA, view:
         return f"loss of one of them ends at {number(ends['loss'])}{of_test[0]}, error at {number(ends['error'])}{of_test[1]}"
 
     tested = ("test_loss", " on the test set"), ("test_error", "")
-    require_outputs(traces)
-    shown = groups(traces, theta=theta, view=view)
-    labels = f"loss{units(traces[0].quantity('loss'))}", "error"
+    require_outputs(runs)
+    shown = groups(runs, theta=theta, view=view)
+    labels = f"loss{units(shown[0].trace.quantity('loss'))}", "error"
     _columns(path, shown, column, labels, (f"Loss: {_members(shown)}", "Fraction misclassified"), logarithmic=True)
 
 
-def require_outputs(traces: Sequence[Trace]) -> None:
+def require_outputs(runs: Sequence[Trace | RunSeries]) -> None:
     """Raises AnalysisError where a recording has no loss and no margins on its training set."""
-    for trace in traces:
+    for trace in (RunSeries.of(run).trace for run in runs):
         if "loss" not in trace:
             raise AnalysisError(
                 f"{trace.path}: nothing to draw: the outputs on the training set were not recorded; give data=... to "

@@ -317,10 +317,10 @@ def ramp(share: float) -> tuple[float, float, float]:
 
 def line(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401
     """A curve, drawn with only the rows that are visible."""
-    piecewise(axes, steps, values.__getitem__, **look)
+    axes.plot(*visible(steps, values.__getitem__), **look)
 
 
-def piecewise(axes: Axes, steps: NDArray[Any], values: Callable[[slice], NDArray[np.float64]], **look: Any) -> None:  # noqa: ANN401
-    """As ``line``, of values that are computed piece by piece, so that those of a long run are never all in memory."""
+def visible(steps: NDArray[Any], values: Callable[[slice], NDArray[np.float64]]) -> extremes.Curve:
+    """The visible rows of a curve whose values are computed piece by piece: those of a long run are never all in memory."""
     rows, kept = extremes.thinned_pieces(values, len(steps))
-    axes.plot(steps[rows], kept, **look)
+    return steps[rows], kept

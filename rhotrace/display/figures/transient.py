@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,15 @@ from rhotrace.display.figures.style import (
     headed,
     ink,
     legend,
-    line,
     mathematical,
     narrow,
-    piecewise,
     plain_ticks,
     ramp,
     symbol,
+    visible,
 )
 from rhotrace.display.numbers import number, ranged
+from rhotrace.statistics.extremes import Curve
 from rhotrace.theory import norm_dynamics, paper
 
 if TYPE_CHECKING:
@@ -176,13 +177,17 @@ FIGURES: dict[str, Callable[[Simulation, Path], None]] = {"1": memo_figure, "2":
 # --- analyze -----------------------------------------------------------------------------------------------
 
 
-def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], path: Path) -> None:
+def transient_figure(
+    runs: Mapping[str, tuple[Sequence[Series], TransientFit]], path: Path, kept: dict[Any, Any] | None = None
+) -> None:
     """log10 of rho and rho_eq with T and the driven solution, and below it the error of the driven solution.
 
     Args:
         runs: by name, the members' series and their transients; at most four are drawn.
         path: of the figure.
+        kept: where the members' curves are kept, to draw them again; see ``RunSeries.kept``.
     """
+    kept = {} if kept is None else kept
     shown = list(runs.items())[:_MOST_RUNS]
     more = f"; the first {len(shown)} of {len(runs)} runs" if len(shown) < len(runs) else ""
     with drawn(path, _TRANSIENT_WIDTH, 5.0 * len(shown)) as figure:
@@ -193,7 +198,8 @@ def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], 
             below.sharex(above)
             above.tick_params(labelbottom=False)
             title = mathematical(f"{name}: norm" if len(runs) > 1 else "Norm") + " and equilibrium norm" + more
-            _members_driven(above, below, series, transient, title)
+            curves = [_known(kept, (name, m), one) for m, one in enumerate(series[: len(COLOURS)])]
+            _members_driven(above, below, series, transient, title, curves)
             if row == len(shown) - 1 or not narrow(_TRANSIENT_WIDTH):  # below a narrow figure there is one legend
                 legend(above)
             T = ", ".join(number(each.T, 4) for each in transient.each)
@@ -203,18 +209,44 @@ def transient_figure(runs: Mapping[str, tuple[Sequence[Series], TransientFit]], 
         figure.set_label(f"Norm, equilibrium norm and the driven solution against the step. {'. '.join(words)}.")
 
 
-def _members_driven(above: Axes, below: Axes, series: Sequence[Series], transient: TransientFit, title: str) -> None:
-    shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
-    for place, (one, each) in enumerate(shown):
-        own, marker = colour(place), MARKERS[place]
-        log_rho, log_eq = partial(_log10_rho, one), partial(_log10_rho_eq, one)
-        solved = one.driven()
+@dataclass(frozen=True)
+class _Driven:
+    """Curves of one member: log10 of rho, of rho_eq and of the driven rho, and by how much the last is off the first."""
+
+    log_rho: Curve
+    log_rho_eq: Curve
+    solved: Curve
+    apart: Curve
+
+
+def _known(kept: dict[Any, Any], name: tuple[str, int], one: Series) -> _Driven:
+    """The curves of one member, computed where they are not kept yet."""
+    key = "driven", *name
+    found: _Driven | None = kept.get(key)
+    if found is None:
+        log_rho, solved = partial(_log10_rho, one), one.driven()
         solved /= np.log(10)
-        piecewise(above, one.steps, log_rho, color=own)
-        piecewise(above, one.steps, log_eq, color=own, linewidth=0.8, alpha=0.7)
-        line(above, one.steps, solved, color=ink(), linestyle=(0, (1, 2)), linewidth=1)
         with np.errstate(invalid="ignore"):  # both are infinite where a layer is zero
-            piecewise(below, one.steps, partial(_apart, solved, log_rho), color=own)
+            values = log_rho, partial(_log10_rho_eq, one), solved.__getitem__, partial(_apart, solved, log_rho)
+            found = kept[key] = _Driven(*(visible(one.steps, each) for each in values))
+    return found
+
+
+def _members_driven(
+    above: Axes,
+    below: Axes,
+    series: Sequence[Series],
+    transient: TransientFit,
+    title: str,
+    curves: Sequence[_Driven],
+) -> None:
+    shown = list(zip(series, transient.each, strict=True))[: len(COLOURS)]
+    for place, ((one, each), curve) in enumerate(zip(shown, curves, strict=True)):
+        own, marker, log_rho = colour(place), MARKERS[place], partial(_log10_rho, one)
+        above.plot(*curve.log_rho, color=own)
+        above.plot(*curve.log_rho_eq, color=own, linewidth=0.8, alpha=0.7)
+        above.plot(*curve.solved, color=ink(), linestyle=(0, (1, 2)), linewidth=1)
+        below.plot(*curve.apart, color=own)
         dot: Any = {"color": own, "marker": marker, "markersize": 5, "markeredgecolor": "white"}
         above.plot([], [], label=f"member {each.member}", **dot)
         if each.T > 0:

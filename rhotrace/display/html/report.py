@@ -162,22 +162,22 @@ def _together(found: Sequence[Found]) -> _Together:
 
 
 def _blocks(found: Sequence[Found], together: _Together, theta: float) -> Iterator[Block]:
-    traces = [one.trace for one in found]
+    runs = [one.evidence.run for one in found]
     yield Heading("What was found", 2, "found")
     yield from _summary(found, together)
     yield Heading("What was run", 2, "run")
     yield _what_was_run(found)
-    balanced = any("log_rho_eq" in trace for trace in traces)  # of no loss but the square loss
+    balanced = any("log_rho_eq" in run.trace for run in runs)  # of no loss but the square loss
     yield Heading("Norm, equilibrium norm and loss" if balanced else "Norm and loss", 2, "norms")
     yield Figure(
         "rho (solid) and rho_eq (dashed): lines show the network of median T, bands all networks. T is the first step from "
         f"which rho stays at or above {theta:g} rho_eq; shaded, its 95 % interval over networks."
         if balanced
         else "rho: lines show one network of each run, bands all networks.",
-        lambda path: rho_figure(traces, path, theta),
+        lambda path: rho_figure(runs, path, theta),
     )
-    if all("loss" in trace for trace in traces):
-        yield Figure("Loss and error on training and test set.", lambda path: loss_figure(traces, path, theta))
+    if all("loss" in run.trace for run in runs):
+        yield Figure("Loss and error on training and test set.", lambda path: loss_figure(runs, path, theta))
     for number, one in enumerate(found, 1):
         yield from _of_run(one, f"run{number}", theta)
     yield from _of_several(found, together)
@@ -219,7 +219,9 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
     if not no_sums(one.trace):
         yield Figure(
             "Equation (5) driven by the measured sums (dotted), and the measurement; below, the difference.",
-            lambda path: plots.transient_figure({"": (one.evidence.run.members, one.analysis.transient)}, path),
+            lambda path: plots.transient_figure(
+                {"": (one.evidence.run.members, one.analysis.transient)}, path, one.evidence.run.kept
+            ),
         )
     yield from findings(one.analysis, fits=True)
 
@@ -229,12 +231,12 @@ def _of_run(one: Found, key: str, theta: float) -> Iterator[Block]:
         f"Norm of each layer. That squared norms move alike, Lemma 1, {unlike}."
         if unlike
         else "Norm of each layer, and how far its square moves from the mean over layers.",
-        lambda path: layers_figure([one.trace], path, theta),
+        lambda path: layers_figure([one.evidence.run], path, theta),
     )
     if "margin_min" in one.trace:
         yield Figure(
             "Margins over the training set; a label is met where y f = 1/rho.",
-            lambda path: margins_figure([one.trace], path, theta),
+            lambda path: margins_figure([one.evidence.run], path, theta),
         )
 
     yield Heading("The memo, statement by statement", 3, f"{key}-claims", folded=True)

@@ -5,7 +5,7 @@ import pytest
 from series import ar1
 
 from rhotrace.analysis.fluctuation import one_series
-from rhotrace.analysis.fluctuation.one_series import LEVELS, Decay, Fluctuation, pooled_decay, spectrum
+from rhotrace.analysis.fluctuation.one_series import LEVELS, TRENDS, Decay, Fluctuation, pooled_decay, spectrum
 from rhotrace.statistics.intervals import Interval
 
 
@@ -332,3 +332,10 @@ def test_decays_are_pooled_over_members():
     assert pooled.fall == pytest.approx(np.prod([d.fall for d in each]) ** 0.2)
     assert pooled.straighter == "exponential"
     assert pooled_decay(each[:1], [0]).rate == each[0].rate
+
+
+def test_the_running_means_of_a_long_window_are_those_of_sums_written_out():
+    delta = ar1(60_000, 0.9, 1.0, np.random.default_rng(5)) + np.linspace(0, 3, 60_000)
+    means = np.convolve(delta, np.full(6000, 1 / 6000), mode="valid")
+    wanted = (delta[3000:][: len(means)] - means).std()
+    assert one_series.choices(delta)[TRENDS.index("running mean")] == pytest.approx(wanted, rel=1e-12)
