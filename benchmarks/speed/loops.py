@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, lru_cache
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from rhotrace.config.recipe import Recipe
+from rhotrace.config.recipe import Recipe, parse
 from rhotrace.training.plan import initial_parameters
 from rhotrace.training.train import train
 
@@ -89,6 +92,27 @@ def bare(content: Recipe, log: Log | None = None) -> Loop:
         return time.process_time() - began
 
     return go
+
+
+def bare_apart(content: Recipe) -> Loop:
+    """The bare loop in a process of its own, so that what a training sets for its process, as for freed memory, stays out of it."""
+    recipe = content.to_yaml()
+    return lambda steps: _other_process().submit(_bare_there, recipe, steps).result()
+
+
+@cache
+def _other_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _bare_there(recipe: str, steps: int) -> float:
+    return _loop_there(recipe)(steps)
+
+
+@lru_cache(maxsize=1)  # a second workload would keep the data of the first
+def _loop_there(recipe: str) -> Loop:
+    torch.set_num_threads(1)
+    return bare(parse(recipe))
 
 
 def one_by_one(content: Recipe) -> Loop:

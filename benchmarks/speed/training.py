@@ -10,7 +10,7 @@ from pathlib import Path
 from rhotrace.config import recipe
 
 from .limits import least
-from .loops import bare, traced
+from .loops import bare_apart, traced
 from .measure import Effort, Row, paired
 from .step_parts import in_words, step_parts
 from .workloads import DEEP8, workloads
@@ -19,7 +19,7 @@ WIDE = 1024
 
 
 def training(folder: Path, effort: Effort) -> Iterator[Row]:
-    """A row for each workload; where its goal is missed, with the parts of its step.
+    """A row for each workload, beside a bare loop in another process; where its goal is missed, with the parts of its step.
 
     Without minibatches a side takes about a second, in which a training on a quiet machine writes its state once, and six
     seconds from width 1024 on, where it writes less often; with minibatches a block ends sooner. Convolutional networks take
@@ -31,7 +31,7 @@ def training(folder: Path, effort: Effort) -> Iterator[Row]:
         own = effort
         if not effort.quick and not (content.optimizer.minibatches and content.network.kind == "mlp"):
             own = replace(effort, seconds=_seconds(content), rounds=3)
-        row = {"what": workload.name, "beside": "bare loop", **paired(traced(content), bare(content), own)}
+        row = {"what": workload.name, "beside": "bare loop", **paired(traced(content), bare_apart(content), own)}
         row |= least(content, effort.limits)
         if workload.goal is not None:
             row["goal"] = workload.goal
