@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 # Networks this small gain nothing from threads, and on a busy machine threads that wait for each other lose much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell script sets it for what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from command_line import run_inside
