@@ -251,8 +251,7 @@ def measured(way: Way, batch: int | None, turns: int, steps: int) -> dict[str, f
 
 PARTS = {
     "the hook, all of it": ("trace", "before_step"),
-    "… norms: copy to float64": (torch, "_foreach_copy_"),
-    "… norms: multiply and add": (np, "matmul"),
+    "… norms": ("trace._probe", "_norms"),
     "… learning rates": ("trace._probe", "rates"),
     "`trace.step`, all of it": ("trace", "step"),
     "… the row": ("trace._rows", "add"),

@@ -51,16 +51,20 @@ class NarrowNorms:
     """
 
     def __init__(self, layers: Sequence[tuple[torch.Tensor, ...]]) -> None:
+        import torch
+
         counts = [len(layer) for layer in layers]
         self._first = np.array([0, *accumulate(counts)][:-1])  # tensor of each layer
         self._alone = max(counts, default=1) == 1
+        self._into = torch.empty(1, sum(counts), dtype=torch.float64)
+        self._squares = self._into.numpy()[0]
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float64]:
         """The norms of the layers, (L,)."""
         if not fits(tensors):
-            tensors = [W.float() for W in tensors]
-        squares = inner_products(tensors).numpy()[0]
-        return np.sqrt(squares if self._alone else np.add.reduceat(squares, self._first))
+            tensors = [W.detach().float() for W in tensors]
+        inner_products(tensors, into=self._into)
+        return np.sqrt(self._squares if self._alone else np.add.reduceat(self._squares, self._first))
 
 
 class DeviceNorms:
@@ -92,14 +96,15 @@ class DeviceNorms:
         """The norms of the layers, (L,), without a wait for the device."""
         import torch
 
-        if not self._on_processor:
-            norms = torch.stack(torch._foreach_norm(list(tensors), 2, torch.float64))
-        else:
-            norms = torch.cat([self._of(place, tensors) for place in self._places])
-        if self._homes is None:
-            return norms
-        total = torch.zeros(self._layers, dtype=torch.float64, device=norms.device)
-        return total.index_add_(0, self._homes, norms.square()).sqrt_()
+        with torch.no_grad():
+            if not self._on_processor:
+                norms = torch.stack(torch._foreach_norm(list(tensors), 2, torch.float64))
+            else:
+                norms = torch.cat([self._of(place, tensors) for place in self._places])
+            if self._homes is None:
+                return norms
+            total = torch.zeros(self._layers, dtype=torch.float64, device=norms.device)
+            return total.index_add_(0, self._homes, norms.square()).sqrt_()
 
     def _of(self, place: list[int], tensors: Tensors) -> torch.Tensor:
         import torch

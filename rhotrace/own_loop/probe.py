@@ -76,9 +76,11 @@ class Probe:
         """Norms of weights and gradients, and of the velocity where that is measured."""
         import torch
 
+        weights = self._weights
+        found: dict[str, Numbers] = {"rho_k": self._norms(weights)}
+        if not (self._settings.gradients or self._settings.updates):
+            return found
         with self._untraced:
-            weights = self._weights
-            found: dict[str, Numbers] = {"rho_k": self._norms(weights)}
             if self._settings.gradients:
                 found["grad_norm"] = self._gradient_norms(optimizers)
             if self.heavy_ball:

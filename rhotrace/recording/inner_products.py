@@ -19,7 +19,11 @@ PIECE = 4096  # numbers that one loop sums; the sums of the pieces are then adde
 
 
 def inner_products(
-    first: Sequence[torch.Tensor], second: Sequence[torch.Tensor] | None = None, *, members: int = 1
+    first: Sequence[torch.Tensor],
+    second: Sequence[torch.Tensor] | None = None,
+    *,
+    members: int = 1,
+    into: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """<x, y> of each member of each pair of tensors, (members, pairs), in float64.
 
@@ -30,6 +34,7 @@ def inner_products(
         first: tensors x that ``fits`` accepts; the first axis is that of the members.
         second: tensors y of the same shapes; x by default, for squared norms.
         members: number of equal parts that each tensor has.
+        into: a contiguous tensor for the result, (members, pairs) in float64; a new one by default.
     """
     import torch
 
@@ -39,7 +44,7 @@ def inner_products(
         ys = _in_order(second)
         y_places = _places(ys)
     x_list, y_list, counts, pairs, _ = _lists(x_places, y_places, tuple([x.numel() for x in xs]), members)
-    found = torch.empty(members, len(xs), dtype=torch.float64)
+    found = torch.empty(members, len(xs), dtype=torch.float64) if into is None else into
     _compiled()[0](x_list, y_list, counts, pairs, found.data_ptr())
     return found
 
