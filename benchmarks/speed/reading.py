@@ -72,7 +72,6 @@ def reading(folder: Path, effort: Effort) -> Iterator[Row]:
         "plot rho": (("plot", path, "--what", "rho", "-o", folder / "rho.png"), {}),
         "plot transient": (("plot", path, "--what", "transient", "-o", folder / "transient.png"), {}),
         "audit": (("audit", path), {}),
-        "verify": (("verify", path), {}),
         "report": (("report", path, "-o", folder / "report.html"), {}),
     }
     yield from _commands(path, "L = 8, 4 members", asked)

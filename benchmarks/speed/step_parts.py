@@ -95,7 +95,7 @@ def in_words(row: Row) -> str:
     told = f"a step takes {us:.0f} µs, the bare loop's {other:.0f}; {listed}; the rest, {rest:.0f}, measures, keeps and writes."
     if row["commit_us"] > 0:
         told += f" A run of one step takes {row['commit_us'] / 1000:.1f} ms more: its start, and the writing of a block and of the state, "
-        told += "which comes once a second of the clock or once in 1,024 steps."
+        told += "which comes once in 1,024 steps or a second of the clock, and less often where it takes long."
     if needed > goal:
         return f"{told} The parts without the rest already exceed the goal of {goal:.0f} µs."
     return f"{told} The goal, {goal:.0f} µs, leaves {goal - needed:.0f} for the rest."
