@@ -141,7 +141,8 @@ def layers_figure(runs: Sequence[Trace | RunSeries], path: Path, theta: float = 
         ends = f"the last of {depth} layers goes from norm {norms.ends[0]:.3g} to {norms.ends[1]:.3g}"
         if why := no_balance(group.trace):
             below.set_axis_off()
-            below.set_title(f"Balance ({paper.cite('lemma1')}) {why}" if without else "Lemma 1 does not apply")
+            if not without:  # the words beside the picture say why; in a narrow column they would cover it
+                below.set_title("Lemma 1 does not apply")
             above.set_xlabel("step")
             above.tick_params(labelbottom=True)
             return f"{ends}; the balance of the layers {why}"

@@ -370,10 +370,11 @@ def test_layers_of_a_normalised_network_are_drawn_without_the_balance(train, run
     assert (code, "norm of each layer; Lemma 1 does not apply: a normalisation takes" in out) == (0, True)
     above, below = figures[0].axes
     assert (len(above.lines) >= 3, len(below.lines), below.axison) == (True, 0, False)
-    assert "Lemma 1) does not apply: a normalisation" in " ".join(below.get_title(loc="left").split())
+    assert "the balance of the layers does not apply: a normalisation takes" in figures[0].get_label()
     draw("layers", [path, runs / "gd.h5"], tmp_path / "both.png")
     *_, without, balance = figures[1].axes
     assert (len(without.lines), len(balance.lines)) == (0, 3)
+    assert "Lemma 1 does not apply" in " ".join(without.get_title(loc="left").split())
     with open_trace(path) as trace:
         audit_figure(Evidence(RunSeries(trace)), audit_claims(trace), tmp_path / "audit.png")
     assert [len(axes.lines) for axes in figures[2].axes[1:3]] == [0, 0]
