@@ -30,7 +30,8 @@ def audit_figure(evidence: Evidence, claims: Sequence[Claim], path: Path) -> Non
     dtype, course, steps = trace.attributes["dtype"], evidence.course, np.arange(trace.steps)
     counts = Counter(claim.finding.outcome for claim in claims)
     verdict = (
-        f"{counts['holds']} statements hold, {counts['fails']} fail, {counts['not testable here']} are not testable"
+        f"of {len(claims)} statements, {counts['holds']} held, {counts['fails']} failed, "
+        f"{counts['not testable here']} not testable"
     )
     with drawn(path, 6.6, 7.6) as figure:
         axes = figure.subplots(4, 1, sharex=True)
