@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from damaging import Undamaged
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """More processes than cores, as some tests wait for others: for a kill, a port, a screen."""
-    return 3 * (os.cpu_count() or 1) // 2
-
-
 @pytest.fixture
 def small() -> str:
     """Text of a small recipe: MNIST 0 against 1, three members, depth 3, float64, 60 steps of GD."""
