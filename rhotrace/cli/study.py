@@ -118,6 +118,6 @@ def _finished(recipe: Recipe, path: Path, source: Path, *, device: str) -> bool:
 
     from rhotrace.cli.train import watched
 
-    how: dict[str, Any] = {"device": device, "recipe_file": source}
-    outcome, _ = watched(Console(stderr=True), recipe, path, None, elsewhere="use --runs FOLDER", **how)
+    remedy = "use --runs FOLDER"
+    outcome, _ = watched(Console(stderr=True), recipe, path, None, elsewhere=remedy, device=device, recipe_file=source)
     return outcome.ended != "interrupted"

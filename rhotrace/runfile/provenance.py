@@ -8,7 +8,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -52,9 +51,8 @@ def session() -> dict[str, str]:
     }
 
 
-@cache
 def versions() -> str:
-    """Versions of the packages that decide a run's numbers and its file, as this process found them at first."""
+    """Versions of the packages that decide a run's numbers and its file."""
     return ", ".join(f"{package} {version(package) or '(not installed)'}" for package in PACKAGES)
 
 
