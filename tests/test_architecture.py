@@ -69,7 +69,8 @@ def test_only_the_trace_modules_know_hdf5_and_only_the_cli_knows_typer():
         }
         for p in ("h5py", "typer", "yaml")
     }
-    assert users["h5py"] <= {f"runfile/{name}.py" for name in ("hdf5_io", "untrusted", "reader", "writer", "sealing")}
+    files = ("chunks", "hdf5_io", "untrusted", "reader", "writer", "sealing")
+    assert users["h5py"] <= {f"runfile/{name}.py" for name in files}
     assert all(user.startswith("cli/") for user in users["typer"])
     assert users["yaml"] == {"config/strict_yaml.py"}
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rhotrace.errors import RecipeError, TraceError, nearest_file
 from rhotrace.recording.quantity import Description
+from rhotrace.runfile.chunks import ChunkReader
 from rhotrace.runfile.hdf5_io import begins_as_hdf5, open_cut_short, open_hdf5
 from rhotrace.runfile.layout import Commit, Layout, dimension_sizes, time_axis
 from rhotrace.runfile.own_loop_facts import own_loop_facts, refuse_without_recipe
@@ -86,6 +87,8 @@ class Trace:
         self.path = path
         self._file = file
         self._opened: dict[str, Any] = {}
+        self._present: dict[str, bool] = {}
+        self._chunks = ChunkReader(file)
         self.attributes: dict[str, Any] = Attributes(path, read_root_attributes(file))
         layout = Layout.from_attributes(self.attributes)
         every_step = next(quantity.name for quantity in layout.quantities if quantity.cadence == "step")
@@ -227,7 +230,11 @@ class Trace:
         return np.asarray(self[self.axis(name)], dtype=np.int64)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file
+        if not self.complete:
+            return name in self._file
+        if name not in self._present:  # asked for each piece of a long run
+            self._present[name] = name in self._file
+        return self._present[name]
 
     def __getitem__(self, name: str) -> Array:
         """A dataset, cut along its time axis to the committed steps.
@@ -248,10 +255,11 @@ class Trace:
             TraceError: no such dataset, or one that fails its checksum.
         """
         with self._guard(name):
-            dataset = self._dataset(name) if name in self._file else None
+            dataset = self._dataset(name) if name in self else None
             if not isinstance(dataset, h5py.Dataset):
                 self._refuse(name)
-            return np.asarray(dataset[which])
+            found = self._chunks.rows(name, dataset, which) if self.complete else None
+            return np.asarray(dataset[which]) if found is None else found
 
     def _refuse(self, name: str) -> NoReturn:
         known = [q.name for q in self.quantities]
@@ -408,6 +416,7 @@ class Trace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._chunks.close()
         self._file.close()
 
 
