@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rhotrace.runfile.reader import open_trace
-from rhotrace.theory.step_identity import PairwiseSum, Tally, audit, identity
+from rhotrace.theory.step_identity import PairwiseSum, Tally, audit, balance_drift, identity
 from rhotrace.theory.step_laws import LAWS, StepLaw
 
 NAMES = ("rho_k", "grad_norm", "batch_a", "batch_q", "lr")
@@ -63,6 +63,25 @@ def test_the_balance_is_the_spread_over_layers(train):
     moved = np.abs((square[:, :, :, None] - square[:, :, None, :]) - (square[0, :, :, None] - square[0, :, None, :]))
     expected = (moved.max(axis=(2, 3)) / square.mean(axis=2)).max()
     assert audit(*values, dtype="float64", law=LAWS["descent"]).balance == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spoil", [None, np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-155, 1e150])
+@pytest.mark.parametrize("layers", [1, 3, 8])
+def test_the_balance_is_the_largest_drift_to_the_last_bit(layers, scale, spoil):
+    rng = np.random.default_rng(layers)
+    rho_k = scale * (1 + np.round(rng.random((60, 2, layers)), 1))  # ties, which an estimate does not decide
+    grad_norm, sums = np.ones_like(rho_k), np.zeros((60, 2))
+    if spoil is not None:
+        rho_k[rng.random(rho_k.shape) < 0.02] = spoil
+        rho_k[0] = scale
+    whole, kept = rho_k.copy(), Tally(60, dtype="float64", law=LAWS["descent"])
+    for first in (0, 20, 40):
+        which = slice(first, min(first + 21, 60))
+        kept.extend(rho_k[which], grad_norm[which], sums[which], sums[which], np.array([0.0, 0.0]))
+    drift = [balance_drift(rho_k[first : first + 21], rho_k[0] ** 2) for first in (0, 20, 40)]
+    assert kept.audit().balance == np.fmax.reduce(np.concatenate(drift), axis=None)
+    assert np.array_equal(rho_k, whole, equal_nan=True)
 
 
 DEGREE = np.array([2.0, 1.0, 3.0])

@@ -186,6 +186,26 @@ def test_the_inflection_is_where_log_rho_grows_fastest():
     assert found.steps == [pytest.approx(numeric, abs=1), pytest.approx(np.nan, nan_ok=True)]
 
 
+@pytest.mark.parametrize("spoil", [None, np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-155, 1e-165, 1e150])
+@pytest.mark.parametrize("layers", [1, 3, 8])
+def test_the_inflection_is_the_first_step_of_the_largest_growth_to_the_last_bit(layers, scale, spoil):
+    rng = np.random.default_rng(layers)
+    rho_k = scale * (1 + np.round(rng.random((60, 3, layers))))  # ties, which an estimate does not decide
+    a, q = (np.round(rng.standard_normal((60, 3))) for _ in range(2))
+    a[:, 2] = q[:, 2] - 1  # a member that shrinks
+    if spoil is not None:
+        rho_k[rng.random(rho_k.shape) < 0.02] = spoil
+    with np.errstate(all="ignore"):
+        rate = 2 * (rho_k**-2.0).sum(axis=2) * (a - q)
+    grows = (rate > 0).any(axis=0)
+    rate[~np.isfinite(rate)] = -np.inf
+    found = transient.FastestGrowth(3)
+    for rows in (slice(20), slice(20, 21), slice(21, 60)):
+        found.extend(np.arange(60)[rows], rho_k[rows], a[rows], q[rows])
+    assert found.steps == pytest.approx(np.where(grows, rate.argmax(axis=0), np.nan), abs=0, nan_ok=True)
+
+
 def test_the_pooled_interval_covers_the_truth_95_percent_of_the_time():
     rng = np.random.default_rng(1)
     covered = 0
