@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import median_filter
 from scipy.signal import find_peaks
 
-from rhotrace.analysis.plateaus import arrival, plateaus, prominent, without_spikes
+from rhotrace.analysis.plateaus import arrival, median, plateaus, prominent, without_spikes
 
 STEPS = np.arange(6000)
 
@@ -126,6 +126,16 @@ def test_spikes_are_taken_out_as_by_the_median_filter_of_scipy(rows):
     rng = np.random.default_rng(rows)
     for x in (rng.standard_normal(rows), rng.integers(0, 4, rows).astype(float)):
         np.testing.assert_array_equal(without_spikes(x), median_filter(x, 5, mode="nearest"))
+
+
+@pytest.mark.parametrize("extra", [[], [np.inf], [-np.inf, np.inf], [np.nan], [np.nan] * 5, [1e308] * 9])
+@pytest.mark.parametrize("rows", [1, 2, 7, 1000, 4001])
+def test_the_median_is_that_of_numpy_to_the_last_bit(rows, extra):
+    rng = np.random.default_rng(rows)
+    for values in (rng.standard_normal(rows), np.round(rng.standard_normal(rows))):
+        series = rng.permutation(np.append(values, extra))
+        with np.errstate(all="ignore"):
+            assert np.array_equal(median(series), np.median(series), equal_nan=True)
 
 
 def test_prominent_maxima_are_those_of_scipy():
