@@ -23,11 +23,12 @@ from rhotrace.export.wandb import to_wandb
 from rhotrace.recording.quantity import Description
 from rhotrace.runfile.hdf5_io import refuse_to_replace_a_run
 from rhotrace.runfile.reader import Trace
-from rhotrace.runfile.xarray_view import to_xarray
+from rhotrace.runfile.xarray_view import axes_of, labels
 
 Columns = dict[str, NDArray[Any]]
 
 _ROWS = 20_000  # steps times members in a block, so that a run of any length needs little memory
+_WINDOW_BYTES = 1 << 24  # of a quantity
 
 
 def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool = False) -> int:
@@ -172,14 +173,27 @@ def _to_parquet(trace: Trace, path: Path, every: int) -> int:
 
 
 def _to_netcdf(trace: Trace, path: Path, every: int) -> int:
+    """As xarray writes the data set of ``to_xarray``, in windows, so that a run of any length needs little memory."""
     try:
-        import h5netcdf  # noqa: F401 - the engine that writes it
+        import h5netcdf
         import xarray  # noqa: F401
     except ImportError:
         raise RhoTraceError("--to netcdf: needs xarray; python -m pip install 'rhotrace[netcdf]'") from None
-    labelled = to_xarray(trace, every=every)
-    labelled.to_netcdf(path, engine="h5netcdf")
-    return int(labelled.sizes["step"])
+    axes = axes_of(trace, every=every)
+    axes.to_netcdf(path, engine="h5netcdf")
+    with h5netcdf.File(path, "a") as file:
+        of_members = file.attrs["coordinates"]  # which xarray keeps with each quantity, or with the file if it has none
+        del file.attrs["coordinates"]
+        for quantity in trace.quantities:
+            dims, about, thin = labels(trace, quantity, every)
+            target = file.create_variable(quantity.name, dims, np.float64, fillvalue=np.nan)
+            target.attrs.update({**about, "coordinates": of_members})
+            rows = trace.layout.rows(quantity.cadence, trace.steps)
+            window = max(1, _WINDOW_BYTES * max(1, rows) // max(1, trace.size_of(quantity.name)) // thin) * thin
+            for first in range(0, rows, window):
+                values = trace.rows(quantity.name, slice(first, min(first + window, rows)))[::thin]
+                target[first // thin : first // thin + len(values)] = values
+    return int(axes.sizes["step"])
 
 
 def _to_tensorboard(trace: Trace, path: Path, every: int) -> int:

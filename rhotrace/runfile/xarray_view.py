@@ -11,6 +11,8 @@ from rhotrace.errors import RhoTraceError
 if TYPE_CHECKING:
     import xarray
 
+    from rhotrace.recording.quantity import Description
+
 
 def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - a Trace, whose module imports this one
     """A run as an xarray data set, in memory.
@@ -28,23 +30,40 @@ def to_xarray(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 
         RhoTraceError: xarray is not installed.
         TraceError: the run file is damaged.
     """
+    held: dict[str, Any] = {}
+    for quantity in trace.quantities:
+        dims, about, thin = labels(trace, quantity, every)
+        # A copy of what is kept: a view of some rows would hold all of them in memory.
+        held[quantity.name] = dims, np.ascontiguousarray(trace[quantity.name][::thin]), about
+    return axes_of(trace, every=every).assign(held)
+
+
+def axes_of(trace: Any, *, every: int = 1) -> xarray.Dataset:  # noqa: ANN401 - as above
+    """As ``to_xarray``, without the quantities.
+
+    Raises:
+        RhoTraceError: xarray is not installed.
+    """
     try:
         import xarray
     except ImportError:
         raise RhoTraceError("to_xarray: needs xarray; python -m pip install 'rhotrace[netcdf]'") from None
-    coordinates: dict[str, Any] = {
+    fixed: dict[str, Any] = {
         "member": np.arange(trace.members),
         "layer": np.arange(1, trace.depth + 1),
         **{axis: np.array(values) for axis, values in trace.layout.axes.items()},
         **{name: ("member", trace[name]) for name in trace.per_member},
     }
-    held: dict[str, Any] = {}
-    for quantity in trace.quantities:
-        axis, thin = trace.axis(quantity.name), slice(None, None, max(1, every // trace.strides[quantity.cadence]))
-        about = {"units": quantity.units, "long_name": quantity.says, "symbol": quantity.symbol}
-        coordinates[axis] = trace[axis][thin]
-        # A copy of what is kept: a view of some rows would hold all of them in memory.
-        values = np.ascontiguousarray(trace[quantity.name][thin])
-        held[quantity.name] = ((axis, *quantity.axes), values, about)
+    coordinates: dict[str, Any] = {}
+    for quantity in trace.quantities:  # in the order in which netCDF numbers the dimensions
+        (axis, *others), _, thin = labels(trace, quantity, every)
+        coordinates[axis] = trace[axis][::thin]
+        coordinates |= {name: fixed[name] for name in others}
     plain = {key: value for key, value in trace.attributes.items() if isinstance(value, str | int | float)}
-    return xarray.Dataset(held, coordinates, plain)
+    return xarray.Dataset(coords=coordinates | fixed, attrs=plain)
+
+
+def labels(trace: Any, quantity: Description, every: int) -> tuple[tuple[str, ...], dict[str, str], int]:  # noqa: ANN401 - as above
+    """Dimensions and attributes of a quantity, and of how many rows one is kept."""
+    about = {"units": quantity.units, "long_name": quantity.says, "symbol": quantity.symbol}
+    return (trace.axis(quantity.name), *quantity.axes), about, max(1, every // trace.strides[quantity.cadence])

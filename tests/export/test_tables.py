@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from exported import expected
@@ -69,6 +70,26 @@ def test_to_xarray_is_what_the_netcdf_file_holds(run, tmp_path, every):
         assert labelled.rho_k.attrs["units"] == "1"
         assert labelled.a.attrs["symbol"] == "a"
         assert "training set" in labelled.a.attrs["long_name"]
+
+
+@pytest.mark.parametrize("every", [1, 6])
+def test_a_netcdf_file_is_written_in_windows_as_xarray_writes_it_at_once(run, tmp_path, monkeypatch, every):
+    pytest.importorskip("xarray")
+    monkeypatch.setattr(exporting, "_WINDOW_BYTES", 500)
+    with open_trace(run) as trace:
+        to_xarray(trace, every=every).to_netcdf(tmp_path / "whole.nc", engine="h5netcdf")
+        exporting.export(trace, "netcdf", tmp_path / "windows.nc", every=every)
+    references = {"REFERENCE_LIST", "DIMENSION_LIST"}
+    with h5py.File(tmp_path / "whole.nc") as whole, h5py.File(tmp_path / "windows.nc") as windows:
+        assert set(whole) == set(windows)
+        for name in ("/", *whole):
+            own, other = (
+                {k: str(v) for k, v in file[name].attrs.items() if k not in references} for file in (whole, windows)
+            )
+            assert own == other, name
+            if name != "/":
+                assert whole[name].dtype == windows[name].dtype
+                np.testing.assert_array_equal(whole[name][:], windows[name][:])
 
 
 def test_a_block_reads_no_more_than_its_rows(run, monkeypatch):
