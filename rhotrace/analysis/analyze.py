@@ -74,6 +74,8 @@ def analyze(run: Trace | RunSeries, *, fit: bool = False, theta: float | None = 
     """
     run = RunSeries.of(run, theta)
     require_steps(run.trace)
+    from scipy import optimize  # noqa: F401 - now, as an import beside the audit would hold it up
+
     with ThreadPoolExecutor(1) as beside:  # HDF5 and numpy do most of the work without Python's lock
         audited = beside.submit(lambda: run.audit)
         plateaus = run.plateaus

@@ -28,7 +28,7 @@ from rhotrace.runfile.xarray_view import axes_of, labels
 Columns = dict[str, NDArray[Any]]
 
 _ROWS = 20_000  # steps times members in a block, so that a run of any length needs little memory
-_WINDOW_BYTES = 1 << 24  # of a quantity
+WINDOW_BYTES = 1 << 24  # of a quantity
 
 
 def export(trace: Trace, kind: str, path: Path, *, every: int = 1, force: bool = False) -> int:
@@ -189,7 +189,7 @@ def _to_netcdf(trace: Trace, path: Path, every: int) -> int:
             target = file.create_variable(quantity.name, dims, np.float64, fillvalue=np.nan)
             target.attrs.update({**about, "coordinates": of_members})
             rows = trace.layout.rows(quantity.cadence, trace.steps)
-            window = max(1, _WINDOW_BYTES * max(1, rows) // max(1, trace.size_of(quantity.name)) // thin) * thin
+            window = max(1, WINDOW_BYTES * max(1, rows) // max(1, trace.size_of(quantity.name)) // thin) * thin
             for first in range(0, rows, window):
                 values = trace.rows(quantity.name, slice(first, min(first + window, rows)))[::thin]
                 target[first // thin : first // thin + len(values)] = values

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 _FILTERS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]  # in the order of writing
 _CHECKSUM_BYTES = 4
 _MOST_THREADS = 8
+_FEWEST = 4  # chunks for each thread: for fewer, its start takes longer than what it saves
 _LANES = np.uint64(0x0000_FFFF_0000_FFFF)  # two of the four words in eight bytes, each with room for a sum
 _WORD_BITS, _LANE_BITS = np.uint64(16), np.uint64(32)
 _ROW = 4096  # words of 16 bits
@@ -86,7 +87,7 @@ class ChunkReader:
                 if odd or not self._unpack(found, name, stored, number, first):
                     odd.append(number)
 
-        helpers = [self._helpers().submit(unpack) for _ in range(min(self._threads, len(numbers)) - 1)]
+        helpers = [self._helpers().submit(unpack) for _ in range(min(self._threads, len(numbers) // _FEWEST) - 1)]
         try:
             unpack()
         except BaseException:

@@ -75,7 +75,7 @@ def test_to_xarray_is_what_the_netcdf_file_holds(run, tmp_path, every):
 @pytest.mark.parametrize("every", [1, 6])
 def test_a_netcdf_file_is_written_in_windows_as_xarray_writes_it_at_once(run, tmp_path, monkeypatch, every):
     pytest.importorskip("xarray")
-    monkeypatch.setattr(exporting, "_WINDOW_BYTES", 500)
+    monkeypatch.setattr(exporting, "WINDOW_BYTES", 500)
     with open_trace(run) as trace:
         to_xarray(trace, every=every).to_netcdf(tmp_path / "whole.nc", engine="h5netcdf")
         exporting.export(trace, "netcdf", tmp_path / "windows.nc", every=every)
