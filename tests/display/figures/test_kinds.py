@@ -64,6 +64,17 @@ def test_every_picture_is_drawn_in_every_format_with_labels_and_twice_the_same(t
         figures.clear()
 
 
+@pytest.mark.parametrize("ending", BEGINS)
+def test_a_picture_is_drawn_once(tmp_path, monkeypatch, ending):
+    """``savefig`` would draw it a first time for its layout alone."""
+    from matplotlib.figure import Figure
+
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(renderer), draw(self, renderer)))
+    plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / f"f{ending}")
+    assert len(drawn) == 1
+
+
 def test_pdfs_have_no_type_3_fonts(tmp_path):
     """Publishers refuse them, whatever the style asks for."""
     simulation = simulate([4], [0.1, 0.2], ONE)
