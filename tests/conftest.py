@@ -19,12 +19,30 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell script sets 
 import pytest
 from command_line import run_inside
 from small import SMALL
+from spread import WaitingTogether, waiting_then_long_first
 
 from rhotrace.config import recipe
 from rhotrace.training.train import train as train_recipe
 
 if TYPE_CHECKING:
     from damaging import Undamaged
+
+
+def pytest_collection_modifyitems(items):
+    """The long files come first."""
+    waiting_then_long_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers():
+    """One process more than there are processors: it waits most of the time."""
+    processors = yield
+    return processors if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else processors + 1
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Files go to the processes whole, as pyproject.toml asks for it."""
+    return WaitingTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture
@@ -112,15 +130,16 @@ def quick_pictures(monkeypatch):
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     def sketch(self, path, **_):
         if self.get_figwidth() > 5:  # the report draws each a second time for a phone
-            self.set_layout_engine("none")
             self.set_dpi(40)
             FigureCanvasAgg(self).draw()
         about = escape(str(self.get_label()))
         Path(path).write_text(f"<?xml version='1.0'?><svg><dc:description>{about}</dc:description></svg>", "utf-8")
 
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
     monkeypatch.setattr(Figure, "savefig", sketch)
 
 

@@ -19,7 +19,6 @@ from urllib.error import URLError
 import inside
 import numpy as np
 import pytest
-import torchvision
 from pydantic import ValidationError
 
 from rhotrace.errors import DataError
@@ -417,6 +416,8 @@ def unpacked(tmp_path) -> Path:
 
 
 def test_unpacked_files_hold_the_same_data_as_the_archives(unpacked, copy):
+    import torchvision
+
     assert torchvision.datasets.MNIST(str(unpacked), download=False).data.shape == (60_000, 28, 28)  # it accepts them
     archives = load(root=str(copy))
     loaded = load(root=str(unpacked))
@@ -554,6 +555,8 @@ def test_damage_after_a_first_reading_is_not_hidden_by_the_cache(copy):
 
 @pytest.mark.parametrize("dataset", [torchvision_images.Mnist, torchvision_images.FashionMnist])
 def test_the_md5_sums_are_those_of_torchvision(dataset):
+    import torchvision
+
     official = dict(getattr(torchvision.datasets, dataset.loader).resources)
     assert dict(zip(dataset.files[0], dataset.md5, strict=True)) == official
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +12,13 @@ from torch import nn
 
 import rhotrace
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (rhotrace[transformers])")
-pytest.importorskip("accelerate", reason="accelerate is not installed (rhotrace[transformers])")
-
-from rhotrace.own_loop.hugging_face import Record  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    *(
+        pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed (rhotrace[transformers])")
+        for name in ("transformers", "accelerate")
+    ),
+]
 DRAW = torch.Generator().manual_seed(0)
 X = torch.randn(32, 6, generator=DRAW)
 Y = torch.sign(X[:, :1])
@@ -35,15 +37,17 @@ class Net(nn.Module):
         return {"loss": (g - labels).square().mean(), "logits": g} if labels is not None else SimpleNamespace(logits=g)
 
 
-class Stop(transformers.TrainerCallback):
-    """Ends the process of training in the middle, as an error would."""
+def trained(folder, path, *, fails_at=None, resume=None, **options):
+    """Trains 20 steps, or ends in the middle, as by an error."""
+    import transformers
 
-    def on_step_end(self, args, state, control, **given):  # noqa: ARG002 - the trainer's signature
-        if state.global_step == 15:
-            raise RuntimeError("lost")
+    from rhotrace.own_loop.hugging_face import Record
 
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **given):  # noqa: ARG002 - the trainer's signature
+            if state.global_step == fails_at:
+                raise RuntimeError("lost")
 
-def trained(folder, path, *callbacks, resume=None, **options):
     args = transformers.TrainingArguments(
         str(folder),
         max_steps=20,
@@ -59,7 +63,7 @@ def trained(folder, path, *callbacks, resume=None, **options):
     )
     samples = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
     callback, net = Record(path, **options), Net()
-    trainer = transformers.Trainer(net, args, train_dataset=samples, callbacks=[callback, *callbacks])
+    trainer = transformers.Trainer(net, args, train_dataset=samples, callbacks=[callback, Stop()])
     try:
         trainer.train(resume_from_checkpoint=resume)
     finally:
@@ -85,7 +89,7 @@ def test_the_trainer_s_steps_are_recorded(tmp_path):
 
 def test_a_run_that_failed_resumes_at_the_checkpoint(tmp_path, command):
     with pytest.raises(RuntimeError, match="lost"):
-        trained(tmp_path / "out", tmp_path / "cut.h5", Stop(), snapshots=[0, 20])
+        trained(tmp_path / "out", tmp_path / "cut.h5", fails_at=15, snapshots=[0, 20])
     trained(tmp_path / "out", tmp_path / "cut.h5", resume=str(tmp_path / "out" / "checkpoint-10"), snapshots=[0, 20])
     trained(tmp_path / "whole", tmp_path / "whole.h5", snapshots=[0, 20])
     (cut, _), (whole, _) = quantities(tmp_path / "cut.h5"), quantities(tmp_path / "whole.h5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from torch import nn
 
 import rhotrace
 
-lightning = pytest.importorskip("lightning", reason="Lightning is not installed (the extra rhotrace[lightning])")
-
-from rhotrace.own_loop.lightning import Record  # noqa: E402
-
+pytestmark = pytest.mark.skipif(
+    find_spec("lightning") is None, reason="Lightning is not installed (the extra rhotrace[lightning])"
+)
 SCRIPT = """
 import os, signal, warnings
 import lightning, torch
@@ -63,6 +63,12 @@ def fit(callback, folder, kill_at=None, ckpt=None, **how):
 """
 
 
+def record(path, **how):
+    from rhotrace.own_loop.lightning import Record  # imports Lightning, for which only the process of these tests waits
+
+    return Record(path, **how)
+
+
 @pytest.fixture(scope="module")
 def script():
     scope = {}
@@ -96,7 +102,7 @@ def plain_loop(script, clip: float | None = None) -> dict[str, np.ndarray]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_a_row_is_a_step_with_the_gradient_that_made_it(script, tmp_path, clip):
-    script["fit"](Record(tmp_path / "run.h5", data=(script["X"], script["Y"])), tmp_path, gradient_clip_val=clip)
+    script["fit"](record(tmp_path / "run.h5", data=(script["X"], script["Y"])), tmp_path, gradient_clip_val=clip)
     found, expected = quantities(tmp_path / "run.h5"), plain_loop(script, clip)
     np.testing.assert_allclose(found["rho_k"][:, 0], expected["rho_k"], rtol=1e-12)
     np.testing.assert_allclose(found["grad_norm"][:, 0], expected["grad_norm"], rtol=1e-12)
@@ -108,13 +114,13 @@ def test_a_row_is_a_step_with_the_gradient_that_made_it(script, tmp_path, clip):
 def test_a_run_that_was_killed_resumes_at_the_checkpoint_and_is_analysed(script, tmp_path, command):
     data = (script["X"], script["Y"])
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: script["fit"](Record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, kill_at=27)
+        target=lambda: script["fit"](record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, kill_at=27)
     )
     child.start()
     child.join(100)
     assert child.exitcode == -signal.SIGKILL
-    script["fit"](Record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, ckpt=tmp_path / "step=20.ckpt")
-    script["fit"](Record(tmp_path / "whole.h5", data=data, steps=40), tmp_path / "whole")
+    script["fit"](record(tmp_path / "cut.h5", data=data, steps=40), tmp_path, ckpt=tmp_path / "step=20.ckpt")
+    script["fit"](record(tmp_path / "whole.h5", data=data, steps=40), tmp_path / "whole")
     cut, whole = quantities(tmp_path / "cut.h5"), quantities(tmp_path / "whole.h5")
     assert len(cut["rho_k"]) == 40
     for name, values in whole.items():
@@ -125,5 +131,5 @@ def test_a_run_that_was_killed_resumes_at_the_checkpoint_and_is_analysed(script,
 
 @pytest.mark.filterwarnings("ignore")
 def test_accumulated_gradients_make_one_row(script, tmp_path):
-    script["fit"](Record(tmp_path / "run.h5"), tmp_path, accumulate_grad_batches=2)
+    script["fit"](record(tmp_path / "run.h5"), tmp_path, accumulate_grad_batches=2)
     assert len(quantities(tmp_path / "run.h5")["rho_k"]) == 40

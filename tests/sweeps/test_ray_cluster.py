@@ -61,7 +61,7 @@ def until(what: Callable[[], Any], seconds: float = 90.0) -> Any:
     while time.monotonic() < ends:
         if found := what():
             return found
-        time.sleep(0.02)
+        time.sleep(0.1)  # to look reads the files of all runs
     raise AssertionError("it did not happen in time")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from html import unescape
@@ -22,9 +22,11 @@ from rhotrace.statistics import extremes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     from rhotrace.recording.quantity import Description
 
@@ -172,7 +174,6 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
     refuse_to_replace_a_run(path)
     from matplotlib import rc_context, style
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     chosen = _CHOSEN.get()
     with rc_context(_STYLE), style.context(list(chosen.styles)), rc_context(_FIXED):
@@ -180,7 +181,7 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         if chosen.title is not None:
             _entitle(figure, chosen.title)
-        for text in figure.findobj(Text):
+        for text in _texts(figure):
             if text.get_text() != (clean := printable(text.get_text())):
                 text.set_text(clean)
         _wrap_titles(figure)
@@ -190,6 +191,7 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
             ".svg": {"Date": None, "Description": about},
             ".pdf": {"CreationDate": None, "Subject": about},
         }
+        _lay_out(figure, path.suffix.lower()[1:])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(
@@ -197,6 +199,35 @@ def drawn(path: Path, width: float, height: float) -> Iterator[Figure]:
             )
         except OSError as problem:
             raise RhoTraceError(f"{path}: the figure cannot be written: {problem.strerror or problem}") from None
+
+
+def _lay_out(figure: Figure, kind: str) -> None:
+    """Lays out a figure for its format. Where this is left to ``savefig``, it draws the figure twice, once to no file."""
+    from matplotlib import rcParams
+    from matplotlib.backend_bases import get_registered_canvas_class
+
+    get_registered_canvas_class(kind)(figure)
+    own, wanted = figure.dpi, rcParams["savefig.dpi"]
+    figure.dpi = own if wanted == "figure" else wanted
+    if engine := figure.get_layout_engine():
+        with suppress(ValueError):  # as matplotlib does, of figures too small for a layout
+            engine.execute(figure)
+        figure.set_layout_engine(None)
+    figure.dpi = own
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """The texts of a figure, but not the labels of ticks: an axis writes those when it is drawn."""
+    from matplotlib.axis import Axis
+    from matplotlib.text import Text
+
+    if isinstance(artist, Text):
+        yield artist
+    for child in artist.get_children():
+        if isinstance(child, Axis):
+            yield child.label
+        else:
+            yield from _texts(child)
 
 
 def headed(figure: Figure, text: str) -> None:

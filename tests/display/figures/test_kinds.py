@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from small import SMALL
 
 from rhotrace.analysis.analyze import fit_transient
 from rhotrace.analysis.fluctuation.comparison import alone, compare
@@ -15,12 +16,14 @@ from rhotrace.analysis.scaling.with_start import scaling
 from rhotrace.analysis.transient.closed_form_fit import Series
 from rhotrace.analysis.transient.simulation import Constants, simulate
 from rhotrace.analysis.transient.transient_time import MemberTransient, TransientFit, measure, pool
+from rhotrace.config import recipe
 from rhotrace.display.figures import style as plot_style
 from rhotrace.display.figures import transient as plots
 from rhotrace.display.figures.comparison import comparison_figure
 from rhotrace.errors import RhoTraceError
 from rhotrace.runfile.reader import open_trace
 from rhotrace.statistics import extremes
+from rhotrace.training.train import train as train_recipe
 
 ONE = Constants(1.0, 1.0, 0.0, "given")
 BEGINS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -59,6 +62,17 @@ def test_every_picture_is_drawn_in_every_format_with_labels_and_twice_the_same(t
                 assert axes.get_xlabel() or ((shared or stacked) and axes is not figure.axes[-1]), name
                 assert axes.lines, name
         figures.clear()
+
+
+@pytest.mark.parametrize("ending", BEGINS)
+def test_a_picture_is_drawn_once(tmp_path, monkeypatch, ending):
+    """``savefig`` would draw it a first time for its layout alone."""
+    from matplotlib.figure import Figure
+
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(renderer), draw(self, renderer)))
+    plots.memo_figure(simulate([4], [0.1], ONE), tmp_path / f"f{ending}")
+    assert len(drawn) == 1
 
 
 def test_pdfs_have_no_type_3_fonts(tmp_path):
@@ -121,11 +135,14 @@ def test_the_figures_of_unusual_simulations_are_drawn(tmp_path, figure, depths, 
     assert height < 5000
 
 
-@pytest.fixture
-def gd_and_sgd(train):
-    """A run under GD, and one under SGD with copies of its weights."""
+@pytest.fixture(scope="module")
+def gd_and_sgd(tmp_path_factory):
+    """A run under GD, and one under SGD with copies of its weights, trained once."""
     common = "steps=1500", "optimizer.lr=0.1", "record={snapshots: 30, test_every: 1500}"
-    return train(*common), train(*common, "optimizer={kind: sgd, lr: 0.1, batch_size: 8}")
+    paths = [tmp_path_factory.mktemp("compared") / f"run{number}.h5" for number in (1, 2)]
+    for path, more in zip(paths, [(), ("optimizer={kind: sgd, lr: 0.1, batch_size: 8}",)], strict=True):
+        train_recipe(recipe.parse(SMALL, [*common, *more]), path, device="cpu")
+    return paths
 
 
 @pytest.mark.parametrize(("align", "predicting"), [("step", False), ("time", True)])
