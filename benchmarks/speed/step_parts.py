@@ -14,6 +14,7 @@ import torch
 
 from rhotrace.config.recipe import Recipe
 from rhotrace.models.networks.mlp import MLP
+from rhotrace.models.products import multiplied
 from rhotrace.training.plan import initial_buffers, initial_parameters
 
 from .limits import followed
@@ -48,8 +49,10 @@ def step_parts(content: Recipe, effort: Effort) -> Row:
         drawn = found["batch"]
         part("batch", lambda: (x[index], y[index]))
         found["batch"] += drawn
-    part("gradients", lambda: network.gradients(state["weights"], xs, ys, content.loss, buffers))
-    gradients = network.gradients(state["weights"], xs, ys, content.loss, buffers).gradients
+    with torch.no_grad():
+        backward = network.repeated_gradients(state["weights"], content.loss)
+        gradients = backward(xs, ys, buffers).gradients
+    part("gradients", lambda: backward(xs, ys, buffers))
     part("update", lambda: optimizer.step(state, gradients, **options))
     if batches:
         _full_pass(content, network, state["weights"], buffers, x, index, part)
@@ -77,7 +80,7 @@ def _full_pass(content, network, weights, buffers, x, index, part) -> None:  # n
 
         def products() -> None:
             for W in later:
-                torch.bmm(W, hidden if W.shape[2] == hidden.shape[1] else x_T)
+                multiplied(W, hidden if W.shape[2] == hidden.shape[1] else x_T)
 
         part("its products alone", products, each)
 

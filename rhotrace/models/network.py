@@ -173,6 +173,11 @@ class Network(ABC):
         del seed
         return {}
 
+    def products(self, dtype: str, device: str) -> str:
+        """The library that multiplies large matrices of a type on a device; a run's last bits depend on it."""
+        del dtype, device
+        return "torch"
+
     def in_turn(self, x: torch.Tensor) -> bool:
         """Whether members go through the network one after another on the device of x."""
         return self.one_by_one and x.device.type == "cpu"

@@ -324,6 +324,9 @@ class _Sharded(Network):
     ) -> Applied:
         return self._network.apply(parameters, buffers, x, mode)
 
+    def products(self, dtype: str, device: str) -> str:
+        return self._network.products(dtype, device)
+
     def forward(self, parameters: Tensors, x: torch.Tensor, buffers: Tensors = ()) -> torch.Tensor:
         return self._network.forward(parameters, x, buffers)
 

@@ -23,6 +23,7 @@ from rhotrace.runfile.writer import AttributeValue, Beginning, TraceWriter, crea
 
 # Packages of which another version may round, or draw random numbers, differently.
 _DECISIVE = ("rhotrace", "torch", "numpy")
+_EARLIER = {"processes": 1, "products": "torch"}  # of files that do not state it, as they are older
 _OF_THE_RECIPE = ("recipe", "recipe_json", "recipe_digest")  # root attributes that an extended run replaces
 _MOST_SHOWN = 5
 
@@ -117,7 +118,9 @@ def open_run(
         last = begun.writer.committed
         diverged = not np.isfinite(trace.rows("log_rho", slice(last - 1, last))).any()
     conditions = {
-        key: attributes[key] for key in ("device", "threads", "processes", "git_revision") if key in attributes
+        key: attributes[key]
+        for key in ("device", "threads", "processes", "products", "git_revision")
+        if key in attributes
     }
     begun.writer.note_session({"from_step": begun.writer.committed, **provenance.session(), **conditions})
     return dataclasses.replace(begun, diverged=diverged)
@@ -209,12 +212,10 @@ def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _changed_conditions(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Versions, device, threads and processes that differ between the process that started a run and this one."""
+    """What decides a run's bits and differs between the process that started it and this one."""
     pairs = {key: (there.get(key), now.get(key)) for key in ("device", "threads")}
-    pairs["processes"] = (
-        there.get("processes", 1),
-        now.get("processes", 1),
-    )  # older files do not state it, and had one
+    for key, before in _EARLIER.items():
+        pairs[key] = (there.get(key, before), now.get(key, before))
     begun, present = (_versions(str(a.get("versions", ""))) for a in (there, now))
     pairs |= {package: (begun.get(package), present.get(package)) for package in _DECISIVE}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}

@@ -202,7 +202,7 @@ def _prepare(recipe: Recipe, device: str, team: Team | None, path: Path | None =
         team.refuse(batches.size if batches else None, samples)
         team.take_device(device)
         same = {"recipe": recipe.digest, "data": dataset.digest, "device": device, "versions": provenance.versions()}
-        team.agree(same)
+        team.agree({**same, "products": network.products(recipe.network.dtype, device)})
         network = team.shared(network, samples)
     return _Run(recipe, dataset, network, device, team)
 
@@ -293,6 +293,7 @@ class _Run:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             **({} if self.device == "cpu" else {"tf32": "off"}),
             "threads": torch.get_num_threads(),
+            "products": self.network.products(recipe.network.dtype, self.device),
             "processes": self.processes,
             **stored_code(recipe.model_dump()),
             **({"network_says": "; ".join(self.network.says)} if self.network.says else {}),

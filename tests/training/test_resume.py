@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import torch
 from crashing import OPTIMIZERS
-from damaging import attribute
+from damaging import attribute, edit, restamp
 from inside import Killed
 from small import SMALL
 
 from rhotrace.analysis.verification import verify
 from rhotrace.config import recipe
 from rhotrace.errors import RecipeError, TraceError
+from rhotrace.models import products
 from rhotrace.runfile import provenance
 from rhotrace.runfile.layout import snapshot_steps
 from rhotrace.runfile.reader import open_trace, whole_commits
@@ -534,15 +535,26 @@ def other_version(path: Path, package: str) -> str:
         return re.sub(rf"(?<![^ ]){package} [^,]+", f"{package} 99.1", trace.attributes["versions"])
 
 
+CONDITIONS = ("device", "threads", "products")  # attributes of their own, beside the versions
+
+
 @pytest.mark.parametrize(
     ("changed", "extend_run"),
-    [("rhotrace", False), ("torch", True), ("numpy", False), ("device", True), ("device", False), ("threads", True)],
+    [
+        ("rhotrace", False),
+        ("torch", True),
+        ("numpy", False),
+        ("device", True),
+        ("device", False),
+        ("threads", True),
+        ("products", False),
+    ],
 )
 def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupted, changed, extend_run):
     there = "77" if changed == "threads" else "99.1"
     with open_trace(interrupted) as trace:
         now = trace.attributes
-    if changed in ("device", "threads"):
+    if changed in CONDITIONS:
         begun_with(interrupted, **{changed: there})
     else:
         begun_with(interrupted, versions=other_version(interrupted, changed))
@@ -551,7 +563,7 @@ def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupt
         go(content, interrupted, extend_run=extend_run)
     assert interrupted.read_bytes() == before
     go(content, interrupted, extend_run=extend_run, despite_changes=True)
-    own = now[changed] if changed in ("device", "threads") else provenance.version(changed)
+    own = now[changed] if changed in CONDITIONS else provenance.version(changed)
     message = str(refusal.value)
     assert f"under other conditions ({changed}: {there} in the file, {own} now)" in message
     assert "--despite-changes resumes anyway" in message
@@ -562,8 +574,23 @@ def test_a_run_begun_under_other_conditions_is_resumed_only_when_asked(interrupt
         assert session["from_step"] == STOPPED
         assert session["versions"] == now["versions"]
         assert (session["device"], session["threads"]) == (now["device"], now["threads"])
-        key = changed if changed in ("device", "threads") else "versions"
+        key = changed if changed in CONDITIONS else "versions"
         assert there in str(trace.attributes[key])  # how it began stays in the file
+
+
+def test_a_file_that_does_not_say_what_multiplied_is_of_torch(tmp_path, monkeypatch):
+    def older(file):
+        del file.attrs["products"]
+        restamp(file)
+
+    path, content = tmp_path / "run.h5", plan("network.dtype=float32")
+    interrupt(content, path, STOPPED)
+    edit(older)(path)
+    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: True)
+    with pytest.raises(TraceError, match="products: torch in the file, oneDNN now"):
+        go(content, path)
+    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: False)
+    assert go(content, path).ended == "finished"
 
 
 def test_another_number_of_threads_is_seen(interrupted, monkeypatch):

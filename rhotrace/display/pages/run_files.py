@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PROVENANCE = (
     *("started", "finished", "command", "folder", "host", "versions", "python", "platform"),
-    *("device", "dtype", "threads", "network_says"),
+    *("device", "dtype", "threads", "products", "network_says"),
     *("git_revision", "recipe_file", "recipe_git_revision", "recipe_digest", "data_digest", "data_md5"),
     *("repaired_from", "repaired", "repaired_text"),
 )
@@ -51,7 +51,7 @@ def provenance(trace: Trace) -> Table:
         where = f"from step {session.get('from_step')}, {session.get('started')} on {session.get('host')}"
         differs = [
             str(session[key])
-            for key in ("versions", "device", "threads", "git_revision")
+            for key in ("versions", "device", "threads", "products", "git_revision")
             if key in session and session[key] != attributes.get(key)
         ]
         rows.append((f"session {number}", "; ".join([where, *differs])))

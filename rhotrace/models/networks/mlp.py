@@ -13,6 +13,7 @@ from pydantic import model_validator
 from rhotrace.models.batch_normalisation import BatchNorm, BatchNormOptions
 from rhotrace.models.component import fault
 from rhotrace.models.network import NETWORKS, Applied, Backward, Block, Mode, Network
+from rhotrace.models.products import library, multiplied, product
 from rhotrace.models.side_by_side import allocate
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class MLP(Network):
     def together(self, samples: int) -> int:
         """All of them; see ``Network.together``."""
         return samples
+
+    def products(self, dtype: str, device: str) -> str:
+        """See ``rhotrace.models.products``."""
+        return library(dtype, device)
 
     def apply(
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode
@@ -150,13 +155,13 @@ class Backpropagation:
     def __init__(self, parameters: Tensors, loss: Loss) -> None:
         self.loss, self.parameters = loss, parameters
         self.slope = parameters[0]  # until the first call
-        self._samples = -1
+        self._shape: tuple[int, ...] = ()
 
-    def _allocate(self, samples: int) -> None:
-        """Memory for batches of one size, and the views of it that each layer needs."""
-        W, like = self.parameters, self.parameters[0]
-        self._samples = samples
-        self.gradients = allocate([w.shape for w in W], like)
+    def _allocate(self, x: torch.Tensor) -> None:
+        """Memory for batches of one shape, the views of it that each layer needs, and how to multiply them."""
+        W, like, samples = self.parameters, self.parameters[0], x.shape[-2]
+        self._shape = x.shape
+        G = self.gradients = allocate([w.shape for w in W], like)
         shapes = [(len(w), w.shape[1], samples) for w in W]
         # z_k, then relu(z_k), then its sign, (M, width, N); the last are the outputs
         active = [like.new_empty(shape) for shape in shapes]
@@ -165,60 +170,49 @@ class Backpropagation:
         places = [like.new_empty(largest) for _ in range(2)]
         errors = [places[k % 2][: math.prod(shape)].view(shape) for k, shape in enumerate(shapes[:-1])]
         self._outputs = active[-1]
-        self._forward = [(W[k], active[k - 1], active[k]) for k in range(1, len(W))]
+        self._forward = [(product(W[k], active[k - 1]), W[k], active[k - 1], active[k]) for k in range(1, len(W))]
         self._back = [
-            (self.gradients[k], active[k - 1].mT, W[k].mT, active[k - 1], errors[k - 1])
-            for k in range(len(W) - 1, 0, -1)
+            (product(active[k], h.mT), G[k], h.mT, product(W[k].mT, active[k]), W[k].mT, h, errors[k - 1])
+            for k, h in reversed(list(enumerate(active[:-1], 1)))
         ]
-        flat = len(like) * like.shape[1]
-        # The first layer is one large product where the members share x.
-        self._first = active[0], active[0].view(flat, samples), like.reshape(flat, -1)
-        self._first_gradient = self.gradients[0].view(flat, -1)
+        # Where the members share x, the first layer is one product of all of them.
+        together = len(like) if x.dim() == 2 else 1
+        first, z, G_first = (t.view(-1, t.shape[-1]) if x.dim() == 2 else t for t in (like, active[0], G[0]))
+        self._first = product(first, x.mT, together), first, z
+        self._first_gradient = product(z, x, together), z.shape, G_first
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, buffers: Tensors = ()) -> Backward:
         """Outputs and gradients on one batch."""
-        import torch
-
-        bmm, shared = torch.bmm, x.dim() == 2
-        if x.shape[-2] != self._samples:
-            self._allocate(x.shape[-2])
-        active, flat, W = self._first
-        torch.mm(W, x.T, out=flat) if shared else bmm(self.parameters[0], x.mT, out=active)
-        for W, h, z in self._forward:
-            bmm(W, h.relu_(), out=z)
+        if x.shape != self._shape:
+            self._allocate(x)
+        multiply, W, z = self._first
+        multiply(W, x.mT, out=z)
+        for multiply, W, h, z in self._forward:
+            multiply(W, h.relu_(), out=z)
         error = self.loss.slope(self._outputs, y.mT)  # dL/dg, (M, C, N)
-        for G, transposed, into, h, place in self._back:
-            bmm(error, transposed, out=G)
+        for multiply, G, transposed, multiply_back, back, h, place in self._back:
+            multiply(error, transposed, out=G)
             # relu'(z) is the sign of relu(z): 1 where it is positive, and 0 at z = 0, as torch takes it.
-            error = bmm(into, error, out=place).mul_(h.sign_())
-        if shared:
-            torch.mm(error.reshape(len(flat), -1), x, out=self._first_gradient)
-        else:
-            bmm(error, x, out=self.gradients[0])
+            error = multiply_back(back, error, out=place).mul_(h.sign_())
+        multiply, shape, G = self._first_gradient
+        multiply(error.reshape(shape), x, out=G)
         self.slope = error
         return Backward(self._outputs, self.gradients, buffers)
 
 
-# torch.bmm instead of @ above: at these sizes, @ spends as long on dispatch as on the product itself.
-
-
 def _first_layer(W: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """W x for every member and sample, (M, out, N); one large product where the members share x."""
-    import torch
-
     members, out, _ = W.shape
     if x.dim() == 2:
-        return torch.mm(W.reshape(members * out, -1), x.T).view(members, out, -1)
-    return torch.bmm(W, x.mT)
+        return multiplied(W.reshape(members * out, -1), x.T, members).view(members, out, -1)
+    return multiplied(W, x.mT)
 
 
 def _later_layers(parameters: Tensors, h: torch.Tensor) -> torch.Tensor:
     """Outputs of all members, (M, C, N), from those of the first layer after its ReLU."""
-    import torch
-
-    h = torch.bmm(parameters[1], h)
+    h = multiplied(parameters[1], h)
     for W in parameters[2:]:
-        h = torch.bmm(W, h.relu_())
+        h = multiplied(W, h.relu_())
     return h
 
 
