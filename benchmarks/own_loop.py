@@ -251,7 +251,7 @@ def measured(way: Way, batch: int | None, turns: int, steps: int) -> dict[str, f
 
 PARTS = {
     "the hook, all of it": ("trace", "before_step"),
-    "… norms": ("trace._probe", "_norms"),
+    "… norms": ("trace._probe", "_norms_of_weights"),
     "… learning rates": ("trace._probe", "rates"),
     "`trace.step`, all of it": ("trace", "step"),
     "… the row": ("trace._rows", "add"),

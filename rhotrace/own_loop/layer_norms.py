@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rhotrace.recording.inner_products import fits, inner_products
+from rhotrace.recording.inner_products import fits, inner_products, squares_in_place
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SMALL = 1 << 14  # numbers in a tensor that is stacked with others, as in ``recording.quantities.layer_norms``
 
 
-def norms_of(layers: Sequence[tuple[torch.Tensor, ...]]) -> Norms:
+def norms_of(layers: Sequence[tuple[torch.Tensor, ...]], *, in_place: bool = False) -> Norms:
     """A function that measures the norms of some layers, or of their gradients and updates.
 
     Its argument is a list of tensors, of the shapes of those in ``layers``, one after another. It returns the norms, (L,)
@@ -34,9 +34,11 @@ def norms_of(layers: Sequence[tuple[torch.Tensor, ...]]) -> Norms:
 
     Args:
         layers: the tensors of each layer.
+        in_place: whether what is measured mostly stays where it is in memory, which is then kept.
     """
-    tensors = [tensor for layer in layers for tensor in layer]
-    return NarrowNorms(layers) if all(map(_is_narrow, tensors)) else DeviceNorms(layers)
+    if not all(_is_narrow(tensor) for layer in layers for tensor in layer):
+        return DeviceNorms(layers)
+    return NormsInPlace(layers) if in_place else NarrowNorms(layers)
 
 
 def _is_narrow(tensor: torch.Tensor) -> bool:
@@ -64,7 +66,37 @@ class NarrowNorms:
         if not fits(tensors):
             tensors = [W.detach().float() for W in tensors]
         inner_products(tensors, into=self._into)
+        return self._roots()
+
+    def _roots(self) -> NDArray[np.float64]:
         return np.sqrt(self._squares if self._alone else np.add.reduceat(self._squares, self._first))
+
+
+class NormsInPlace(NarrowNorms):
+    """As ``NarrowNorms``, of tensors that mostly stay where they are, as weights do: what one call found out holds in the next.
+
+    Args:
+        layers: the tensors of each layer.
+    """
+
+    def __init__(self, layers: Sequence[tuple[torch.Tensor, ...]]) -> None:
+        import torch
+
+        super().__init__(layers)
+        self._address, self._count = torch.Tensor.data_ptr, torch.Tensor.numel
+        self._addresses: list[int] = []
+        self._counts: list[int] = []
+
+    def __call__(self, tensors: Tensors) -> NDArray[np.float64]:
+        """The norms of the layers, (L,)."""
+        # The memory at these addresses is kept: what lies there are the same numbers, or some of them.
+        if [*map(self._address, tensors)] != self._addresses or [*map(self._count, tensors)] != self._counts:
+            if not fits(tensors) or not all(x.is_contiguous() for x in tensors):
+                return super().__call__(tensors)
+            self._addresses, self._counts = [x.data_ptr() for x in tensors], [x.numel() for x in tensors]
+            self._measure = squares_in_place(tensors, self._into)
+        self._measure()
+        return self._roots()
 
 
 class DeviceNorms:

@@ -43,7 +43,7 @@ class Probe:
         pairs = zip(blocks, tensors_of(model, blocks), strict=True)
         self.layers = [tensors for each, tensors in pairs if each.block.role == "weight"]
         self.of_weights = OfWeights(settings.strides, [each for each in blocks if each.block.role == "weight"])
-        self._norms = norms_of(self.layers)
+        self._norms, self._norms_of_weights = norms_of(self.layers), norms_of(self.layers, in_place=True)
         self._weights = [tensor for layer in self.layers for tensor in layer]
         self.device = self._weights[0].device
         self._untraced = torch.no_grad()
@@ -60,6 +60,7 @@ class Probe:
         self._known: list[list[dict[str, Any]]] = []
         self._groups: list[dict[str, Any]] = []
         self._alike = False
+        self._rates: list[float] = []  # of the last step, where they are alike
         self.heavy_ball = False  # the velocity is measured too
         self.outputs, self.output_dtype = 0, ""
 
@@ -74,12 +75,12 @@ class Probe:
 
     def before(self, optimizers: Sequence[torch.optim.Optimizer]) -> Pieces:
         """Norms of weights and gradients, and of the velocity where that is measured."""
-        import torch
-
         weights = self._weights
-        found: dict[str, Numbers] = {"rho_k": self._norms(weights)}
+        found: dict[str, Numbers] = {"rho_k": self._norms_of_weights(weights)}
         if not (self._settings.gradients or self._settings.updates):
             return found
+        import torch  # here and below not at the top: for the norms alone, a step has not the time
+
         with self._untraced:
             if self._settings.gradients:
                 found["grad_norm"] = self._gradient_norms(optimizers)
@@ -126,15 +127,18 @@ class Probe:
 
     def rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
         """Learning rate of each layer; 0 of one that is not trained."""
-        known = self._known
-        if len(optimizers) != len(known) or any(
-            one.param_groups is not old for one, old in zip(optimizers, known, strict=True)
-        ):
+        known = len(optimizers) == len(self._known)
+        for one, old in zip(optimizers, self._known, strict=False):
+            known = known and one.param_groups is old
+        if not known:
             self._known = [one.param_groups for one in optimizers]  # other lists after ``load_state_dict``
             self._groups = [home[1] if home else {"lr": 0.0} for home in groups_of(optimizers, self.layers)]
             self._alike = len({*map(id, self._groups)}) == 1
         if self._alike:
-            return [float(self._groups[0]["lr"])] * len(self.layers)
+            lr = float(self._groups[0]["lr"])
+            if not self._rates or lr != self._rates[0]:
+                self._rates = [lr] * len(self.layers)
+            return self._rates
         return [float(group["lr"]) for group in self._groups]
 
     def blocks(self) -> list[NDArray[Any]]:
@@ -172,10 +176,10 @@ class Probe:
         Args:
             batch: outputs and targets of each part of the batch; empty where they were not given.
         """
-        import torch
-
         if not self._settings.updates and not (batch and self._settings.loss):
             return {}
+        import torch
+
         with self._untraced:
             found: dict[str, Numbers] = {}
             if self._settings.updates:

@@ -8,7 +8,7 @@ processor when it is first used, in a few hundredths of a second.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,27 @@ def inner_products(
     found = torch.empty(members, len(xs), dtype=torch.float64) if into is None else into
     _compiled()[0](x_list, y_list, counts, pairs, found.data_ptr())
     return found
+
+
+def squares_in_place(tensors: Sequence[torch.Tensor], into: torch.Tensor) -> Callable[[], object]:
+    """A function that measures the squared norms of the same tensors again and again, with nothing to do but the sums.
+
+    It reads the numbers where they lie now, and keeps that memory, so that no other tensor can come to lie there.
+
+    Args:
+        tensors: contiguous, and such that ``fits`` accepts them.
+        into: a contiguous tensor for the norms, (1, tensors) in float64.
+    """
+    kept = [x.detach() for x in tensors]
+    x_list, _, counts, pairs, lists = _lists.__wrapped__(
+        *(_places(kept),) * 2, tuple([x.numel() for x in kept]), members=1
+    )
+    compute, found = _compiled()[0], into.data_ptr()
+
+    def measure(_kept: object = (kept, into, lists)) -> None:
+        compute(x_list, x_list, counts, pairs, found)
+
+    return measure
 
 
 def fits(tensors: Sequence[torch.Tensor]) -> bool:

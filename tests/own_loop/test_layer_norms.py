@@ -39,23 +39,38 @@ def exact(layer):
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_norms_of_narrow_numbers_are_exact_to_the_last_bits(shapes, dtype):
-    norms = norms_of([(W,) for W in drawn(shapes, dtype)])
-    tensors = drawn(shapes, dtype, seed=1)
-    np.testing.assert_allclose(norms(tensors), [exact((W,)) for W in tensors], rtol=2e-15)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_norms_of_narrow_numbers_are_exact_to_the_last_bits(shapes, dtype, in_place):
+    norms = norms_of([(W,) for W in drawn(shapes, dtype)], in_place=in_place)
+    for seed in (1, 2):
+        tensors = drawn(shapes, dtype, seed)
+        np.testing.assert_allclose(norms(tensors), [exact((W,)) for W in tensors], rtol=2e-15)
 
 
-def test_weights_are_read_where_they_are_now():
+@pytest.mark.parametrize("in_place", [False, True])
+def test_weights_are_read_where_they_are_now(in_place):
     weights = drawn([(6, 40), (40, 30)], torch.float32)
-    norms = norms_of([(W,) for W in weights])
+    norms = norms_of([(W,) for W in weights], in_place=in_place)
+    found = []
     for change in (
         lambda: None,
         lambda: weights[1].mul_(3),  # in place, as an optimizer does
         lambda: setattr(weights[0], "data", torch.full((6, 40), 0.7)),  # other memory, as ``module.to`` gives
         lambda: weights[0].add_(1),
+        lambda: setattr(weights[0], "data", weights[0][:4]),  # some of it
+        lambda: setattr(weights[1], "data", weights[1].T),
+        lambda: setattr(weights[1], "data", weights[1][::2]),  # not in one piece
+        lambda: weights[1].mul_(2),
+        lambda: setattr(weights[0], "data", weights[0].to(torch.bfloat16)),
+        lambda: setattr(weights[0], "data", weights[0].to(torch.float32)),
+        lambda: weights[0].mul_(2),
     ):
         change()
-        np.testing.assert_allclose(norms(weights), [exact((W,)) for W in weights], rtol=2e-15)
+        found.append(norms(weights))
+        np.testing.assert_allclose(found[-1], [exact((W,)) for W in weights], rtol=2e-15)
+    assert (
+        len({tuple(norm) for norm in found}) == len(found) - 2
+    )  # neither a transpose nor a longer type changes a norm
 
 
 def test_several_tensors_make_one_layer_in_any_layout_of_memory():
