@@ -42,11 +42,18 @@ def product(a: torch.Tensor, b: torch.Tensor, members: int = 1) -> Product:
 
 
 def multiplied(a: torch.Tensor, b: torch.Tensor, members: int = 1) -> torch.Tensor:
-    """The product of a and b, as in ``product``, in a new tensor."""
+    """The product of a and b, as in ``product``, in a new tensor.
+
+    Where it is to be differentiated, it is torch's.
+    """
+    import torch
+
     multiply = product(a, b, members)
+    if multiply in (torch.mm, torch.bmm) or a.requires_grad or b.requires_grad:
+        return torch.mm(a, b) if a.dim() == 2 else torch.bmm(a, b)
     if multiply is _matrix_by_one_dnn:
         return _by_one_dnn(a, b)
-    if multiply is _matrices_by_one_dnn and len(a) == 1:
+    if len(a) == 1:
         return _by_one_dnn(a[0], b[0])[None]
     return multiply(a, b, out=a.new_empty(*a.shape[:-1], b.shape[-1]))
 

@@ -90,5 +90,5 @@ def test_the_work_of_a_step_is_that_of_its_products(overrides, flops, monkeypatc
     sgd = workloads.SGD.replace("32", "8")
     content = recipe.parse(workloads.DEEP8, [sgd if each == "SGD" else each for each in overrides])
     assert limits.work(content) == (pytest.approx(flops), 12 * 74816)
-    least = limits.least(content, {limits.PRODUCT: 100.0, limits.MEMORY: 10.0})
+    least = limits.least(content, {limits.PRODUCTS[0]: 100.0, limits.MEMORY: 10.0})
     assert least["limit_us"] == pytest.approx(max(flops / 1e5, 12 * 74816 / 1e4))

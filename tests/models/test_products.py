@@ -109,3 +109,13 @@ def test_large_networks_have_the_same_gradients_by_either_library(monkeypatch):
             assert torch.equal(network.forward(weights, x), found.outputs)
             for G, G_exact in zip(found.gradients, exact.gradients, strict=True):
                 assert np.linalg.norm(G.double() - G_exact) <= 1e-5 * np.linalg.norm(G_exact)
+
+
+def test_a_product_can_be_differentiated(by):
+    del by
+    a, b = matrices(64, 784, 400)
+    a.requires_grad_()
+    (gradient,) = torch.autograd.grad(multiplied(a, b).sum(), a)
+    assert torch.allclose(gradient, b.sum(dim=1).expand(64, -1), rtol=1e-5, atol=1e-4)
+    found, pull = torch.func.vjp(lambda own: multiplied(own[None], b[None]), a.detach())
+    assert torch.allclose(pull(torch.ones_like(found))[0], gradient, rtol=1e-5, atol=1e-4)
